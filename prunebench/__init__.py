@@ -1,0 +1,32 @@
+"""Neural-network pruning: methods, their papers' rows as data, and one bench for all.
+
+``prunebench.load(folder)`` gives the net of a finished run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunebench.saved import load as load
+
+    __version__: str
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # lazily, so that `import prunebench` and the command line's --help do not wait for torch
+    if name == "load":
+        from prunebench.saved import load
+
+        return load
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("prunebench")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

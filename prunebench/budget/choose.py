@@ -1,0 +1,157 @@
+"""Scores -> plan: uniform, per-layer table, one global threshold, or a share of MACs or parameters that stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunebench.budget import checks
+from prunebench.budget.counts import Count, Floor, ratio_table, step_ratio
+from prunebench.budget.families import Counts, by_ratio, by_table, by_threshold
+from prunebench.budget.target import meet
+from prunebench.budget.units import Unit, check_scores, make_units
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, what it leaves out, and what it achieves.
+
+    Attributes:
+        plan: the channels that stay, in channels of the dense net; only layers that lose some are in it.
+        not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
+        achieved: ``channels_kept`` (share, over the scored layers), ``macs_kept`` and ``params_kept`` (share of the
+            dense net), ``target`` (share of MACs or parameters asked for, None with a ratio), ``reached`` (what there
+            is of it), ``seconds`` (spent on choosing).
+    """
+
+    plan: Plan
+    not_pruned: list[dict[str, str]]
+    achieved: dict[str, float | None]
+
+
+def choose(
+    scores: Mapping[str, Tensor],
+    graph: ChannelGraph,
+    *,
+    prune_ratio: float | Mapping[str, float] | None = None,
+    scope: str = "layer",
+    coupling: str = "free",
+    min_channels: int = 1,
+    round_to: int = 1,
+    count: str | Count = "prune_floor",
+    normalise: str = "none",
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    protect: float = 0.0,
+    fixed: Collection[str] = (),
+    fraction: float = 1.0,
+    within: Plan | None = None,
+) -> Choice:
+    """Remove the channels with the lowest scores; among equal ones the lowest index goes first.
+
+    Args:
+        scores: layer -> ``[channels]``; only these layers are asked to give channels.
+        graph: of the dense net.
+        prune_ratio: share of channels that goes: one number, or a table (name or glob -> ratio, the first match
+            wins, no match keeps all). Excludes a target.
+        scope: "layer" compares scores within a layer; "global" draws one threshold through all of them: the lowest
+            floor(N * ratio) of the N channels go. What a floor protects there is not made up for elsewhere.
+        coupling: "free" gives each layer its own keep-set; "aligned" one to all layers that meet in an addition:
+            their scores are added, members without scores follow, and a member that must stay whole keeps all.
+        min_channels: at least so many stay in each layer; 0 lets those vanish that an addition bypasses.
+        round_to: the number kept is rounded up to a multiple of it, never above the width.
+        count: how a ratio becomes a number of channels: "prune_floor", "keep_floor", or a function.
+        normalise: "l2" or "max" divides the scores of each layer by that norm before they are compared, or "none".
+        target_macs: share of the dense net's MACs that is to stay, in (0, 1].
+        target_params: the same for parameters.
+        protect: share of the channels of each layer that stays in any case, in [0, 1].
+        fixed: layers without scores that must stay whole, also if their group is cut.
+        fraction: of an iterative schedule, in (0, 1]: the ratio is 1 - (1 - p)^fraction, the target t^fraction.
+        within: the plan of the step before: its dead channels stay dead and count as the first to go.
+
+    Raises:
+        UserError: a value out of its range, a pattern without a layer, a target out of reach (the message names the
+            smallest reachable share), scores that are not finite.
+    """
+    started = time.perf_counter()
+    checks.check_words(scope=scope, coupling=coupling, normalise=normalise)
+    checks.check_amount(
+        prune_ratio=prune_ratio, target_macs=target_macs, target_params=target_params, scope=scope, fraction=fraction
+    )
+    counter = checks.check_count(count)
+    floor = Floor(min_channels=min_channels, protect=protect, round_to=round_to)
+    scores = check_scores(scores, graph)
+    before = within or Plan(keep={})
+    units, blocked = make_units(
+        scores, graph, coupling=coupling, fixed=fixed, before=before, normalise=normalise, floor=floor
+    )
+    family = by_threshold(units) if scope == "global" else by_ratio(units, counter)
+    target = target_macs if target_macs is not None else target_params
+    if target is not None:
+        what = "macs" if target_macs is not None else "params"
+        counts = meet(units, family, _sizer(graph, units, before, what), target**fraction, what=what)
+        why = dict.fromkeys(scores, "the target is met without it")
+    elif isinstance(prune_ratio, Mapping):
+        table = ratio_table(prune_ratio, scores)
+        counts = by_table(units, table, counter, fraction)
+        why = {name: _too_little(table[name]) if name in table else "the table has no ratio for it" for name in scores}
+    else:
+        assert prune_ratio is not None  # checked above
+        counts = family(step_ratio(float(prune_ratio), fraction))
+        text = "its channels rank above the global threshold" if scope == "global" else _too_little(prune_ratio)
+        why = dict.fromkeys(scores, text)
+    plan = _plan(units, counts, before)
+    graph.check(plan)
+    whole = _whole(units, counts, why) | blocked
+    achieved = _achieved(plan, scores, graph) | {"target": target, "reached": None}
+    if target is not None:
+        achieved["reached"] = achieved["macs_kept" if target_macs is not None else "params_kept"]
+    achieved["seconds"] = time.perf_counter() - started
+    return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
+
+
+def _plan(units: Sequence[Unit], counts: Counts, before: Plan) -> Plan:
+    """The plan in which each unit has given so many channels; what ``before`` says of other layers stays."""
+    keep = dict(before.keep)
+    for unit, num_pruned in zip(units, counts, strict=True):
+        if num_pruned:
+            keep |= dict.fromkeys(unit.layers, unit.keep(num_pruned))
+    return Plan(keep=keep, inputs=before.inputs)
+
+
+def _sizer(graph: ChannelGraph, units: Sequence[Unit], before: Plan, what: str) -> Callable[[Counts], float]:
+    """Counts -> MACs or parameters as a share of the dense net's."""
+    size = graph.macs if what == "macs" else graph.params
+    dense = size(Plan(keep={}))
+    return lambda counts: size(_plan(units, counts, before)) / dense
+
+
+def _too_little(prune_ratio: float) -> str:
+    return "its prune ratio is 0" if prune_ratio == 0 else f"its prune ratio of {prune_ratio:g} takes no whole channel"
+
+
+def _whole(units: Sequence[Unit], counts: Counts, why: Mapping[str, str]) -> dict[str, str]:
+    """The scored layers that keep all of their channels, with the reason."""
+    reasons: dict[str, str] = {}
+    for unit, num_pruned in zip(units, counts, strict=True):
+        if num_pruned:
+            continue
+        closed = unit.prune(unit.size) == 0
+        text = f"it has {unit.size} channels and {unit.floor} keep them all"
+        reasons |= {name: text if closed else why[name] for name in unit.layers if name in why}
+    return reasons
+
+
+def _achieved(plan: Plan, scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, float | None]:
+    dense = Plan(keep={})
+    kept = sum(len(plan.keep.get(name, values)) for name, values in scores.items())
+    return {
+        "channels_kept": kept / sum(len(values) for values in scores.values()),
+        "macs_kept": graph.macs(plan) / graph.macs(dense),
+        "params_kept": graph.params(plan) / graph.params(dense),
+    }

@@ -1,0 +1,121 @@
+"""From ratios to whole numbers of channels. Papers truncate differently, and rounding builds another network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from prunebench.errors import UserError, nearest
+
+Count = Callable[[int, float], int]
+"""(channels of a layer, prune ratio) -> number of channels to prune; must not fall when the ratio grows."""
+
+# A product of a count and a ratio is an integer up to float noise (100 * 0.29 = 28.999999999999996, which must give
+# 29). The noise is below 1e-12 for any layer width; no ratio anybody writes comes as near to an integer by chance.
+_NOISE = 1e-9
+
+
+def prune_floor(num_channels: int, prune_ratio: float) -> int:
+    """floor(n * p) channels go: FPGM, soft filter pruning (official code ``int(n * rate)``)."""
+    return math.floor(num_channels * prune_ratio + _NOISE)
+
+
+def keep_floor(num_channels: int, prune_ratio: float) -> int:
+    """int(n * (1 - p)) channels stay: Li et al. 2017, whose 64 filters at 30 % become 44 (prune_floor keeps 45)."""
+    return num_channels - math.floor(num_channels * (1.0 - prune_ratio) + _NOISE)
+
+
+def mixed_floor(norm_ratio: float) -> Count:
+    """floor(n * norm_ratio) + floor(n * (p - norm_ratio)) channels go: the two floors of FPGM-mix.
+
+    Can be one less than floor(n * p). Up to ``norm_ratio`` all go by norm.
+    """
+
+    def count(num_channels: int, prune_ratio: float) -> int:
+        by_norm = prune_floor(num_channels, min(prune_ratio, norm_ratio))
+        return by_norm + prune_floor(num_channels, max(prune_ratio - norm_ratio, 0.0))
+
+    return count
+
+
+COUNTS: Mapping[str, Count] = {"prune_floor": prune_floor, "keep_floor": keep_floor}
+
+
+def check_ratio(ratio: object, *, where: str = "prune_ratio") -> float:
+    """``ratio`` itself, if it is the share of channels that can go.
+
+    Raises:
+        UserError: outside [0, 1).
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 <= ratio < 1.0:
+        raise UserError(f"{where} is the share of channels that goes and must be in [0, 1), got {ratio}")
+    return float(ratio)
+
+
+def ratio_table(ratios: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    """The ratio of each layer from a table of exact names or globs; the first match wins, no match is left out.
+
+    Args:
+        ratios: pattern -> prune ratio.
+        names: the layers that are to be pruned.
+
+    Raises:
+        UserError: a pattern matches none of them, or a ratio is outside [0, 1).
+    """
+    names = list(names)
+    for pattern, ratio in ratios.items():
+        check_ratio(ratio, where=f"the ratio of '{pattern}'")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(
+                f"the ratio table names '{pattern}', which matches none of the {len(names)} layers to prune"
+                f"{nearest(pattern, names)}"
+            )
+    matched = {
+        name: [float(ratio) for pattern, ratio in ratios.items() if fnmatchcase(name, pattern)] for name in names
+    }
+    return {name: found[0] for name, found in matched.items() if found}
+
+
+def step_ratio(prune_ratio: float, fraction: float) -> float:
+    """The ratio after ``fraction`` of an iterative schedule: 1 - (1 - p)^fraction, equal shares of what is left."""
+    return prune_ratio if fraction == 1.0 else 1.0 - (1.0 - prune_ratio) ** fraction
+
+
+def _check_whole(name: str, number: object, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise UserError(f"{name} must be a whole number of channels >= {least}, got {number}")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What stays of a layer whatever the ranking says.
+
+    Attributes:
+        min_channels: so many at least; 0 lets a layer vanish.
+        protect: at least this share of the layer's channels, in [0, 1].
+        round_to: the number kept is rounded up to a multiple of it.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    min_channels: int = 1
+    protect: float = 0.0
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        _check_whole("min_channels", self.min_channels, 0)
+        _check_whole("round_to", self.round_to, 1)
+        if not 0.0 <= self.protect <= 1.0:
+            raise UserError(f"protect is the share of each layer that stays and must be in [0, 1], got {self.protect}")
+
+    def keep(self, num_channels: int, num_wanted: int) -> int:
+        """How many of ``num_channels`` stay when ``num_wanted`` should."""
+        least = max(self.min_channels, math.ceil(num_channels * self.protect - _NOISE))
+        kept = max(num_wanted, least)
+        return min(-(-kept // self.round_to) * self.round_to, num_channels)  # up: below would break the floor
+
+    def __str__(self) -> str:
+        return f"min_channels={self.min_channels}, protect={self.protect:g}, round_to={self.round_to}"

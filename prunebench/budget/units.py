@@ -1,0 +1,154 @@
+"""What is ranked as one: a layer, or under ``coupling: aligned`` the layers whose outputs meet in an addition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prunebench.budget.counts import Floor
+from prunebench.errors import UserError, nearest
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+
+def removal_order(scores: Tensor, *, dead: Collection[int] = ()) -> list[int]:
+    """Channel indices in the order in which they go: the dead ones, then by ascending score, ties by index.
+
+    Args:
+        scores: ``[channels]``.
+        dead: channels that an earlier step has removed.
+    """
+    ranked: list[int] = torch.argsort(scores, stable=True).tolist()
+    gone = set(dead)
+    return sorted(gone) + [channel for channel in ranked if channel not in gone]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Layers that share one keep-set, and the order in which their channels go."""
+
+    layers: tuple[str, ...]
+    order: tuple[int, ...]
+    scores: tuple[float, ...]  # in the order of removal; -inf for the dead ones
+    num_dead: int
+    floor: Floor
+
+    @property
+    def size(self) -> int:
+        """Number of channels in the dense net."""
+        return len(self.order)
+
+    def prune(self, num_wanted: int) -> int:
+        """How many really go when ``num_wanted`` should: the floor keeps more, the dead stay dead."""
+        return max(self.size - self.floor.keep(self.size, self.size - num_wanted), self.num_dead)
+
+    def neighbours(self, num_pruned: int) -> tuple[int, ...]:
+        """The next smaller and the next larger number that can go."""
+        step = self.floor.round_to
+        around = {self.prune(max(num_pruned - step, 0)), self.prune(min(num_pruned + step, self.size))}
+        return tuple(sorted(around - {num_pruned}))
+
+    def keep(self, num_pruned: int) -> tuple[int, ...]:
+        """Indices that stay, ascending."""
+        return tuple(sorted(self.order[num_pruned:]))
+
+
+def normalised(scores: Tensor, how: str) -> Tensor:
+    """Scores of one layer divided by their L2 norm (``l2``), by their largest size (``max``), or as they are."""
+    if how == "none":
+        return scores
+    scale = torch.linalg.vector_norm(scores) if how == "l2" else scores.abs().max()
+    return scores / scale if scale > 0 else scores
+
+
+def check_scores(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
+    """The scores on the CPU in float64, in the order of execution.
+
+    Raises:
+        UserError: none at all, an unknown layer, or a score that is not finite.
+    """
+    if not scores:
+        raise UserError("nothing to prune: no layer has scores; check which layers the method selects")
+    for name, values in scores.items():
+        if name not in graph.layers:
+            raise UserError(f"scores for '{name}', which is no layer of the net{nearest(name, graph.layers)}")
+        width = graph.layers[name].out_channels
+        if tuple(values.shape) != (width,):
+            raise ValueError(f"layer {name} has {width} channels but scores of shape {tuple(values.shape)}")
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"the scores of layer {name} are not finite; has the training diverged?")
+    return {name: scores[name].detach().cpu().double() for name in graph.layers if name in scores}
+
+
+def make_units(
+    scores: Mapping[str, Tensor],
+    graph: ChannelGraph,
+    *,
+    coupling: str,
+    fixed: Collection[str],
+    before: Plan,
+    normalise: str,
+    floor: Floor,
+) -> tuple[list[Unit], dict[str, str]]:
+    """Group the layers and rank their channels.
+
+    Under ``aligned`` the scores of a group's members are added (after ``normalise``): a channel of the stream is
+    worth what it is worth to all that write it. Members without scores follow the others, unless they are ``fixed``.
+
+    Returns:
+        The units in the order of execution, and for each scored layer that cannot be cut the reason.
+    """
+    groups: Sequence[tuple[str, ...]] = [(name,) for name in scores]
+    if coupling == "aligned":
+        groups = [group for group in graph.groups() if any(name in scores for name in group)]
+        grouped = {name for group in groups for name in group}
+        groups += [(name,) for name in scores if name not in grouped]  # depthwise ones follow: they say why not
+    units: list[Unit] = []
+    reasons: dict[str, str] = {}
+    for group in groups:
+        scored = [name for name in group if name in scores]
+        why = _must_stay_whole(group, graph, fixed)
+        if why:
+            culprit, text = next(iter(why.items()))
+            shared = f"it shares its channels with {culprit}: {text}"
+            reasons |= {name: why.get(name, shared) for name in scored}
+            continue
+        total = torch.stack([normalised(scores[name], normalise) for name in scored]).sum(dim=0)
+        dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))
+        order = removal_order(total, dead=dead)
+        ranked = tuple(-math.inf if channel in dead else float(total[channel]) for channel in order)
+        units.append(Unit(group, tuple(order), ranked, len(dead), floor))
+    return units if floor.min_channels else _with_floors(units, graph), reasons
+
+
+def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collection[str]) -> dict[str, str]:
+    """The members of a group that cannot or shall not be cut, with the reason."""
+    why: dict[str, str] = {}
+    for name in group:
+        reason = "it is to stay whole" if name in fixed else graph.why_not(name)
+        if reason is not None:
+            why[name] = reason
+    return why
+
+
+def _with_floors(units: Sequence[Unit], graph: ChannelGraph) -> list[Unit]:
+    """Under ``min_channels=0`` the units that something bypasses may lose all channels; the others keep one.
+
+    A unit may go if the net still works without it and without all the units before it that may go.
+    """
+    floored: list[Unit] = []
+    empty: dict[str, tuple[int, ...]] = {}
+    for unit in units:
+        without = empty | dict.fromkeys(unit.layers, ())
+        try:
+            graph.check(Plan(keep=without))
+        except UserError:
+            floored.append(replace(unit, floor=replace(unit.floor, min_channels=1)))
+        else:
+            floored.append(unit)
+            empty = without
+    return floored

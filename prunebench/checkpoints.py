@@ -1,0 +1,248 @@
+"""Trained weights from elsewhere: read a file or a URL of another project into one of our nets.
+
+Nothing in the file is executed: torch files are read with ``weights_only=True``, ``.safetensors`` files hold
+tensors only. The net is changed after every name, shape and value has been checked, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from prunebench.errors import UserError, nearest
+
+# where training programs put the state dict, in the order in which they are tried
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "state_dict_ema", "model_ema", "ema")
+# what DataParallel, Lightning modules and torch.compile put in front of every name
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+MAX_DEPTH = 4  # dictionaries inside dictionaries that are opened
+NUM_SHOWN = 5  # names listed in a message
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Where a net's weights came from.
+
+    Attributes:
+        source: path or URL as it was given.
+        sha256: checksum of the file, 64 hex digits.
+        num_tensors: tensors of the file that are now in the net.
+        unwrapped: how they were found, e.g. ``"in state_dict, without the prefix module."``; may be empty.
+    """
+
+    source: str
+    sha256: str
+    num_tensors: int
+    unwrapped: str
+
+
+def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path) -> ForeignWeights:
+    """Copy the weights in ``source`` into ``net``, strictly: every name and shape must fit.
+
+    Tolerated differences: a wrapping dictionary, a prefix that all names share, another floating-point type,
+    missing ``num_batches_tracked`` counters (files from before torch 0.4.1).
+
+    Args:
+        net: changed in place; untouched when an error is raised.
+        source: a path, or a ``file://``, ``http://`` or ``https://`` URL.
+        sha256: expected checksum of the file; ``None`` = not checked.
+        cache: folder for downloads; a URL that is in it is not downloaded again.
+
+    Raises:
+        UserError: no such file, failed download, wrong checksum, a file that is damaged or needs pickled
+            classes, names or shapes that don't fit, values that are not finite.
+    """
+    path = _locate(source, sha256=_checked_digest(sha256), cache=cache)
+    digest = file_sha256(path)
+    tensors, unwrapped = _unwrap(_read(path), net.state_dict(), path)
+    net.load_state_dict(_fit(net, tensors, path), strict=True)
+    return ForeignWeights(source=source, sha256=digest, num_tensors=len(tensors), unwrapped=unwrapped)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_digest(sha256: str | None) -> str | None:
+    if sha256 is None:
+        return None
+    # a configuration has no types: digits alone arrive as an integer
+    if not re.fullmatch(r"[0-9a-f]{64}", digest := str(sha256).lower()):
+        raise UserError(f"a SHA-256 has 64 hex digits, got {sha256!r}; use null to leave the file unchecked")
+    return digest
+
+
+def _locate(source: str, *, sha256: str | None, cache: Path) -> Path:
+    """A local file with the wanted checksum."""
+    parts = urlsplit(source) if "://" in source else None
+    if parts is not None and parts.scheme in ("http", "https"):
+        return _download(source, sha256=sha256, cache=cache)
+    if parts is not None and parts.scheme != "file":
+        raise UserError(f"weights must be a path or a file, http or https URL, got {source}")
+    path = Path(url2pathname(parts.path) if parts is not None else source).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file with the weights inside it")
+    if not path.is_file():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"there is no file {path.absolute()} with weights{nearest(path.name, beside)}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by this user; change its permissions")
+    _check_digest(path, sha256, source)
+    return path
+
+
+def _check_digest(path: Path, expected: str | None, source: str, advice: str = "") -> None:
+    if expected is not None and (found := file_sha256(path)) != expected:
+        raise UserError(f"wrong checksum of {source}: expected SHA-256 {expected}, found {found}{advice}")
+
+
+def _download(url: str, *, sha256: str | None, cache: Path) -> Path:
+    """The file behind ``url``; in the cache it is complete and checked, or not there at all."""
+    # the hash keeps files apart that have one name on two servers
+    name = Path(unquote(urlsplit(url).path)).name or "weights"
+    target = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    if target.is_file():
+        _check_digest(target, sha256, str(target), "; delete the file to download it again")
+        return target
+    import pooch  # only a URL needs it
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder, ExitStack() as stack:
+            part = Path(folder, name)
+
+            def close_later(answer: Any, **_: object) -> None:
+                stack.callback(answer.close)
+
+            # pooch leaves the connection open when the server answers with an error
+            download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, hooks={"response": close_later})
+            download(url, str(part), None)
+            _check_digest(part, sha256, url)
+            part.replace(target)
+    except OSError as error:  # the exceptions of requests are OSErrors
+        reason = f"could not download {url} ({error})"
+        raise UserError(f"{reason}; download it elsewhere and give its path") from error
+    return target
+
+
+def _read(path: Path) -> object:
+    """What the file holds, without running anything in it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu")
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        return content
+    except Exception as error:  # damaged files make the readers fail with any type of error
+        raise UserError(_why_unreadable(path, str(error))) from error
+
+
+def _why_unreadable(path: Path, reason: str) -> str:
+    blocked = re.search(r"GLOBAL (\S+) was not an allowed|whose module (\S+) is blocked", reason)
+    if blocked:
+        return (
+            f"{path} holds pickled Python objects ({blocked[1] or blocked[2]}) and is not read, since a "
+            "pickle can run any program; if you trust it, convert it where it was made: "
+            f"torch.save(torch.load('{path.name}', weights_only=False)['state_dict'], 'weights.pt'), "
+            "or .state_dict() in place of ['state_dict'] for a whole module"
+        )
+    if "TorchScript" in reason:
+        return (
+            f"{path} is a TorchScript program and no file of weights; convert it: "
+            f"torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')"
+        )
+    return f"{path} is damaged or is neither a torch nor a safetensors file; delete it and fetch it again"
+
+
+def _unwrap(content: object, names: Collection[str], path: Path) -> tuple[dict[str, Tensor], str]:
+    """The state dict inside ``content``, under the net's ``names`` as far as possible; how it was found."""
+    steps: list[str] = []
+    while not _is_state_dict(content):
+        inner = content if isinstance(content, Mapping) else {}
+        key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
+        if key is None or len(steps) == MAX_DEPTH:
+            found = f"the keys {_some(map(str, inner))}" if inner else type(content).__name__
+            wanted = f"tensors by name, or these in one of {', '.join(WRAPPERS)}"
+            raise UserError(f"{path} holds no weights: expected {wanted}, found {found}")
+        content = inner[key]
+        steps.append(f"in {key}")
+    tensors: dict[str, Tensor] = dict(cast("Mapping[str, Tensor]", content))
+    while prefix := _foreign_prefix(tensors, names):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        steps.append(f"without the prefix {prefix}")
+    return tensors, ", ".join(steps)
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _foreign_prefix(tensors: Collection[str], names: Collection[str]) -> str | None:
+    """A prefix that all names in the file share and that the net's own names don't."""
+    for prefix in PREFIXES:
+        shared, own = (all(name.startswith(prefix) for name in some) for some in (tensors, names))
+        if shared and not own:
+            return prefix
+    return None
+
+
+def _fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """A complete state dict for ``net``; raises ``UserError`` if names, shapes, types or values are wrong."""
+    wanted: dict[str, Tensor] = net.state_dict()
+    lists = {
+        "missing in the file": [
+            name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")
+        ],
+        "unknown to the net": [name for name in tensors if name not in wanted],
+        "different": [
+            f"{name}: file {_kind(tensor)}, net {_kind(wanted[name])}"
+            for name, tensor in tensors.items()
+            if name in wanted and not _compatible(tensor, wanted[name])
+        ],
+    }
+    problems = [f"{label}: {_some(items)}" for label, items in lists.items() if items]
+    if problems:
+        advice = "choose the model options and the number of classes that the weights were trained with"
+        raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {advice}")
+    # a counter that old files lack keeps the net's value
+    fitted = {name: tensors.get(name, own).to(own.dtype) for name, own in wanted.items()}
+    broken = [name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(f"{path} can't be used: it holds values that are not finite, in {_some(broken)}")
+    return fitted
+
+
+def _compatible(given: Tensor, wanted: Tensor) -> bool:
+    same_type = given.dtype == wanted.dtype or (given.is_floating_point() and wanted.is_floating_point())
+    return given.shape == wanted.shape and same_type
+
+
+def _kind(tensor: Tensor) -> str:
+    """``[16, 3, 3, 3]``, with the type where that is not a floating-point one."""
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
+
+
+def _some(items: Iterable[str]) -> str:
+    """The first few of ``items`` and how many more there are."""
+    listed = list(items)
+    more = f" and {len(listed) - NUM_SHOWN} more" if len(listed) > NUM_SHOWN else ""
+    return ", ".join(listed[:NUM_SHOWN]) + more

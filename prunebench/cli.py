@@ -1,0 +1,250 @@
+"""The command line: the only code that knows Hydra. It composes a configuration, builds the objects and runs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunebench.errors import UserError, nearest
+from prunebench.help import GROUPS, conf_folder, help_text, options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunebench.job import Job
+    from prunebench.method import Method
+
+log = logging.getLogger("prunebench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m prunebench``; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text())
+        return 0
+    _start_logging()
+    from hydra import main as hydra_main
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra would print its own message and hide ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [sys.argv[0], *arguments]
+    try:
+        hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(run)()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        if show_trace:
+            raise
+        print(f"error: {explain(error, arguments)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    else:
+        return 0
+    return 1
+
+
+def run(cfg: Any) -> None:
+    """One job of Hydra: print the stored row of a complete run, else run it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from prunebench.identity import run_folder
+    from prunebench.result import is_complete, read_result
+
+    config, text = resolve(cfg)
+    folder = run_folder(config)
+    if is_complete(folder):
+        print(f"already complete: {folder}")
+        show(read_result(folder))
+        return
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # a process per run: no environment, seed, thread or memory leaks from one row into the next
+        overrides = list(HydraConfig.get().overrides.task)
+        print(f"\n== {' '.join(overrides)}", flush=True)
+        if subprocess.run([sys.executable, "-m", "prunebench", *overrides]).returncode:
+            raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
+        return
+    result = execute(config, text, folder)
+    print(f"\n{folder / 'result.json'}")
+    show(result)
+
+
+def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
+    """The configuration as plain data and as YAML: resolved, complete, paths absolute.
+
+    Raises:
+        UserError: a mandatory value is missing, the seed is not a whole number.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
+    assert isinstance(config, dict)
+    config = {str(key): value for key, value in config.items()}
+    for key in ("data", "outputs"):
+        config["paths"][key] = str(Path(config["paths"][key]).expanduser().resolve())
+    pretrained = config["model"].get("pretrained")
+    if pretrained and "://" not in pretrained:
+        config["model"]["pretrained"] = str(Path(pretrained).expanduser().resolve())
+    seed = config["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise UserError(f"seed must be a whole number of at least 0, got {seed!r}")
+    return config, OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
+    """Build the objects of ``config`` and run them."""
+    from prunebench import runtime
+
+    runtime.tune_allocator()  # before torch takes its first block
+
+    from prunebench import runner
+
+    runner.set_threads(config["trainer"]["num_threads"])
+    job, net, method, weights = build(config, folder)
+    return runner.execute(job, net, method, config=config, config_text=text, weights=weights)
+
+
+def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method, dict[str, Any] | None]:
+    """The job, the dense net, the method, and what is known about pretrained weights (None without)."""
+    from prunebench.checkpoints import load_foreign
+    from prunebench.identity import dense_folder
+    from prunebench.job import Job
+    from prunebench.phase import build_phases
+    from prunebench.settings import TrainerSettings
+    from prunebench.task import Classification
+
+    settings = TrainerSettings(**config["trainer"])
+    phases = build_phases(config["schedule"]["phases"])
+    method = make("method", config["method"], drop=("name", "recipe"))
+    data = make("dataset", config["dataset"], drop=("epochs",))
+    data.channels_last = settings.channels_last
+    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    job = Job(
+        build=lambda: make_net(config["model"]),
+        data=data,
+        task=Classification(num_classes=data.num_classes),
+        schedule=config["schedule"]["name"],
+        phases=phases,
+        seed=config["seed"],
+        folder=folder,
+        settings=settings,
+        dense_folder=lambda phase: dense_folder(config, vars(phase)),
+        name=folder.parent.parent.name,
+        logger=config["logger"],
+    )
+    net = job.fresh_dense("init")
+    pretrained = config["model"].get("pretrained")
+    if not pretrained:
+        return job, net, method, None
+    if any(phase.fresh for phase in phases) and not any(phase.pretrain for phase in phases):
+        raise UserError(f"schedule={job.schedule} starts from random weights; leave out model.pretrained")
+    cache = Path(config["paths"]["outputs"]) / "weights"
+    found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
+    job.pretrained = True
+    return job, net, method, {"source": Path(found.source).name, "sha256": found.sha256}
+
+
+def make(group: str, settings: Mapping[str, Any], *, drop: Sequence[str]) -> Any:
+    """Instantiate a config group's ``_target_`` with its other keys as arguments."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    given = {key: value for key, value in settings.items() if key not in drop}
+    try:
+        return instantiate(given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = str(cause or error).strip().splitlines()[0]
+        raise UserError(f"{group}={settings.get('name', '?')} cannot be built: {reason}") from None
+
+
+def make_net(settings: Mapping[str, Any]) -> nn.Module:
+    """The net of the config group ``model``: its target, called with the group's other keys."""
+    from prunebench import target
+
+    path = settings["_target_"]
+    return target.build(path, target.arguments(target.find(path), settings), trust=True)
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the closing table: dense / pruned / final."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from prunebench.result import summary
+
+    run_, cost = result["run"], result["cost"]
+    names = " · ".join(result[key]["name"] for key in ("method", "model", "dataset", "schedule"))
+    table = Table(title=f"{names} · seed {run_['seed']}", title_justify="left")
+    for column in ("", "dense", "pruned", "final"):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, cells in summary(result):
+        table.add_row(label, *cells)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"MACs removed {100 * cost['macs_removed']:.2f} %, parameters removed {100 * cost['params_removed']:.2f} %, "
+        f"status {result['status']}, {run_['seconds']:.0f} s"
+    )
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """One sentence for what Hydra or OmegaConf refused, with the nearest names."""
+    text = str(error)
+    missing = re.search(r"Could not find '(\w+)/([^']+)'", text) or re.search(
+        r"In '[^']*': Could.* '(\w+)/([^']+)'", text
+    )
+    if missing:
+        group, word = missing.groups()
+        known = options(group)
+        return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        word = key.group(1).split("@")[0]
+        if "." not in word:
+            return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
+        return f"the key {word} is unknown{nearest(word, known_keys(arguments))}"
+    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
+
+
+def known_keys(arguments: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the group choices among ``arguments`` give."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    choices = [a for a in arguments if a.split("=")[0] in GROUPS and "," not in a]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
+    return list(_flat(config, ""))
+
+
+def _flat(value: Any, prefix: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [prefix]
+    return [name for key, item in value.items() for name in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _start_logging() -> None:
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)

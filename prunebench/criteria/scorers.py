@@ -1,0 +1,177 @@
+"""Criteria as objects, for configuration files: each looks at one layer and calls the pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.criteria import filters, gaussian, norms
+from prunebench.errors import UserError, nearest
+from prunebench.surgery.graph import ChannelGraph, Layer
+from prunebench.surgery.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a criterion may look at.
+
+    Attributes:
+        layer: its place in the net.
+        weight: ``[out, in, ...]``.
+        beta, gamma: bias and weight of the norm layer that follows directly, ``[out]``; None without one.
+        readers: weights of the layers that read its channels.
+        live_inputs: its input channels that the layers before keep; None = all.
+        generator: for criteria that draw.
+    """
+
+    layer: Layer
+    weight: Tensor
+    beta: Tensor | None
+    gamma: Tensor | None
+    readers: tuple[Tensor, ...]
+    live_inputs: Sequence[int] | None
+    generator: torch.Generator
+
+
+class Criterion:
+    """One layer -> one score per output channel; low scores go first."""
+
+    norm_ratio: float = 0.0
+    """Share of the channels that goes by norm before the rest is ranked (FPGM-mix)."""
+    in_order: bool = False
+    """Whether the scores of a layer depend on what the layers before it keep."""
+
+    def refuses(self, layer: Layer) -> str | None:
+        """Why a layer has no score, None if it has one."""
+        return None
+
+    def __call__(self, subject: Subject) -> Tensor:
+        """Scores, ``[out]``."""
+        raise NotImplementedError
+
+
+class FilterNorm(Criterion):
+    """L1 (Li et al. 2017) or L2 norm (He et al. 2018, SFP) of the filters.
+
+    Args:
+        order: 1 or 2.
+        strategy: "independent" counts all input channels; "greedy" leaves out those that the layers before have lost
+            (Li et al., section 3.3; for order 1).
+    """
+
+    STRATEGIES: ClassVar[tuple[str, ...]] = ("independent", "greedy")
+
+    def __init__(self, *, order: int, strategy: str = "independent") -> None:
+        if order not in (1, 2):
+            raise UserError(f"method.criterion.order must be 1 or 2, got {order}")
+        if strategy not in self.STRATEGIES:
+            allowed = " or ".join(self.STRATEGIES)
+            hint = nearest(str(strategy), self.STRATEGIES)
+            raise UserError(f"method.criterion.strategy must be {allowed}, got {strategy!r}{hint}")
+        self.order = order
+        self.in_order = strategy == "greedy"
+        if self.in_order and order != 1:
+            raise UserError("method.criterion.strategy=greedy is defined for the L1 norm; set method.criterion.order=1")
+
+    def __call__(self, subject: Subject) -> Tensor:
+        if self.order == 2:
+            return filters.l2_norm(subject.weight)
+        return filters.l1_norm(subject.weight, live_inputs=subject.live_inputs)
+
+
+class GeometricMedian(Criterion):
+    """Sum of distances to the layer's other filters (FPGM), a share of them by norm first (FPGM-mix).
+
+    Args:
+        norm_ratio: share of each layer's filters that goes by norm, in [0, 1); part of the prune ratio, not added.
+    """
+
+    def __init__(self, *, norm_ratio: float = 0.0) -> None:
+        self.norm_ratio = check_ratio(norm_ratio, where="method.criterion.norm_ratio")
+
+    def __call__(self, subject: Subject) -> Tensor:
+        return filters.mixed(subject.weight, num_by_norm=prune_floor(len(subject.weight), self.norm_ratio))
+
+
+class BatchNormStatistic(Criterion):
+    """A closed-form statistic of the activation, from the batch norm that follows (Oh et al. 2022).
+
+    Args:
+        statistic: one of ``norms.STATISTICS``.
+    """
+
+    def __init__(self, *, statistic: str) -> None:
+        if statistic not in norms.STATISTICS:
+            hint = nearest(str(statistic), norms.STATISTICS)
+            raise UserError(
+                f"method.criterion.statistic must be one of {', '.join(norms.STATISTICS)}, got {statistic!r}{hint}"
+            )
+        self.statistic = statistic
+
+    def refuses(self, layer: Layer) -> str | None:
+        if layer.norm is None:
+            return "no norm layer follows"
+        if self.statistic != "gamma" and layer.activation not in gaussian.ACTIVATIONS:
+            return f"there is no closed form for the activation {layer.activation}"
+        if norms.needs_readers(self.statistic) and not layer.readers:
+            return f"the statistic {self.statistic} needs a layer that reads it before an addition"
+        return None
+
+    def __call__(self, subject: Subject) -> Tensor:
+        if subject.beta is None or subject.gamma is None:
+            raise UserError(f"the norm layer behind {subject.layer.name} has no learned scale and shift to rank by")
+        return norms.bn_importance(
+            self.statistic,
+            subject.beta,
+            subject.gamma,
+            activation=None if self.statistic == "gamma" else subject.layer.activation,
+            readers=subject.readers,
+        )
+
+
+class Random(Criterion):
+    """Chance: the control that a criterion must beat."""
+
+    def __call__(self, subject: Subject) -> Tensor:
+        return filters.random(len(subject.weight), subject.generator)
+
+
+def look_at(
+    name: str,
+    net: nn.Module,
+    graph: ChannelGraph,
+    generator: torch.Generator,
+    *,
+    live_inputs: Sequence[int] | None = None,
+) -> Subject:
+    """What a criterion may look at of layer ``name`` of ``net``, which has the dense net's shapes."""
+    layer = graph.layers[name]
+    parameters = dict(net.named_parameters())
+    return Subject(
+        layer=layer,
+        weight=parameters[f"{name}.weight"],
+        beta=parameters.get(f"{layer.norm}.bias"),
+        gamma=parameters.get(f"{layer.norm}.weight"),
+        readers=tuple(parameters[f"{reader}.weight"] for reader in layer.readers),
+        live_inputs=live_inputs,
+        generator=generator,
+    )
+
+
+def live_inputs(name: str, graph: ChannelGraph, plan: Plan) -> list[int] | None:
+    """Input channels (features of a linear layer) of ``name`` that ``plan`` leaves; None if all of them.
+
+    Only layers that ``name`` reads without an addition in between can take inputs away: the stream behind an
+    addition keeps its width.
+    """
+    writers = [layer for layer in graph.layers.values() if name in layer.readers and layer.name in plan.keep]
+    if len(writers) != 1:
+        return None
+    kept, width = plan.keep[writers[0].name], writers[0].out_channels
+    taps = graph.layers[name].in_channels // width  # of a linear layer behind a flatten: H*W columns a channel
+    return [channel * taps + tap for channel in kept for tap in range(taps)]

@@ -1,0 +1,67 @@
+"""Thresholds for single weights (Han et al. 2015, and the global version of Liu et al. 2019, "Rethinking")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prunebench.errors import UserError
+
+
+def _absolute(weights: Sequence[Tensor]) -> Tensor:
+    """|w| of all weights in one ascending vector."""
+    return torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
+
+
+def global_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
+    """y[int(T * prune_ratio)] of the T sorted absolute weights of all layers together, a scalar.
+
+    A weight stays iff its absolute value is strictly above, so int(T * prune_ratio) + 1 weights go, and more where
+    some are equal (Rethinking, cifar/weight-level/cifar_prune.py:184-211).
+    """
+    ranked = _absolute(weights)
+    return ranked[_position(len(ranked), len(ranked), prune_ratio)]
+
+
+def remaining_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
+    """The threshold that takes ``prune_ratio`` of the weights that are not zero yet, a scalar.
+
+    Index T - T_nonzero + int(T_nonzero * prune_ratio) of the sorted absolute weights (Rethinking,
+    cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215).
+    """
+    ranked = _absolute(weights)
+    return ranked[_position(len(ranked), int(torch.count_nonzero(ranked)), prune_ratio)]
+
+
+def _position(total: int, num_live: int, prune_ratio: float) -> int:
+    if not 0.0 <= prune_ratio < 1.0:
+        raise UserError(f"prune_ratio must be in [0, 1), got {prune_ratio}")
+    if num_live == 0:
+        raise UserError("every weight is zero already; nothing is left to prune")
+    # 10 * 0.3 may come out as 2.9999999999999996: a count is an integer up to float noise
+    return total - num_live + math.floor(num_live * prune_ratio + 1e-9)
+
+
+def layer_std_threshold(weight: Tensor, quality: float) -> Tensor:
+    """``quality`` times the standard deviation of the layer's live weights, a scalar (Han et al. 2015, section 3)."""
+    live = weight.detach()[weight.detach() != 0]
+    if quality < 0 or not math.isfinite(quality):
+        raise UserError(f"quality must be a number >= 0 (standard deviations), got {quality}")
+    if live.numel() < 2:
+        return torch.zeros((), dtype=weight.dtype, device=weight.device)
+    return quality * live.std()
+
+
+def redraw_std(mask: Tensor) -> float:
+    """Standard deviation for drawing the live weights of a sparse convolution anew: sqrt(2 / n), n = nnz / C_in.
+
+    Args:
+        mask: bool ``[out, in, k, k]``, True where a weight is live.
+
+    With every weight live this is the usual fan-out initialisation, n = k^2 * C_out (Rethinking,
+    cifar/weight-level/cifar_E.py:204-211).
+    """
+    return math.sqrt(2.0 * mask.shape[1] / max(int(mask.sum()), 1))

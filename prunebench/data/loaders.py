@@ -1,0 +1,202 @@
+"""What a run sees of an image data set: splits, batches, counts. ``ImageData`` is the interface."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from prunebench.data import splits
+from prunebench.data.checks import fractions, whole
+from prunebench.errors import UserError
+
+
+class Batches(Protocol):
+    """Batches ``(x, y)``: float32 ``[B, C, H, W]``, normalised, and int64 ``[B]``."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class ImageData(ABC):
+    """An image classification set with train, validation and test split.
+
+    The validation pictures are taken from the official training set; the test set is the official one.
+
+    Args:
+        name: name in folders, commands and results.
+        num_classes, in_channels: of the set; checked against the files.
+        size: height and width of a picture as the net gets it, in pixels.
+        batch_size: training pictures per step and device.
+        eval_batch_size: pictures per evaluation step and device.
+        mean, std: per channel, as fractions of full brightness (0 to 1).
+        validation: training pictures held out, 0 = none.
+        split_seed: seed of the held-out draw.
+
+    Attributes:
+        class_names: in the order of the labels, or ``None``.
+        num_train, num_val, num_test: pictures per split, known after ``setup``.
+        channels_last: memory format of the batches (the caller sets it).
+        device: where the batches are.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    class_names: list[str] | None = None
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        num_classes: int,
+        in_channels: int,
+        size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        validation: int,
+        split_seed: int,
+    ) -> None:
+        self.name = name
+        self.num_classes = whole("num_classes", num_classes, low=2)
+        self.in_channels = whole("in_channels", in_channels, low=1)
+        self.size = whole("size", size, low=1)
+        self.batch_size = whole("batch_size", batch_size, low=1)
+        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, low=1)
+        self.mean = fractions("mean", mean, num=in_channels, low=0.0)
+        self.std = fractions("std", std, num=in_channels, low=1e-6)
+        self.num_held_out = whole("validation", validation, low=0)
+        self.split_seed = whole("split_seed", split_seed, low=0)
+        self.channels_last = False
+        self.device = torch.device("cpu")
+        self.num_train = self.num_val = self.num_test = 0
+        self._train_index: Tensor | None = None  # [num_train], positions in the official training set
+        self._val_index = torch.empty(0, dtype=torch.long)
+        self._test_labels = torch.empty(0, dtype=torch.long)
+
+    # -- what a data set writes
+
+    @abstractmethod
+    def fetch(self, root: Path) -> None:
+        """Download what is missing below ``root``. Raises UserError with what to do by hand if it cannot."""
+
+    @abstractmethod
+    def _read(self, root: Path) -> tuple[Tensor, Tensor]:
+        """Read and check the files; return the official training and test labels, int64 ``[N]``."""
+
+    @abstractmethod
+    def _batches(self, part: str, chunks: Sequence[Tensor], draw: tuple[int, int] | None) -> Batches:
+        """Batches of part ``"train"`` or ``"test"``; ``draw`` = (seed, epoch) of the augmentation, if any."""
+
+    def _quota(self, labels: Tensor) -> Tensor:
+        """How many pictures of each class the validation split takes, ``[K]``; UserError if none would be left."""
+        if self.num_held_out >= len(labels):
+            raise UserError(
+                f"dataset.validation={self.num_held_out} leaves no training picture of the {len(labels)} of "
+                f"{self.name}; choose a smaller number"
+            )
+        return splits.proportional(torch.bincount(labels, minlength=self.num_classes), self.num_held_out)
+
+    # -- what a run calls
+
+    def setup(self, root: Path, *, download: bool) -> None:
+        """Read and check the files below ``root`` and make the splits. A second call does nothing.
+
+        Raises:
+            UserError: a file is missing, truncated or not the official one, in one sentence with the remedy.
+        """
+        if self._train_index is not None:
+            return
+        if download:
+            self.fetch(Path(root))
+        train_labels, test_labels = self._read(Path(root))
+        rest, held = torch.arange(len(train_labels)), self._val_index
+        if self.num_held_out and len(train_labels):
+            rest, held = splits.hold_out(train_labels, self._quota(train_labels), seed=self.split_seed)
+        self._train_index, self._val_index, self._test_labels = rest, held, test_labels
+        self.num_train, self.num_val, self.num_test = len(rest), len(held), len(test_labels)
+
+    def train(
+        self, *, epoch: int, seed: int, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> Batches:
+        """One epoch of augmented batches; order and augmentation depend on (seed, epoch) alone.
+
+        See :func:`prunebench.data.splits.training_chunks` for how an epoch is cut and shared among ranks.
+        """
+        index = self._training()
+        order = index[splits.epoch_order(len(index), seed=seed, epoch=epoch)]
+        size = self.batch_size if batch_size is None else whole("batch_size", batch_size, low=1)
+        chunks = splits.training_chunks(order, batch_size=size, rank=rank, world_size=world_size)
+        return self._batches("train", chunks, (seed, epoch))
+
+    def train_eval(
+        self, num: int | None = None, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> Batches:
+        """Training pictures without augmentation: all in the files' order, or ``num`` random ones.
+
+        The random ones depend on ``split_seed`` alone, and a smaller ``num`` gives the first of a larger one's.
+        """
+        index = self._training()
+        if num is not None:
+            if not 1 <= num <= len(index):
+                raise UserError(f"{self.name} has {len(index)} training pictures, {num} were asked for")
+            shuffled = torch.randperm(len(index), generator=splits.stream("train_eval", self.split_seed))
+            index = index[shuffled[:num]]
+        return self._evaluation("train", index, batch_size, rank, world_size)
+
+    def validation(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
+        """The held-out pictures without augmentation; no batch at all if ``validation`` is 0."""
+        self._training()
+        return self._evaluation("train", self._val_index, batch_size, rank, world_size)
+
+    def test(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
+        """The official test set, each picture once, in the files' order."""
+        assert self._train_index is not None, "call setup first"
+        index = torch.arange(self.num_test)
+        return self._evaluation("test", index, batch_size, rank, world_size)
+
+    def example(self) -> Tensor:
+        """A blank input ``[1, C, size, size]``, for tracing and counting."""
+        return torch.zeros(1, self.in_channels, self.size, self.size)
+
+    def to(self, device: torch.device | str) -> None:
+        """Give the batches on ``device`` from now on; a set held in memory moves there whole."""
+        self.device = torch.device(device)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the data and the split of a result: counts, seed, hashes of labels and split."""
+        assert self._train_index is not None, "call setup first"
+        return {
+            "name": self.name,
+            "num_train": self.num_train,
+            "num_val": self.num_val,
+            "num_test": self.num_test,
+            "num_classes": self.num_classes,
+            "split_seed": self.split_seed,
+            "test_labels_sha256": _sha256(self._test_labels),
+            "validation_index_sha256": _sha256(self._val_index),
+        }
+
+    # -- helpers
+
+    def _training(self) -> Tensor:
+        assert self._train_index is not None, "call setup first"
+        return self._train_index
+
+    def _evaluation(self, part: str, index: Tensor, batch_size: int | None, rank: int, world_size: int) -> Batches:
+        size = self.eval_batch_size if batch_size is None else whole("eval_batch_size", batch_size, low=1)
+        chunks = splits.evaluation_chunks(index, batch_size=size, rank=rank, world_size=world_size)
+        return self._batches(part, chunks, None)
+
+
+def _sha256(values: Tensor) -> str:
+    """Of the values and their order, as little-endian 64-bit integers."""
+    return hashlib.sha256(values.to(torch.int64).numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,82 @@
+"""The text of ``--help``: read from the first comment line of each config file, without importing Hydra or torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+GROUPS = ("method", "model", "dataset", "schedule", "trainer", "logger", "paths")
+
+EXAMPLES = (
+    ("python -m prunebench", "train, prune and fine-tune ResNet-20 on handwritten digits, about a minute"),
+    (
+        "python -m prunebench method=fpgm model=resnet56 dataset=cifar10",
+        "the same on CIFAR-10, at the paper's length",
+    ),
+    (
+        "python -m prunebench model=resnet56 dataset=cifar10 model.pretrained=resnet56.th schedule=oneshot",
+        "prune a trained checkpoint and measure it, no training",
+    ),
+    (
+        "python -m prunebench method=l1norm method.target_macs=0.5 model=vgg16 dataset=cifar10 method.round_to=8",
+        "cut to half of the multiply-accumulates, widths in multiples of 8",
+    ),
+    (
+        "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",
+        "a sweep; run it again to go on where it stopped",
+    ),
+)
+
+
+def conf_folder() -> Path:
+    """The configuration files: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def options(group: str, root: Path | None = None) -> dict[str, str]:
+    """Option name → its one-line description, for one config group."""
+    folder = (root or conf_folder()) / group
+    found = {}
+    for path in sorted(folder.glob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+        found[path.stem] = first.removeprefix("#").strip() if first.startswith("#") else ""
+    return found
+
+
+def help_text() -> str:
+    """Groups, their options and five example commands."""
+    lines = [
+        "prunebench: one run = a model, a data set, a pruning method and a schedule.",
+        "",
+        "  python -m prunebench [group=option ...] [key.path=value ...]        one run",
+        "  python -m prunebench -m key=a,b,c ...                               a sweep over all combinations",
+        "  python -m prunebench ... --cfg job --resolve                        print the configuration, run nothing",
+        "",
+    ]
+    for group in GROUPS:
+        found = options(group)
+        if not found:
+            continue
+        lines.append(f"{group}=")
+        width = max(len(name) for name in found)
+        lines += [f"  {name:<{width}}  {description}" for name, description in found.items()]
+        lines.append("")
+    lines += [
+        "Often set:",
+        "  method.prune_ratio method.coupling method.round_to method.target_macs method.target_params",
+        "  model.pretrained model.shortcut dataset.batch_size dataset.mean dataset.std",
+        "  schedule.phases.<name>.epochs trainer.precision seed paths.data paths.outputs",
+        "",
+        "Examples:",
+    ]
+    for command, meaning in EXAMPLES:
+        lines += [f"  {command}", f"      {meaning}"]
+    lines += [
+        "",
+        "A finished run is never repeated: the same command prints its row. An interrupted one goes on.",
+        "Other commands: scripts/data.py (check and fetch data), scripts/export.py (ONNX, torch.export),",
+        "scripts/bench.py (speed against peers).",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""Which run a configuration is: its id, its folder, and what two runs may share. Plain dicts in, strings out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
+"""Keys of ``trainer`` that say where a run computes, not what."""
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the numbers.
+
+    Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, and the paper's
+    values of the row. A local checkpoint counts by its content, so that moving the file changes nothing.
+    """
+    kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
+    # the label of a row is part of what the user asked for, its expected values are not
+    kept["row"] = (config.get("row") or {}).get("id")
+    pretrained = config["model"].get("pretrained")
+    if pretrained and Path(pretrained).is_file():
+        kept["model"] = {
+            **config["model"],
+            "pretrained": file_sha256(Path(pretrained)),
+            "pretrained_sha256": None,
+        }
+    return kept
+
+
+def digest(value: Any) -> str:
+    """12 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """``<outputs>/runs/<method>-<model>-<dataset>[-<row>]/<id>/seed_<n>``."""
+    names = [config[group]["name"] for group in ("method", "model", "dataset")]
+    row = (config.get("row") or {}).get("id")
+    label = "-".join(slug(name) for name in [*names, *([row] if row else [])])
+    outputs = Path(config["paths"]["outputs"])
+    return outputs / "runs" / label / digest(identity(config)) / f"seed_{config['seed']}"
+
+
+def dense_folder(config: Mapping[str, Any], phase: Mapping[str, Any]) -> Path:
+    """Where the pretraining that is the same for all methods is kept: ``<outputs>/dense/…/seed_<n>``."""
+    whole = identity(config)
+    shared = {key: whole[key] for key in ("dataset", "model", "trainer")}
+    # the recipes of other phases do not matter to this one
+    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key != "epochs"}
+    label = f"{slug(config['model']['name'])}-{slug(config['dataset']['name'])}"
+    outputs = Path(config["paths"]["outputs"])
+    return outputs / "dense" / label / digest({**shared, "phase": dict(phase)}) / f"seed_{config['seed']}"
+
+
+def slug(name: str) -> str:
+    """``name`` as a folder name: letters, digits, ``.``, ``_``; at most 60 characters."""
+    return re.sub(r"[^A-Za-z0-9._]+", "_", str(name)).strip("._")[:60] or "unnamed"

@@ -1,0 +1,317 @@
+"""A run in progress: what a method may ask for, and what makes it resumable.
+
+Each finished step (a phase, a choice of channels, a measurement) is stored in the run's folder. Running again walks
+the same way and skips what is stored, so that an interrupted run ends with the numbers of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prunebench.budget import Choice
+from prunebench.data.loaders import ImageData
+from prunebench.lock import FolderLock
+from prunebench.measure import cost, evaluate
+from prunebench.method import Method
+from prunebench.phase import Phase
+from prunebench.result import read_json, write_json
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import restore, zero
+from prunebench.task import Task
+
+if TYPE_CHECKING:
+    from prunebench.settings import TrainerSettings
+
+log = logging.getLogger("prunebench")
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One run.
+
+    Attributes:
+        build: makes the dense net with fresh random weights.
+        folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
+        pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped.
+        plan: what is cut so far, in channels of the dense net.
+        phase: the phase in progress.
+    """
+
+    build: Callable[[], nn.Module]
+    data: ImageData
+    task: Task
+    schedule: str
+    phases: tuple[Phase, ...]
+    seed: int
+    folder: Path
+    settings: TrainerSettings
+    dense_folder: Callable[[Phase], Path]
+    name: str = "run"
+    logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
+    pretrained: bool = False
+    plan: Plan = field(default_factory=lambda: Plan({}))
+    phase: Phase | None = None
+    not_pruned: list[dict[str, str]] = field(default_factory=list)
+    achieved: dict[str, Any] = field(default_factory=dict)
+    phase_records: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_weights: Path | None = None
+    trained: bool = False
+
+    # -- facts about the dense net
+
+    @cached_property
+    def example(self) -> Tensor:
+        """One input, ``[1, channels, height, width]``."""
+        return self.data.example()
+
+    @cached_property
+    def template(self) -> nn.Module:
+        """An untrained dense net, for shapes and counts."""
+        return self.fresh_dense("template").eval()
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """Channel graph of the dense net."""
+        return ChannelGraph.trace(self.template, self.example)
+
+    @cached_property
+    def dense_cost(self) -> cost.Cost:
+        return cost.count(self.template, self.example)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the target that the cut in progress must reach; below 1 only in the iterative schedule."""
+        return self.phase.fraction if self.phase else 1.0
+
+    def fresh_dense(self, purpose: str) -> nn.Module:
+        """A dense net with new random weights: a function of (seed, purpose)."""
+        self.seed_all(purpose)
+        return self.build()
+
+    def seed_all(self, purpose: str) -> None:
+        """Seed torch's global generator from (seed, purpose)."""
+        torch.manual_seed(self.seed * 1_000_003 + int.from_bytes(purpose.encode()[-6:], "big"))
+
+    def fresh(self, net: nn.Module) -> nn.Module:
+        """``net`` with new random weights, drawn as the dense net draws them but for the small layers' own shapes.
+
+        A net with its own rule offers it as ``initialise(net)``; any other net's layers have PyTorch's
+        ``reset_parameters``.
+        """
+        net = copy.deepcopy(net)
+        self.seed_all(f"fresh-{self.phase.name if self.phase else ''}")
+        for module in net.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        own = getattr(self.template, "initialise", None)
+        if callable(own):
+            own(net)
+        return net
+
+    # -- stored values
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """The JSON value ``name`` of this run: made and stored the first time, read afterwards."""
+        path = self.folder / "stored" / f"{name}.json"
+        if not path.exists():
+            value = make()
+            write_json(path, value)
+        return read_json(path)  # type: ignore[no-any-return]
+
+    def choose(self, make: Callable[[], Choice]) -> Choice:
+        """The choice of channels of the phase in progress: made once, repeated when the run is resumed."""
+        assert self.phase is not None
+        stored = self.once(f"choice-{self.phase.name}", lambda: _choice_to_plain(make()))
+        return Choice(plan=Plan.from_json(stored["plan"]), not_pruned=stored["not_pruned"], achieved=stored["achieved"])
+
+    # -- steps
+
+    def prune(self, net: nn.Module, phase: Phase, method: Method) -> nn.Module:
+        """The cut at the beginning of ``phase``, with the measurements before and after it."""
+        self.phase = phase
+        if self.trained or self.pretrained:
+            self.measure("dense", net, method)
+        if self.plan.keep or self.plan.inputs:
+            net = restore(self.template, self.graph, self.plan, net)
+        net = method.prune(net, self)
+        last = phase is [p for p in self.phases if p.prune][-1]
+        if last and (self.trained or self.pretrained):
+            self.measure("pruned", net, method)
+        return net
+
+    def cut(self, net: nn.Module, choice: Choice) -> nn.Module:
+        """Remove the channels of ``choice`` from ``net`` (dense shapes) and record what was found on the way.
+
+        The zeroed and the shrunk net are compared on real inputs; a difference beyond float noise is our defect.
+        """
+        zeroed = zero(net, self.graph, choice.plan)
+        compact = shrink(net, self.graph, choice.plan)
+        difference = self.max_abs_diff(zeroed, compact)
+        scale = float(self._outputs(zeroed).abs().max())
+        assert difference <= 1e-4 * max(1.0, scale), f"shrunk net differs from zeroed net by {difference}"
+        self.plan, self.not_pruned, self.achieved = (
+            choice.plan,
+            list(choice.not_pruned),
+            dict(choice.achieved),
+        )
+        self.achieved["max_abs_diff"] = difference
+        kept = [
+            f"{layer} {len(keep)}/{self.graph.layers[layer].out_channels}" for layer, keep in choice.plan.keep.items()
+        ]
+        log.info("kept channels: %s", ", ".join(kept) if kept else "all")
+        return compact
+
+    def fit(self, net: nn.Module, phase: Phase, method: Method) -> nn.Module:
+        """Train ``net`` through ``phase``, or load the outcome if the phase is finished.
+
+        Raises:
+            UserError: the loss became infinite, or another process writes to the folder.
+        """
+        self.phase = phase
+        if phase.epochs == 0 or (phase.pretrain and self.pretrained):
+            return net
+        if phase.fresh:
+            net = method.fresh(net, self)
+        if phase.active:
+            net = method.attach(net, self)
+        macs = cost.count(net, self.example).macs
+        if phase.equal_compute:
+            phase = phase.stretched(self.dense_cost.macs, macs)
+        hooks = method if phase.active else Method()
+        folder = self.dense_folder(phase) if phase.shared else self.folder / "phases" / phase.name
+        with FolderLock(folder, wait=True) if phase.shared else nullcontext():
+            if not (folder / "phase.json").exists():
+                self._train(net, hooks, phase, folder, macs)
+        net = _load(net, hooks, folder / "weights.safetensors")
+        stored = read_json(folder / "phase.json")
+        self.phase_records.append(stored["record"])
+        self.history += [{"phase": phase.name, **record} for record in stored["history"]]
+        best = folder / "best.safetensors"
+        self.best_weights = best if best.exists() else None
+        self.trained = True
+        return net
+
+    def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, macs: int) -> None:
+        from prunebench.lit import Lit  # Lightning takes seconds to import; a one-shot run never needs it
+        from prunebench.training import build_loggers, fit
+
+        start = time.perf_counter()
+        resume = folder / "last.ckpt"
+        num_train = self.data.num_train
+        log.info("phase %s: %d epochs on %d samples", phase.name, phase.epochs, num_train)
+        if self.settings.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lit = Lit(net.train(), hooks, self.task, phase, self.data, seed=self.seed)
+        loggers = build_loggers(self.logger, folder=self.folder, run=self.name, phase=phase.name)
+        history = fit(
+            lit,
+            settings=self.settings,
+            folder=folder,
+            loggers=loggers,
+            resume=resume if resume.exists() else None,
+        )
+        save_file(_tensors(lit.state_dict()), folder / "weights.safetensors")
+        selected = phase.epochs - 1
+        if (folder / "best.ckpt").exists():
+            best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+            save_file(_tensors(best["state_dict"]), folder / "best.safetensors")
+            selected = int(best["epoch"])
+        record = {
+            "name": phase.name,
+            "epochs": phase.epochs,
+            "seconds": sum(row["seconds"] for row in history),
+            "wall_seconds": time.perf_counter() - start,
+            # forward 1, backward 2: the usual estimate
+            "train_macs": 3 * macs * num_train * phase.epochs,
+            "lr": [row["lr"] for row in history],
+            "best_epoch": selected,
+            "selected_epoch": phase.epochs - 1,
+            "settings": asdict(phase),
+        }
+        write_json(folder / "phase.json", {"record": record, "history": history})
+        for name in ("last.ckpt", "best.ckpt"):
+            (folder / name).unlink(missing_ok=True)
+
+    def measure(self, stage: str, net: nn.Module, method: Method) -> dict[str, Any]:
+        """Metrics of ``net`` on the test set, stored under ``stage`` (dense, pruned, final, test_best_val)."""
+
+        def evaluate_now() -> dict[str, Any]:
+            device = self.settings.device
+            net.to(device)
+            self.data.to(device)
+            found = evaluate.probabilities(lambda batch: method.predict(net.eval(), batch, self.task), self.data.test())
+            net.to("cpu")
+            path = self.folder / "stored" / f"predictions-{stage}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _save_predictions(path, found.probs, found.labels)
+            return {"split": "test", **evaluate.summarise(found, self.data.num_classes)}
+
+        metrics = self.once(f"metrics-{stage}", evaluate_now)
+        log.info("%s: test accuracy %.2f %%", stage, 100 * metrics["accuracy"])
+        return metrics
+
+    # -- comparisons
+
+    def max_abs_diff(self, one: nn.Module, other: nn.Module) -> float:
+        """Largest absolute difference of the two nets' outputs on the first test batch, eval mode, float32."""
+        return float((self._outputs(one) - self._outputs(other)).abs().max())
+
+    @torch.no_grad()
+    def _outputs(self, net: nn.Module) -> Tensor:
+        images = next(iter(self.data.test()))[0][:256]
+        output: Tensor = net.cpu().eval()(images.cpu())
+        return output
+
+
+def _choice_to_plain(choice: Choice) -> dict[str, Any]:
+    return {
+        "plan": choice.plan.to_json(),
+        "not_pruned": list(choice.not_pruned),
+        "achieved": dict(choice.achieved),
+    }
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    # safetensors refuses shared memory and foreign layouts; a contiguous copy has neither
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def _load(net: nn.Module, hooks: Method, path: Path) -> nn.Module:
+    state = load_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        hooks.load_state_dict({k.removeprefix("method."): v for k, v in state.items() if k.startswith("method.")})
+    return net
+
+
+def _save_predictions(path: Path, probs: Tensor, labels: Tensor) -> None:
+    """Per example: label, prediction, confidence, correctness; enough for paired tests and reliability diagrams."""
+    confidence, prediction = probs.max(1)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(
+        temporary,
+        label=labels.numpy().astype(np.int16),
+        prediction=prediction.numpy().astype(np.int16),
+        confidence=confidence.numpy().astype(np.float32),
+        correct=(prediction == labels).numpy(),
+    )
+    temporary.replace(path)

@@ -1,0 +1,109 @@
+"""The one LightningModule: it delegates to the method and the task, and knows neither by name."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from prunebench.data.loaders import ImageData
+from prunebench.errors import UserError
+from prunebench.method import Method
+from prunebench.phase import Phase, build_optimizer, lr_factor
+from prunebench.task import Batch, Task
+
+
+class Lit(pl.LightningModule):
+    """One phase's training of ``net`` under ``method``.
+
+    Attributes:
+        net, method: trained and saved together, as ``net.*`` and ``method.*`` of the checkpoint.
+    """
+
+    def __init__(self, net: nn.Module, method: Method, task: Task, phase: Phase, data: ImageData, *, seed: int) -> None:
+        super().__init__()
+        self.net = net
+        self.method = method
+        self.task = task.smoothed(phase.label_smoothing)
+        self.phase = phase
+        self.data = data
+        self.seed = seed
+
+    # -- data: a function of (seed, epoch), so that an interrupted run meets the same batches again
+
+    def train_dataloader(self) -> Any:
+        self.data.to(self.device)
+        return self.data.train(
+            epoch=self.current_epoch,
+            seed=self.seed,
+            batch_size=self.phase.batch_size,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def val_dataloader(self) -> Any:
+        if not self.data.num_val:
+            return []
+        self.data.to(self.device)
+        return self.data.validation(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+
+    # -- training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self.phase, self.method.param_groups(self.net, self.phase))
+        steps = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.phase.epochs))
+        rate = LambdaLR(optimizer, lambda step: lr_factor(self.phase, step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:
+            _same_everywhere(self.net)
+
+    def on_train_epoch_start(self) -> None:
+        # a second source of randomness (dropout, sampled gates) must not depend on how often the run was resumed
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        self.method.start_epoch(self.net, self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.method.losses(self.net, batch, self.task)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss.detach()):
+            shown = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
+            raise UserError(
+                f"the loss is not finite in phase {self.phase.name}, epoch {self.current_epoch}, "
+                f"step {self.global_step} ({shown}); lower schedule.phases.{self.phase.name}.lr "
+                f"(now {self.phase.lr:g}) or set its clip_norm. The last good checkpoint stays."
+            )
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.method.before_step(self.net)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.method.after_step(self.net)
+        if self.trainer.is_last_batch:
+            # here and not in on_train_epoch_end, which runs after validation
+            self.method.end_epoch(self.net, self.current_epoch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        probabilities = self.method.predict(self.net, batch, self.task).mean(0)
+        for name, value in self.task.validation(probabilities, batch).items():
+            self.log(name, value, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
+
+
+def _same_everywhere(net: nn.Module) -> None:
+    """All ranks must hold the same architecture: the plan is decided once, before they start."""
+    shapes = ";".join(f"{name}{tuple(value.shape)}" for name, value in net.state_dict().items())
+    digest = int.from_bytes(hashlib.sha256(shapes.encode()).digest()[:7], "big")
+    lowest = torch.tensor([digest, -digest], dtype=torch.int64)
+    if torch.distributed.get_backend() == "nccl":
+        lowest = lowest.cuda()
+    torch.distributed.all_reduce(lowest, op=torch.distributed.ReduceOp.MIN)
+    assert int(lowest[0]) == digest == -int(lowest[1]), "ranks hold different architectures"

@@ -1,0 +1,115 @@
+"""MACs, parameters and file size of a net, all read off the net itself: never a formula with pruning rates.
+
+MACs are multiply-accumulates of conv, linear and matmul for ONE sample. Norm layers, activations, biases,
+scalings, scatters and pooling are free; their parameters are listed with zero MACs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.measure.counter import ROOT, Call, Counter
+from prunebench.weights import to_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of one sample.
+
+    Attributes:
+        macs: multiply-accumulates of conv, linear and matmul.
+        params: parameters, shared ones counted once; buffers are none.
+        nonzero_params: those of them that are not exactly 0.
+        per_layer: a dict per layer that has parameters or MACs, in the order of execution: ``layer``,
+            ``kind`` (conv, depthwise, grouped, linear, matmul, norm, embedding, other), ``macs``,
+            ``params``, ``nonzero_params``, ``in_channels`` and ``out_channels`` (None without MACs),
+            ``output_shape`` (without the batch; None if the layer was not called). The rows add up to
+            the totals.
+    """
+
+    macs: int
+    params: int
+    nonzero_params: int
+    per_layer: list[dict[str, Any]]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: 2 x MACs."""
+        return 2 * self.macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """All counts as plain JSON data."""
+        return {
+            "macs": self.macs,
+            "flops": self.flops,
+            "params": self.params,
+            "nonzero_params": self.nonzero_params,
+            "per_layer": [dict(row) for row in self.per_layer],
+        }
+
+
+def count(net: nn.Module, example: Tensor) -> Cost:
+    """Cost of the first sample of ``example`` [B, ...], run through a copy of ``net`` in evaluation mode.
+
+    Raises:
+        UserError: the example is empty, or a layer runs an operation whose MACs are not known (``nn.LSTM``).
+    """
+    if example.ndim == 0 or len(example) == 0:
+        raise UserError(f"cost: the example needs at least one sample, got shape {list(example.shape)}")
+    net = copy.deepcopy(net).eval()
+    first = next(net.parameters(), None)
+    sample = example[:1].detach().to(example.device if first is None else first.device)
+    counter = Counter(net, sample)
+    fused_attention = torch.backends.mha.get_fastpath_enabled()  # a fused encoder layer hides its products
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # a forward may draw random numbers (Gaussian weights): the caller's stream must not move
+        with torch.random.fork_rng([sample.device] if sample.is_cuda else []), torch.no_grad(), counter:
+            net(sample)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_attention)
+    rows = _rows(net, counter.calls)
+    return Cost(
+        macs=sum(row["macs"] for row in rows),
+        params=sum(row["params"] for row in rows),
+        nonzero_params=sum(row["nonzero_params"] for row in rows),
+        per_layer=rows,
+    )
+
+
+def file_bytes(net: nn.Module) -> int:
+    """Size in bytes of the safetensors file with the net's parameters and buffers."""
+    return len(to_bytes(net))
+
+
+def _rows(net: nn.Module, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
+    """Layers with parameters or MACs: those that were called in their order, then the others."""
+    modules = {name or ROOT: module for name, module in net.named_modules()}
+    rows: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for name in dict.fromkeys([*calls, *modules]):
+        own = [p for p in modules[name].parameters(recurse=False) if id(p) not in seen]
+        seen.update(id(p) for p in own)
+        call = calls.get(name, Call())
+        kind = call.kind or next((word for word in ("norm", "embedding") if word in call.words), "other")
+        if own or call.macs:
+            rows.append(
+                {
+                    "layer": name,
+                    "kind": kind,
+                    "macs": call.macs,
+                    "params": sum(p.numel() for p in own),
+                    "nonzero_params": sum(int(torch.count_nonzero(p)) for p in own),
+                    "in_channels": call.channels[0],
+                    "out_channels": call.channels[1],
+                    "output_shape": call.output_shape,
+                }
+            )
+    return rows

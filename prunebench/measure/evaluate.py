@@ -1,0 +1,100 @@
+"""Predictions of a net on a data set, and the metrics of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.errors import UserError
+from prunebench.measure import calibration
+from prunebench.measure.statistics import clopper_pearson
+
+TOP5_CLASSES = 100  # from so many classes on, the top-5 accuracy says something
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions on a whole data set, in its order.
+
+    Attributes:
+        probs: [N, classes], float64, mean over the samples of the predictive distribution.
+        labels: [N], int64.
+        samples: [S, N, classes] in the dtype of the prediction, if they were asked for.
+    """
+
+    probs: Tensor
+    labels: Tensor
+    samples: Tensor | None = None
+
+
+def probabilities(
+    predict: Callable[[Batch], Tensor], batches: Iterable[Batch], *, keep_samples: bool = False
+) -> Evaluation:
+    """Run ``predict`` over all batches, without gradients.
+
+    Args:
+        predict: gives probabilities [S, B, classes] for a batch ``(inputs, labels [B])``; the caller puts the net into
+            evaluation mode.
+        batches: the data set; the last batch may be smaller, and no sample is dropped.
+        keep_samples: also keep the S predictions of each sample.
+
+    Raises:
+        UserError: there is no batch, or a prediction has another shape.
+    """
+    means: list[Tensor] = []
+    labels: list[Tensor] = []
+    samples: list[Tensor] = []
+    with torch.no_grad():
+        for batch in batches:
+            predicted = predict(batch).detach()
+            if predicted.ndim != 3 or predicted.shape[1] != len(batch[1]) or not len(predicted):
+                raise UserError(
+                    f"evaluate: a prediction must be [samples, {len(batch[1])}, classes] with at least one sample, "
+                    f"got {list(predicted.shape)}"
+                )
+            means.append(predicted.double().mean(0).cpu())
+            labels.append(batch[1].detach().long().cpu())
+            if keep_samples:
+                samples.append(predicted.cpu())
+    if not labels:
+        raise UserError("evaluate: the data set has no batch; choose a split that is not empty")
+    return Evaluation(torch.cat(means), torch.cat(labels), torch.cat(samples, dim=1) if samples else None)
+
+
+def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
+    """The metrics of ``result.json`` as plain JSON data; accuracies and calibration errors are fractions.
+
+    Keys: ``num_samples``, ``correct``, ``accuracy``, ``interval`` (Clopper-Pearson 95 %, [low, high]), ``top5``
+    (from 100 classes on), ``nll`` (nats), ``brier`` (sum over classes), ``ece`` and ``adaptive_ece`` (of
+    ``ece_bins`` bins with the norm ``ece_norm``), ``per_class_accuracy`` (None for a class without samples).
+
+    Raises:
+        UserError: the predictions have another number of classes.
+    """
+    probs, labels = evaluation.probs, evaluation.labels
+    if probs.shape[1] != num_classes:
+        raise UserError(f"evaluate: the net predicts {probs.shape[1]} classes, the data set has {num_classes}")
+    correct = calibration.num_correct(probs, labels)
+    metrics: dict[str, Any] = {
+        "num_samples": len(labels),
+        "correct": correct,
+        "accuracy": correct / len(labels),
+        "interval": list(clopper_pearson(correct, len(labels))),
+    }
+    if num_classes >= TOP5_CLASSES:
+        metrics["top5"] = calibration.top_k_accuracy(probs, labels, 5)
+    return metrics | {
+        "nll": calibration.nll(probs, labels),
+        "brier": calibration.brier(probs, labels),
+        "ece": calibration.ece(probs, labels),
+        "adaptive_ece": calibration.adaptive_ece(probs, labels),
+        "ece_bins": calibration.NUM_BINS,
+        "ece_norm": "l1",
+        "per_class_accuracy": calibration.per_class_accuracy(probs, labels),
+    }

@@ -1,0 +1,83 @@
+"""LeNet-300-100 and LeNet-5: the two small nets of the pruning papers for MNIST.
+
+LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998. LeNet-5 is the
+version of Caffe's MNIST example that Han et al. 2015 and later pruning papers use: 20-50-500-10, no padding,
+max pooling. Caffe has a ReLU only after the 500 units; as in the later papers, here each hidden layer has
+one.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunebench.models import check_input
+
+
+class LeNet300100(nn.Module):
+    """784-300-100-10 perceptron: 266,610 parameters and 266,200 MACs for MNIST."""
+
+    def __init__(self, *, num_classes: int, in_features: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, 300)
+        self.fc2 = nn.Linear(300, 100)
+        self.fc3 = nn.Linear(100, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.relu(self.fc2(x))
+        logits: Tensor = self.fc3(x)
+        return logits
+
+
+class LeNet5(nn.Module):
+    """20-50-500-10 convolutional net: 431,080 parameters and 2,293,000 MACs for MNIST."""
+
+    def __init__(self, *, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        side = _side_after_convs(image_size)
+        self.conv1 = nn.Conv2d(in_channels, 20, kernel_size=5)
+        self.conv2 = nn.Conv2d(20, 50, kernel_size=5)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(50 * side * side, 500)
+        self.fc2 = nn.Linear(500, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = F.relu(self.fc1(x.flatten(1)))
+        logits: Tensor = self.fc2(x)
+        return logits
+
+
+def _side_after_convs(image_size: int) -> int:
+    """Side of the last maps: twice a 5x5 convolution without padding and a 2x2 pooling."""
+    return ((image_size - 4) // 2 - 4) // 2
+
+
+def lenet300_100(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> LeNet300100:
+    """LeNet-300-100; its first layer has ``in_channels * image_size ** 2`` inputs. Raises ``UserError``."""
+    check_input(
+        "lenet300_100",
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        smallest=1,
+        why="one pixel",
+    )
+    return LeNet300100(num_classes=num_classes, in_features=in_channels * image_size**2)
+
+
+def lenet5(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> LeNet5:
+    """LeNet-5 as in Caffe, for images of at least 16x16 pixels. Raises ``UserError``."""
+    check_input(
+        "lenet5",
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        smallest=16,
+        why="two 5x5 convolutions without padding, each followed by a pooling",
+    )
+    return LeNet5(num_classes=num_classes, in_channels=in_channels, image_size=image_size)

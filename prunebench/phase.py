@@ -1,0 +1,188 @@
+"""One training run of a schedule: its settings, its optimiser, its learning rate at each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from prunebench.errors import UserError, nearest
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "multistep", "step", "cosine", "onecycle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Settings of one phase; see ``conf/schedule/phase`` for the defaults.
+
+    Attributes:
+        name: unique in the schedule; also the folder of the phase.
+        epochs: passes over the training set; 0 = cut without training.
+        pretrain: produces the dense net without help of the method; ``model.pretrained`` replaces it.
+        prune: the phase begins with a cut.
+        active: the method's training hooks act in this phase.
+        fresh: train from new random weights (Rethinking's scratch arms), after the cut if there is one.
+        equal_compute: stretch the epochs by the MACs that the cut saved (Rethinking's Scratch-B).
+        max_stretch: upper limit of that factor (Rethinking caps it at 2 on ImageNet).
+        rounds: repeat cut and training this often, each time closer to the target.
+        fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: peak learning rate.
+        lr_schedule: ``constant``, ``multistep``, ``step``, ``cosine`` or ``onecycle``; both of the latter per step.
+        milestones: for ``multistep``: where the rate drops, as fractions of the epochs.
+        step_epochs: for ``step``: the rate drops each time so many epochs have passed.
+        gamma: factor of a drop.
+        warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``).
+        warmup_factor: where the rise starts, as a fraction of ``lr``.
+        onecycle_rise: share of the steps that rise, for ``onecycle``.
+        momentum, nesterov: of SGD.
+        weight_decay: L2 penalty (decoupled for adamw).
+        decay_norm: false spares biases and norm layers from weight decay.
+        label_smoothing: in [0, 1).
+        clip_norm: gradients are scaled down to this global L2 norm; null = off.
+        batch_size: training samples per step; null = the data set's.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    pretrain: bool = False
+    prune: bool = False
+    active: bool = False
+    fresh: bool = False
+    equal_compute: bool = False
+    max_stretch: float = math.inf
+    rounds: int = 1
+    fraction: float = 1.0
+    optimizer: str = "sgd"
+    lr_schedule: str = "constant"
+    milestones: Sequence[float] = ()
+    step_epochs: int = 30
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.1
+    onecycle_rise: float = 0.25
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norm: bool = True
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        where = f"schedule.phases.{self.name}"
+        _one_of(f"{where}.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of(f"{where}.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        whole = {"epochs": (self.epochs, 0), "rounds": (self.rounds, 1), "step_epochs": (self.step_epochs, 1)}
+        for name, (value, low) in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UserError(f"{where}.{name} must be a whole number of at least {low}, got {value!r}")
+        limits = {
+            "lr": (0.0, math.inf),
+            "gamma": (0.0, 1.0),
+            "momentum": (0.0, 1.0),
+            "weight_decay": (0.0, math.inf),
+            "warmup_epochs": (0.0, math.inf),
+            "warmup_factor": (0.0, 1.0),
+            "onecycle_rise": (0.0, 1.0),
+            "label_smoothing": (0.0, 1.0),
+            "max_stretch": (1.0, math.inf),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                raise UserError(f"{where}.{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"{where}.batch_size must be at least 1 or null, got {self.batch_size!r}")
+        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 1 for m in self.milestones):
+            raise UserError(
+                f"{where}.milestones must be rising fractions of the epochs in (0, 1), got {list(self.milestones)}"
+            )
+
+    @property
+    def shared(self) -> bool:
+        """True if all methods would train the same net here, so that runs share the phase's outcome."""
+        return self.pretrain and not (self.prune or self.active or self.fresh)
+
+    def stretched(self, dense_macs: int, small_macs: int) -> Phase:
+        """The phase with the dense net's training compute: ``floor(epochs * dense / small)`` (Rethinking, sec. 3)."""
+        factor = min(dense_macs / small_macs, self.max_stretch)
+        return replace(self, epochs=int(self.epochs * factor), equal_compute=False)
+
+
+def _one_of(what: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{what}={value} is unknown; use one of: {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]:
+    """The ordered phases of a schedule, with ``rounds`` unrolled into ``<name>_1``, ``<name>_2``, …
+
+    Raises:
+        UserError: an unknown key or a value outside its range.
+    """
+    known = {field.name for field in fields(Phase)}
+    phases: list[Phase] = []
+    for name, values in settings.items():
+        for key in values:
+            if key not in known:
+                raise UserError(f"schedule.phases.{name}.{key} is unknown{nearest(key, known)}")
+        given = {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
+        phase = Phase(**{"name": name, **given})
+        if phase.rounds == 1:
+            phases.append(phase)
+            continue
+        phases += [
+            replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in range(1, phase.rounds + 1)
+        ]
+    if not phases:
+        raise UserError("schedule.phases is empty; choose a schedule, for example schedule=finetune")
+    return tuple(phases)
+
+
+def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
+    """Learning rate at optimiser step ``step`` (0-based) as a fraction of ``phase.lr``.
+
+    ``multistep`` and ``step`` change at epoch boundaries (milestone fraction m drops at epoch ``int(m * epochs)``,
+    as in Rethinking's main_B.py); warm-up, ``cosine`` and ``onecycle`` move at every step.
+    """
+    total = max(1, phase.epochs * steps_per_epoch)
+    if phase.lr_schedule == "onecycle":
+        # linear up, linear to zero: the one-cycle rate with its two simplest pieces
+        peak = max(1.0, phase.onecycle_rise * total)
+        return (step + 1) / peak if step + 1 <= peak else max(0.0, (total - step) / max(1.0, total - peak + 1))
+    warmup = phase.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return phase.warmup_factor + (1 - phase.warmup_factor) * step / warmup
+    epoch = step // steps_per_epoch
+    match phase.lr_schedule:
+        case "multistep":
+            return phase.gamma ** sum(epoch >= int(m * phase.epochs) for m in phase.milestones)
+        case "step":
+            return phase.gamma ** (epoch // phase.step_epochs)
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        case _:
+            return 1.0
+
+
+def build_optimizer(phase: Phase, groups: list[dict[str, Any]]) -> Optimizer:
+    """The phase's optimiser over ``groups``; a group's own keys (``weight_decay``, ``lr``, ``maximize``) win."""
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=phase.lr,
+            momentum=phase.momentum,
+            nesterov=phase.nesterov,
+            weight_decay=phase.weight_decay,
+        )
+    adam = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=phase.lr, weight_decay=phase.weight_decay)

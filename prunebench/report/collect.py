@@ -1,0 +1,99 @@
+"""Find and read every result below a folder; what cannot be read is named, the rest is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prunebench.errors import UserError
+from prunebench.report.record import Pool, Record, from_result
+from prunebench.result import FILE, read_result
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A result that is not in the report, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs of a report, in the order method, model, dataset, id, seed.
+
+    Attributes:
+        left_out: unreadable, foreign and repeated results.
+        pool: values that the records' ``facts`` name by number.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    pool: Pool = field(default_factory=Pool)
+
+
+def find(runs: Path) -> list[Path]:
+    """Folders below ``runs`` that hold a result, sorted; hidden folders are passed over, links are followed once."""
+    return sorted(_walk(runs, {os.path.realpath(runs)}))
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return  # a folder without permission holds nothing for this reader
+    if any(entry.name == FILE for entry in listed):
+        yield folder
+        return  # a run folder holds no other runs
+    for entry in listed:
+        real = os.path.realpath(entry.path)
+        if not entry.name.startswith(".") and entry.is_dir() and real not in seen:
+            seen.add(real)
+            yield from _walk(Path(entry.path), seen)
+
+
+def collect(runs: Path, advance: Callable[[int, int], None] = lambda done, total: None) -> Collection:
+    """Read all results below ``runs``.
+
+    Args:
+        runs: usually ``outputs/runs``.
+        advance: told (files read, files found) after each file.
+
+    Raises:
+        UserError: ``runs`` is not a folder.
+    """
+    if not runs.is_dir():
+        raise UserError(f"{runs} is not a folder; give the folder of the runs, usually --runs outputs/runs")
+    collection = Collection()
+    found: dict[str, Record] = {}
+    folders = find(runs)
+    for done, folder in enumerate(folders, 1):
+        place = folder.relative_to(runs).as_posix()
+        try:
+            record = from_result(read_result(folder), folder, place, collection.pool)
+        except (UserError, RecursionError) as error:
+            collection.left_out.append(LeftOut(f"{place}/{FILE}", _reason(error, folder)))
+        else:
+            _keep(record, found, collection.left_out)
+        advance(done, len(folders))
+    collection.records.extend(sorted(found.values(), key=lambda r: (r.method, r.model, r.dataset, r.id, r.seed)))
+    return collection
+
+
+def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> None:
+    """One run counts once: of two copies the measured one stays, then the one that started later."""
+    other = found.get(record.key)
+    if other is None:
+        found[record.key] = record
+        return
+    first, second = sorted((other, record), key=lambda r: (r.measured, r.started, r.place))
+    found[record.key] = second
+    left_out.append(LeftOut(f"{first.place}/{FILE}", f"the same run and seed as {second.place}, which is used"))
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    # the place is shown beside the reason
+    return str(error).replace(f"{folder / FILE} ", "", 1) or type(error).__name__

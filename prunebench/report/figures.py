@@ -1,0 +1,143 @@
+"""Static pictures for papers: accuracy against MACs, parameters and measured latency, one per data set and model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prunebench.report.groups import Group
+
+MAX_FIGURES = 24
+"""So many pictures are drawn, data sets and models with the most configurations first."""
+
+COLOURS = ("#0b63a8", "#b8480a", "#00714f", "#99397d", "#8a5f00", "#1f7fb8", "#b02a37", "#4d5866")
+"""Okabe and Ito's palette, darkened until each colour has a contrast of 3:1 or more on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+class Axis(NamedTuple):
+    """What lies on the horizontal axis: the measured value, its label, the factor to the label's unit."""
+
+    name: str
+    label: str
+    scale: float
+
+
+AXES = (
+    Axis("final.macs", "MACs (millions)", 1e-6),
+    Axis("final.params", "parameters (millions)", 1e-6),
+    Axis("final.batch_1_ms", "latency, batch 1 (ms)", 1.0),
+)
+
+
+def subjects(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
+    """Groups with an accuracy by (data set, model), those with the most groups first."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for item in groups:
+        if "final.accuracy" in item.first.numbers:
+            found.setdefault((item.first.dataset, item.first.model), []).append(item)
+    return dict(sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0])))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, accuracy) that no other point beats in both, by rising cost."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def write_figures(
+    groups: Sequence[Group], folder: Path, advance: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[Path], int]:
+    """Draw PNG (150 dpi) and PDF files into ``folder``.
+
+    Returns:
+        The files, and the number of (data set, model) pairs without a picture because there are too many.
+    """
+    found, methods = subjects(groups), sorted({item.first.method for item in groups})
+    drawn = list(found.items())[:MAX_FIGURES]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for done, ((dataset, model), members) in enumerate(drawn, 1):
+        figure = draw(f"{model} on {dataset}", members, methods)
+        stem = re.sub(r"[^A-Za-z0-9._]+", "_", f"{dataset}-{model}").strip("._")
+        for suffix in (".png", ".pdf"):
+            paths.append(folder / f"{stem}{suffix}")
+            # a fixed date keeps the file the same when nothing has changed
+            metadata = {"CreationDate": None} if suffix == ".pdf" else None
+            figure.savefig(paths[-1], dpi=150, metadata=metadata)
+        advance(done, len(drawn))
+    return paths, len(found) - len(drawn)
+
+
+def draw(title: str, groups: Sequence[Group], methods: Sequence[str]) -> Figure:
+    """Three panels with a common accuracy axis; whiskers are the sample standard deviation over seeds.
+
+    Args:
+        methods: all methods of the report in order, so that each has the same look in every picture.
+    """
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(AXES), sharey=True)
+    for panel, axis in zip(panels, AXES, strict=True):
+        _panel(panel, axis, groups, methods)
+    panels[0].set_ylabel("test accuracy (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(_plain(title), fontsize=11, x=0.01, ha="left")
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def machine(groups: Sequence[Group]) -> str:
+    """The machine on which most of the groups were timed; times of others are not comparable."""
+    timed = Counter(item.first.machine for item in groups if item.first.machine)
+    return max(timed, key=lambda name: (timed[name], name)) if timed else ""
+
+
+def _panel(panel: Axes, axis: Axis, groups: Sequence[Group], methods: Sequence[str]) -> None:
+    timed = machine(groups) if "batch_" in axis.name else None
+    lines: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for item in groups:
+        cost, accuracy = item.estimate(axis.name), item.estimate("final.accuracy")
+        if cost and accuracy and timed in (None, item.first.machine):
+            point = (cost.mean * axis.scale, 100 * accuracy.mean, 100 * (accuracy.sd or 0.0))
+            lines.setdefault((item.first.method, item.first.schedule), []).append(point)
+    labelled: set[str] = set()
+    for (method, _), points in sorted(lines.items()):
+        index = methods.index(method)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+        x, y, sd = zip(*sorted(points), strict=True)
+        panel.plot(x, y, color=colour, linewidth=0.7, alpha=0.45, zorder=1)
+        drawn = panel.errorbar(x, y, yerr=sd, color=colour, fmt=marker, markersize=5, capsize=2)
+        drawn.set_label("" if method in labelled else _plain(method))
+        labelled.add(method)
+    _references(panel, groups, [(x, y) for points in lines.values() for x, y, _ in points])
+    panel.set_xlabel(f"{axis.label}\n{_plain(timed)}" if timed else axis.label)
+    panel.grid(color="#e3e6ea", linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _references(panel: Axes, groups: Sequence[Group], points: Sequence[tuple[float, float]]) -> None:
+    """The dense net's accuracy and the front of what no other configuration beats."""
+    dense = [item.first.numbers.get("dense.accuracy") for item in groups]
+    known = [100 * value for value in dense if value is not None]
+    if known:
+        panel.axhline(
+            sum(known) / len(known), color="#4d5866", linewidth=0.8, linestyle=":", zorder=0, label="dense net"
+        )
+    line = front(points)
+    if len(line) > 1:
+        x, y = zip(*line, strict=True)
+        panel.step(x, y, where="post", color="#8a939e", linewidth=0.8, linestyle="--", zorder=0)
+
+
+def _plain(text: str) -> str:
+    # a dollar sign would start a formula
+    return text.replace("$", r"\$")

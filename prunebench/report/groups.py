@@ -1,0 +1,122 @@
+"""Runs of one configuration with different seeds, and what tells one configuration from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from prunebench.measure.statistics import mean_of_seeds
+from prunebench.report.record import Record
+
+CLAIM_SEEDS = 3
+"""Fewer seeds than this support no claim (Blalock et al. 2020, appendix B)."""
+_ORDER = ("method", "schedule", "phases", "model", "dataset", "trainer")
+_DULL = ("_target_", "name", "recipe")
+_MAX_KEYS = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds; sample standard deviation (n - 1) and half-width of the 95 % t interval from two seeds on."""
+
+    mean: float
+    sd: float | None
+    half_width: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The measured runs of one configuration, ordered by seed.
+
+    Attributes:
+        label: the settings that tell it from the other configurations of its method, model and data set.
+    """
+
+    records: tuple[Record, ...]
+    label: str = ""
+
+    @property
+    def first(self) -> Record:
+        """The run with the lowest seed: names and settings are those of all."""
+        return self.records[0]
+
+    @property
+    def id(self) -> str:
+        return self.first.id
+
+    @cached_property
+    def seeds(self) -> Mapping[int, Record]:
+        return {record.seed: record for record in self.records}
+
+    @property
+    def name(self) -> str:
+        """Method and label, for tables."""
+        return f"{self.first.method} ({self.label})" if self.label else self.first.method
+
+    @property
+    def missed(self) -> bool:
+        """True if a run missed its target."""
+        return any(record.status == "missed_target" for record in self.records)
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The measured value ``name`` over the seeds that have it; None if no seed has it.
+
+        Times of different machines are no sample of one quantity: those of the first run's machine count.
+        """
+        records = [r for r in self.records if "batch_" not in name or r.machine == self.first.machine]
+        return estimate([r.numbers[name] for r in records if name in r.numbers])
+
+    def drop(self) -> Estimate | None:
+        """Final minus dense accuracy of the same run, over seeds."""
+        pairs = [(r.numbers.get("final.accuracy"), r.numbers.get("dense.accuracy")) for r in self.records]
+        return estimate([final - dense for final, dense in pairs if final is not None and dense is not None])
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and spread of ``values``, one per seed; None without values. The best seed is never picked."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return Estimate(values[0], None, None, 1)
+    found = mean_of_seeds(values)
+    return Estimate(found.mean, found.sd, found.half_width, len(values))
+
+
+def group(records: Iterable[Record]) -> list[Group]:
+    """The groups of all measured runs, in the order of ``records``; failed runs have no numbers and are left out."""
+    by_id: dict[str, list[Record]] = {}
+    for record in records:
+        if record.measured:
+            by_id.setdefault(record.id, []).append(record)
+    groups = [Group(tuple(sorted(found, key=lambda r: r.seed))) for found in by_id.values()]
+    by_kind: dict[tuple[str, str, str], list[Group]] = {}
+    for item in groups:
+        by_kind.setdefault((item.first.method, item.first.model, item.first.dataset), []).append(item)
+    labels = {item.id: text for items in by_kind.values() for item, text in zip(items, _labels(items), strict=True)}
+    return [Group(item.records, labels[item.id]) for item in groups]
+
+
+def _labels(groups: Sequence[Group]) -> list[str]:
+    """For each group the settings in which the groups differ, the method's own first, at most four of them."""
+    settings = [{**item.first.settings, "schedule": item.first.schedule} for item in groups]
+    keys = dict.fromkeys(key for found in settings for key in found)
+    if len(groups) > 1:
+        varying = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
+    else:
+        varying = []
+    varying = [key for key in varying if key.rpartition(".")[2] not in _DULL]
+    varying.sort(key=lambda key: _ORDER.index(key.partition(".")[0]))
+    return [_label(found, varying) for found in settings]
+
+
+def _label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
+    shown = [f"{_short(key)} {settings[key]}" for key in varying if key in settings]
+    more = f", {len(shown) - _MAX_KEYS} more" if len(shown) > _MAX_KEYS else ""
+    return ", ".join(shown[:_MAX_KEYS]) + more
+
+
+def _short(key: str) -> str:
+    """``method.prune_ratio`` → ``prune_ratio``; ``phases.finetune.lr`` → ``finetune.lr``."""
+    return key.split(".", 1)[1] if key.startswith(("method.", "phases.")) else key

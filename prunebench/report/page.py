@@ -1,0 +1,163 @@
+"""``index.html``: one file with its style, script and data inside, usable from a disk, without any request."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from prunebench.report import checks, details, summaries
+from prunebench.report.collect import Collection, LeftOut
+from prunebench.report.families import Family
+from prunebench.report.groups import Group
+from prunebench.report.papers import STATES, View, totals
+from prunebench.report.record import Record
+from prunebench.result import write_text
+
+SCRIPTS = ("base", "runs", "plots", "detail", "main")
+
+
+def write_page(
+    path: Path,
+    *,
+    collection: Collection,
+    groups: Sequence[Group],
+    views: Sequence[View],
+    families: Sequence[Family],
+    untested: int,
+    source: str,
+) -> Path:
+    """Write the page.
+
+    Args:
+        source: the folder of the runs as the reader knows it.
+        untested: pairs of methods left untested because there are too many.
+    """
+    templates = Environment(
+        loader=PackageLoader("prunebench.report"),
+        autoescape=True,  # names and texts come from configurations and files
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def read(name: str) -> str:
+        assert templates.loader is not None
+        return templates.loader.get_source(templates, name)[0].strip()
+
+    style, early = read("style.css"), read("early.js")
+    script = "\n".join(["(() => {", '"use strict";', *(read(f"{name}.js") for name in SCRIPTS), "})();"])
+    counts = totals(views)
+    content = templates.get_template("page.html.j2").render(
+        policy=_policy([style], [early, script]),
+        style=Markup(style),
+        early=Markup(early),
+        script=Markup(script),
+        data=Markup(embed(page_data(collection, groups))),
+        built=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        source=source,
+        tiles=_tiles(collection.records, groups, views, collection.left_out),
+        papers=views,
+        states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
+        ranks=summaries.ranks(families),
+        comparisons=summaries.comparisons(families),
+        refused=[text for family in families for text in family.refused],
+        untested=untested,
+        checks=checks.table(groups) if groups else None,
+        left_out=collection.left_out,
+    )
+    write_text(path, content)
+    return path
+
+
+def embed(value: Any) -> str:
+    """``value`` as JSON that may stand inside a script element: no tag, entity or line separator can begin there."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]:
+    """What the script draws: runs in rows, words and repeated values named by number."""
+    names = sorted({name for record in collection.records for name in record.numbers})
+    labels = {item.id: item.label for item in groups}
+    words: dict[str, int] = {}
+
+    def word(value: str | None) -> int:
+        return words.setdefault(value or "", len(words))
+
+    def line(r: Record) -> list[Any]:
+        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id))
+        numbers = [_rounded(r.numbers.get(name)) for name in names]
+        return [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint] + [
+            r.facts,
+            r.kept,
+            numbers,
+        ]
+
+    rows = [line(record) for record in collection.records]
+    return {
+        "names": names,
+        "runs": rows,
+        "words": list(words),
+        "pool": collection.pool.values,
+        "methods": sorted({record.method for record in collection.records}),
+        "estimates": {item.id: _estimate(item) for item in groups if item.estimate("final.accuracy")},
+        "details": {
+            record.key: {"curves": details.curves(record), "bins": details.reliability(record)}
+            for record in details.chosen(collection.records)
+        },
+        "limits": {"details": details.MAX_RUNS, "bins": details.NUM_BINS},
+    }
+
+
+def _estimate(item: Group) -> list[float | int | None]:
+    found = item.estimate("final.accuracy")
+    assert found is not None
+    return [_rounded(found.mean), _rounded(found.sd), _rounded(found.half_width), found.count]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits are more than any cell shows; whole numbers stay exact."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}")
+
+
+def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """Nothing is loaded from anywhere; of styles and scripts only those that are named by their hash are used."""
+
+    def hashes(texts: Sequence[str]) -> str:
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
+
+    return (
+        f"default-src 'none'; style-src {hashes(styles)}; script-src {hashes(scripts)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _tiles(
+    records: Sequence[Record], groups: Sequence[Group], views: Sequence[View], left_out: Sequence[LeftOut]
+) -> list[Mapping[str, str]]:
+    counts, tiles = totals(views), []
+    if views:
+        total = sum(view.total for view in views)
+        tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})
+        tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": f"of {total}"})
+        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": ""})
+        more = f"+ {counts['quoted']} quoted"
+        tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
+    tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": f"{len(groups):,} configurations"})
+    failed = sum(record.status == "failed" for record in records)
+    missed = sum(record.status == "missed_target" for record in records)
+    tiles.append({"title": "Failed", "value": str(failed), "more": f"{missed} missed the target"})
+    tiles.append({"title": "Left out", "value": str(len(left_out)), "more": ""})
+    return tiles

@@ -1,0 +1,125 @@
+"""Two configurations on the same test set: exact test, bootstrap interval, difference over seeds, fairness."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunebench.errors import UserError
+from prunebench.measure.statistics import Interval, discordant, mcnemar
+from prunebench.report.fairness import differences, fairness
+from prunebench.report.groups import Estimate, Group, estimate
+from prunebench.report.record import Record
+
+LEVEL = 0.05
+RESAMPLES = 10_000
+
+Correct = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two groups at one budget. ``first`` minus ``second`` throughout.
+
+    Attributes:
+        seed: the lowest common one; ``b``, ``c``, ``p`` and ``interval`` are about its two nets.
+        b, c: test examples that only the first (second) net gets right, of ``n``.
+        interval: paired bootstrap, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
+        over_seeds: difference of the accuracies of equal seeds; None without a common seed beyond the first.
+        decided: ``p_holm`` is below 0.05 and the difference has the same sign in every common seed.
+        setup: fairness label. ``differs``: settings outside of the method that are not equal.
+    """
+
+    first: Group
+    second: Group
+    seed: int
+    b: int
+    c: int
+    n: int
+    interval: Interval
+    p: float
+    p_holm: float
+    over_seeds: Estimate | None
+    same_sign: bool
+    setup: str
+    differs: tuple[str, ...]
+
+    @property
+    def difference(self) -> float:
+        return (self.b - self.c) / self.n
+
+    @property
+    def decided(self) -> bool:
+        return self.p_holm < LEVEL and self.same_sign
+
+
+def compare(first: Group, second: Group, correct: Callable[[Record], Correct]) -> Pair:
+    """Test two groups on the nets of their lowest common seed; ``p_holm`` is ``p`` until a family adjusts it.
+
+    Args:
+        correct: gives the per-example correctness ``[n]`` of a run.
+
+    Raises:
+        UserError: no common seed, unknown or unreadable test examples.
+    """
+    common = sorted(first.seeds.keys() & second.seeds.keys())
+    if not common:
+        raise UserError("no common seed")
+    one, other = first.seeds[common[0]], second.seeds[common[0]]
+    if one.test_set.endswith(":None"):
+        raise UserError("the results do not say which test examples they used")
+    b, c = discordant(correct(one), correct(other))
+    n = len(correct(one))
+    gaps = [
+        first.seeds[s].numbers["final.accuracy"] - second.seeds[s].numbers["final.accuracy"]
+        for s in common
+        if "final.accuracy" in first.seeds[s].numbers and "final.accuracy" in second.seeds[s].numbers
+    ]
+    p = mcnemar(b, c).exact
+    return Pair(
+        first=first,
+        second=second,
+        seed=common[0],
+        b=b,
+        c=c,
+        n=n,
+        interval=bootstrap(b, c, n),
+        p=p,
+        p_holm=p,
+        over_seeds=estimate(gaps) if len(gaps) > 1 else None,
+        same_sign=all(g > 0 for g in gaps) or all(g < 0 for g in gaps),
+        setup=fairness(one, other),
+        differs=tuple(differences(one, other)),
+    )
+
+
+def read_correct(record: Record) -> Correct:
+    """Per-example correctness ``[n]`` of a run's final net.
+
+    Raises:
+        UserError: the file is missing or is not what a run writes.
+    """
+    path = record.folder / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            correct: Correct = arrays["correct"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{record.place}/predictions.npz cannot be read ({type(error).__name__})") from None
+    if correct.ndim != 1 or correct.dtype != np.bool_:
+        raise UserError(f"{record.place}/predictions.npz does not hold one truth value per example")
+    return correct
+
+
+def bootstrap(b: int, c: int, n: int) -> Interval:
+    """``paired_bootstrap`` of two correctness arrays from their counts alone.
+
+    Resampling examples draws the three kinds (only first right, only second right, no difference) from a multinomial
+    with their frequencies; so 10,000 resamples cost milliseconds.
+    """
+    draws = np.random.default_rng(0).multinomial(n, [b / n, c / n, (n - b - c) / n], size=RESAMPLES)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)

@@ -1,0 +1,211 @@
+"""The part of one ``result.json`` that tables, statistics and the page need, checked field by field."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunebench.errors import UserError
+from prunebench.report import checked
+
+STAGES = ("dense", "pruned", "final", "test_best_val")
+CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
+"""Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
+
+_METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples")
+_COSTS = ("macs", "params", "nonzero_params", "file_bytes")
+_LATENCIES = ("batch_1_ms", "batch_64_ms", "batch_1_spread_ms", "batch_64_spread_ms")
+_GROUPS = ("method", "model", "dataset", "schedule")
+_PHASE = ("name", "epochs", "seconds", "train_macs", "best_epoch", "selected_epoch")
+
+
+class Pool:
+    """Values that many runs share (versions, machines, layer names), each kept once and named by its number."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._numbers: dict[str, int] = {}
+
+    def add(self, value: Any) -> int:
+        """The number of ``value`` (plain JSON data)."""
+        text = json.dumps(value, sort_keys=True, default=str)
+        number = self._numbers.setdefault(text, len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One run.
+
+    Attributes:
+        folder: where it lies. ``place``: the same below the folder of all runs, for readers.
+        id: hash of the configuration, the same for all seeds.
+        numbers: measured values by name, e.g. ``final.accuracy``, ``dense.macs``, ``macs_removed``,
+            ``final.batch_1_ms``; fractions, counts, ms, seconds. What was not measured is absent.
+        settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
+        test_set: what identifies the test examples and their order; runs are compared only if it is equal.
+        checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
+        machine: where the latency was measured (device and threads), empty if it was not.
+        facts: numbers in a ``Pool``: ``command``, ``git``, ``versions``, ``hardware``, ``guarantee``,
+            ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels).
+        kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
+    """
+
+    folder: Path
+    place: str
+    id: str
+    seed: int
+    status: str
+    error: str | None
+    method: str
+    model: str
+    dataset: str
+    schedule: str
+    row: str | None
+    expected: Mapping[str, Any] | None
+    started: str
+    numbers: Mapping[str, float]
+    interval: tuple[float, float] | None
+    settings: Mapping[str, Any]
+    test_set: str
+    checkpoint: str | None
+    machine: str
+    facts: Mapping[str, int]
+    kept: tuple[int | None, ...]
+
+    @property
+    def key(self) -> str:
+        """Unique among the runs of a report."""
+        return f"{self.id}/{self.seed}"
+
+    @property
+    def measured(self) -> bool:
+        """True if the run ended with numbers."""
+        return self.status != "failed"
+
+
+def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool) -> Record:
+    """The record of ``result`` (schema 1, status checked).
+
+    Raises:
+        UserError: a field that every result has is missing, or one has another type than it should.
+    """
+    run, row, expected = checked.mapping(result, "run"), result.get("row"), result.get("expected")
+    numbers = dict(_numbers(result))
+    if result["status"] != "failed":
+        _check_complete(numbers)
+    layers, kept = _layers(result)
+    facts = {**_facts(result, run), "layers": layers}
+    return Record(
+        folder=folder,
+        place=place,
+        id=checked.text(run, "run.id"),
+        seed=checked.whole(run, "run.seed"),
+        status=result["status"],
+        error=None if result.get("error") is None else str(result["error"]),
+        **{key: sys.intern(checked.text(checked.mapping(result, key), f"{key}.name")) for key in _GROUPS},
+        row=None if row is None else str(row),
+        expected=expected if isinstance(expected, Mapping) else None,
+        started=str(run.get("started") or ""),
+        numbers=numbers,
+        interval=_interval(result),
+        settings={sys.intern(key): value for key, value in _settings(result)},
+        test_set=_test_set(result),
+        checkpoint=_checkpoint(result),
+        machine=_machine(result),
+        facts={name: pool.add(value) for name, value in facts.items() if value},
+        kept=kept,
+    )
+
+
+def _check_complete(numbers: Mapping[str, float]) -> None:
+    if not {"final.accuracy", "final.bpc"} & numbers.keys():
+        raise UserError("metrics.final has neither accuracy nor bpc")
+    for name in ("dense.macs", "final.macs", "dense.params", "final.params"):
+        if name not in numbers:
+            raise UserError(f"cost.{name} is missing")
+
+
+def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every measured value with its name; null is absent, another type than a number is an error."""
+    for group, stages, keys in (
+        ("metrics", STAGES, _METRICS),
+        ("cost", ("dense", "final"), _COSTS),
+        ("latency", ("dense", "final"), _LATENCIES),
+    ):
+        source = checked.mapping(result, group, optional=True)
+        for stage in stages:
+            values = checked.mapping(source, f"{group}.{stage}", optional=True)
+            for key in keys:
+                if values.get(key) is not None:
+                    yield f"{stage}.{key}", checked.number(values[key], f"{group}.{stage}.{key}")
+    cost = checked.mapping(result, "cost", optional=True)
+    speed = checked.mapping(checked.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
+    single = {name: cost.get(name) for name in ("macs_removed", "params_removed", "speedup_macs")}
+    single |= {f"speedup_{key}": value for key, value in speed.items()}
+    single["seconds"] = checked.mapping(result, "run").get("seconds")
+    single["max_abs_diff"] = checked.mapping(result, "equivalence", optional=True).get("max_abs_diff")
+    for key in ("epochs", "train_macs"):  # of all phases together
+        spent = [phase[key] for phase in checked.objects(result, "phases") if phase.get(key) is not None]
+        single[key] = sum(checked.number(value, f"phases.{key}") for value in spent) if spent else None
+    for name, value in single.items():
+        if value is not None:
+            yield name, checked.number(value, name)
+
+
+def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
+        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
+        "phases": [{key: phase.get(key) for key in _PHASE} for phase in checked.objects(result, "phases")],
+    }
+
+
+def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
+    path = "guarantee.accuracy_interval_95"
+    value = checked.mapping(result, "guarantee", optional=True).get("accuracy_interval_95")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise UserError(f"{path} is {checked.short(value)}, not [low, high]")
+    return checked.number(value[0], path), checked.number(value[1], path)
+
+
+def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | None, ...]]:
+    """``[name, kind, dense channels or None]`` and the kept channels of each layer that has channels."""
+    rows = checked.objects(checked.mapping(result, "cost", optional=True), "cost.per_layer")
+    rows = [row for row in rows if row.get("kind") in CUT_KINDS]
+    names = [[row.get("layer"), row.get("kind"), row.get("dense_out_channels")] for row in rows]
+    kept = [row.get("out_channels") for row in rows]
+    return names, tuple(value if isinstance(value, int) else None for value in kept)
+
+
+def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in ("method", "model", "dataset"):
+        yield from checked.flat(checked.mapping(result, group).get("settings"), group)
+    yield from checked.flat(result.get("trainer"), "trainer")
+    for phase in checked.objects(result, "phases"):
+        yield from checked.flat(phase.get("settings"), f"phases.{phase.get('name')}")
+
+
+def _test_set(result: Mapping[str, Any]) -> str:
+    data = checked.mapping(result, "data", optional=True)
+    return f"{data.get('name')}:{data.get('num_test')}:{data.get('test_labels_sha256')}"
+
+
+def _checkpoint(result: Mapping[str, Any]) -> str | None:
+    pretrained = checked.mapping(checked.mapping(result, "model"), "model.pretrained", optional=True)
+    return str(pretrained["sha256"]) if pretrained.get("sha256") else None
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    latency = checked.mapping(result, "latency", optional=True)
+    parts = [latency.get("device_name"), latency.get("device")]
+    threads = f"{latency['threads']} threads" if latency.get("threads") else None
+    return " · ".join(str(part) for part in (*parts, threads) if part)

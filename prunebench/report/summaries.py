@@ -1,0 +1,179 @@
+"""Tables over all runs: configurations with their seeds, single runs, pairwise tests, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prunebench.report.families import Family
+from prunebench.report.groups import Group
+from prunebench.report.pairs import Pair
+from prunebench.report.record import Record
+from prunebench.report.tables import NOTHING, Cell, Column, Table, percent, plain, points, signed, text
+
+_SEEDS_NOTE = (
+    "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
+    "the page has the 95 % t intervals of the means"
+)
+_UNITS_NOTE = "MACs are multiply-accumulates for one sample, counted on the net that is left; accuracy on the test set"
+
+
+def order(groups: Sequence[Group]) -> list[Group]:
+    """By data set, model, schedule, method, then from little to much removed."""
+    return sorted(
+        groups,
+        key=lambda g: (
+            *(g.first.dataset, g.first.model, g.first.schedule, g.first.method),
+            g.first.numbers.get("macs_removed", 0.0),
+            g.id,
+        ),
+    )
+
+
+def configurations(groups: Sequence[Group]) -> Table:
+    """One line per configuration, mean over its seeds."""
+    wanted: list[tuple[Column, Callable[[Group], Cell]]] = [
+        (Column("Data set"), lambda g: text(g.first.dataset)),
+        (Column("Model"), lambda g: text(g.first.model)),
+        (Column("Method"), lambda g: text(g.first.method)),
+        (Column("Setting"), lambda g: text(g.label)),
+        (Column("Schedule"), lambda g: text(g.first.schedule)),
+        (Column("Row"), lambda g: text(g.first.row)),
+        (Column("Seeds", numeric=True), lambda g: Cell(str(len(g.records)), len(g.records))),
+        (Column("Accuracy %", numeric=True, name="accuracy"), _accuracy),
+        (Column("Δ dense", numeric=True, name="accuracy_minus_dense"), lambda g: points(g.drop())),
+        (Column("Top-5 %", numeric=True, name="top5"), lambda g: percent(g.estimate("final.top5"))),
+        (Column("BPC", numeric=True, name="bpc"), lambda g: plain(g.estimate("final.bpc"), "{:.4f}")),
+        (Column("NLL", numeric=True, name="nll"), lambda g: plain(g.estimate("final.nll"), "{:.3f}")),
+        (Column("ECE %", numeric=True, name="ece"), lambda g: percent(g.estimate("final.ece"))),
+        (Column("MACs M", numeric=True, name="macs"), lambda g: plain(g.estimate("final.macs"), "{:.2f}", 1e-6)),
+        (Column("MACs removed %", numeric=True, name="macs_removed"), lambda g: _share(g, "macs_removed")),
+        (Column("Params M", numeric=True, name="params"), lambda g: plain(g.estimate("final.params"), "{:.3f}", 1e-6)),
+        (Column("Params removed %", numeric=True, name="params_removed"), lambda g: _share(g, "params_removed")),
+        (Column("ms, batch 1", numeric=True, name="batch_1_ms"), lambda g: plain(g.estimate("final.batch_1_ms"))),
+        (Column("×", numeric=True, name="speedup_batch_1"), lambda g: plain(g.estimate("speedup_batch_1"))),
+        (Column("ms, batch 64", numeric=True, name="batch_64_ms"), lambda g: plain(g.estimate("final.batch_64_ms"))),
+        (Column("×", numeric=True, name="speedup_batch_64"), lambda g: plain(g.estimate("speedup_batch_64"))),
+        (Column("Status"), lambda g: text("missed target" if g.missed else "complete")),
+    ]
+    rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
+    return _without_empty(
+        Table("configurations", "All configurations", tuple(c for c, _ in wanted), rows, (_SEEDS_NOTE, _UNITS_NOTE))
+    )
+
+
+def runs(records: Sequence[Record]) -> Table:
+    """One line per run, failed ones included, every measured number."""
+    names = sorted({name for record in records for name in record.numbers})
+    words = ("method", "model", "dataset", "schedule", "row", "status", "id", "place")
+    columns = [*(Column(word, name=word) for word in words), Column("seed", numeric=True, name="seed")]
+    columns += [Column(name, numeric=True, name=name.replace(".", "_")) for name in names]
+    rows = []
+    for record in records:
+        cells = [text(getattr(record, word)) for word in words]
+        cells.append(Cell(str(record.seed), record.seed))
+        values = (record.numbers.get(name) for name in names)
+        rows.append([*cells, *(Cell() if v is None else Cell(f"{v:.6g}", v) for v in values)])
+    return Table("runs", "All runs", tuple(columns), rows)
+
+
+def comparisons(found: Sequence[Family]) -> Table:
+    """One line per tested pair."""
+    titles = ("Data set", "Model", "Schedule", "First", "Second")
+    columns = [Column(title) for title in titles]
+    columns += [
+        Column("MACs removed %", numeric=True, name="macs_removed"),
+        Column("Seed", numeric=True),
+        Column("b", numeric=True),
+        Column("c", numeric=True),
+        Column("Δ points", numeric=True, name="difference"),
+        Column("95 % bootstrap", numeric=True, name="interval"),
+        Column("p, McNemar", numeric=True, name="p_mcnemar"),
+        Column("p, Holm", numeric=True, name="p_holm"),
+        Column("Δ over seeds", numeric=True, name="difference_over_seeds"),
+        Column("Setup"),
+        Column("Verdict"),
+    ]
+    rows = [_pair_row(f, b.low, pair) for f in found for b in f.budgets for pair in b.pairs]
+    notes = (
+        "Δ is first minus second. b (c) test examples are right only in the first (second) net; both nets have the "
+        "lowest common seed. McNemar's test is exact; Holm's adjustment is over all pairs with one data set, model, "
+        "schedule and base checkpoint. A pair is decided if the adjusted p is below 0.05 and every common seed has "
+        "the same sign",
+        "Setup: what the two runs share (Wang et al., arXiv 2301.05219, Table 2); S3.2 or higher is a fair comparison",
+    )
+    return Table("comparisons", "Methods at equal MACs, pairwise", tuple(columns), rows, notes)
+
+
+def _pair_row(family: Family, rate: float, pair: Pair) -> list[Cell]:
+    low, high = (signed(100 * value) for value in pair.interval)
+    ahead = pair.first if pair.difference > 0 else pair.second
+    verdict = f"{ahead.first.method} is better" if pair.decided else "undecided"
+    note = f"settings outside of the method differ: {', '.join(pair.differs)}" if pair.differs else ""
+    return [
+        *(text(word) for word in (family.dataset, family.model, family.schedule)),
+        *(Cell(g.name, run=g.id) for g in (pair.first, pair.second)),
+        Cell(f"{100 * rate:.1f}", rate),
+        Cell(str(pair.seed), pair.seed),
+        Cell(str(pair.b), pair.b),
+        Cell(str(pair.c), pair.c),
+        Cell(signed(100 * pair.difference), pair.difference),
+        Cell(f"{low} to {high}", None),
+        Cell(p_value(pair.p), pair.p),
+        Cell(p_value(pair.p_holm), pair.p_holm),
+        points(pair.over_seeds),
+        Cell(pair.setup, note=note),
+        text(verdict),
+    ]
+
+
+def ranks(found: Sequence[Family]) -> Table:
+    """Place of each method at each budget, with the places that the tests leave open."""
+    columns = [Column(title) for title in ("Data set", "Model", "Schedule")]
+    columns += [
+        Column("MACs removed %", numeric=True, name="macs_removed"),
+        Column("Method"),
+        Column("Seeds", numeric=True),
+        Column("Accuracy %", numeric=True, name="accuracy"),
+        Column("Place", numeric=True),
+        Column("Places left open", numeric=True, name="places"),
+    ]
+    rows = [
+        [
+            *(text(word) for word in (f.dataset, f.model, f.schedule)),
+            Cell(f"{100 * b.low:.1f}", b.low),
+            Cell(r.group.name, run=r.group.id),
+            Cell(str(len(r.group.records)), len(r.group.records)),
+            percent(r.group.estimate("final.accuracy")),
+            Cell(str(r.place), r.place),
+            Cell(str(r.best) if r.best == r.worst else f"{r.best}–{r.worst}", r.best),
+        ]
+        for f in found
+        for b in f.budgets
+        for r in b.ranks
+    ]
+    flips = tuple(f"{f.dataset}, {f.model}, {f.schedule}: {flip}" for f in found for flip in f.flips)
+    notes = ("Place by mean accuracy; the places left open follow from the decided pairs of the table of comparisons",)
+    return Table("ranks", "Ranks at equal MACs", tuple(columns), rows, notes + flips)
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or an upper limit."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _accuracy(found: Group) -> Cell:
+    cell = percent(found.estimate("final.accuracy"))
+    source = "checkpoint" if found.first.checkpoint else "trained"
+    return Cell(cell.text, cell.value, source if cell.text != NOTHING else "", cell.note, found.id)
+
+
+def _share(found: Group, name: str) -> Cell:
+    value = found.estimate(name)
+    return Cell() if value is None else Cell(f"{100 * value.mean:.1f}", value.mean)
+
+
+def _without_empty(table: Table) -> Table:
+    """Without the columns that have no cell at all."""
+    used = [i for i in range(len(table.columns)) if any(row[i].text != NOTHING for row in table.rows)]
+    rows = [[row[i] for i in used] for row in table.rows]
+    return Table(table.name, table.title, tuple(table.columns[i] for i in used), rows, table.notes)

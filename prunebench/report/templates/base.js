@@ -1,0 +1,123 @@
+// Data of the page, elements, numbers as text. Text reaches the page through text nodes and attributes only.
+const D = JSON.parse(document.getElementById("data").textContent);
+const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule", "row", "label", "place", "started",
+  "error", "machine", "checkpoint", "facts", "kept", "numbers"];
+const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "machine"]);
+const COLUMN = new Map(D.names.map((name, i) => [name, i]));
+
+class Run {
+  constructor(values) {
+    FIELDS.forEach((field, i) => { this[field] = WORDS.has(field) ? D.words[values[i]] : values[i]; });
+    this.key = `${this.id}/${this.seed}`;
+    this.text = [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.place]
+      .join(" ").toLowerCase();
+  }
+  get(name) { return this.numbers[COLUMN.get(name)] ?? null; }
+  fact(name) { return name in this.facts ? D.pool[this.facts[name]] : null; }
+  get measured() { return this.status !== "failed"; }
+  get delta() {
+    const [final, dense] = [this.get("final.accuracy"), this.get("dense.accuracy")];
+    return final === null || dense === null ? null : final - dense;
+  }
+}
+
+// Runs of one configuration; a value is the mean over those that have it, with the sample standard deviation.
+class Item {
+  constructor(runs) { this.runs = runs; this.first = runs[0]; this.cache = new Map(); }
+  get(name) {
+    if (!this.cache.has(name)) {
+      const timed = name.includes("batch_");
+      const values = this.runs.filter((run) => !timed || run.machine === this.first.machine)
+        .map((run) => (name === "delta" ? run.delta : run.get(name))).filter((value) => value !== null);
+      this.cache.set(name, summarise(values));
+    }
+    return this.cache.get(name);
+  }
+  mean(name) { return this.get(name)?.mean ?? null; }
+}
+
+function summarise(values) {
+  const n = values.length;
+  if (!n) return null;
+  const mean = values.reduce((sum, value) => sum + value, 0) / n;
+  const sd = n > 1 ? Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1)) : null;
+  return { mean, sd, n };
+}
+
+const runs = D.runs.map((values) => new Run(values));
+const byId = Map.groupBy ? Map.groupBy(runs, (run) => run.id) : groupBy(runs, (run) => run.id);
+
+function groupBy(list, key) {
+  const found = new Map();
+  for (const item of list) {
+    const name = key(item);
+    if (!found.has(name)) found.set(name, []);
+    found.get(name).push(item);
+  }
+  return found;
+}
+
+const averaged = (list) => [...groupBy(list, (run) => run.id).values()].map((found) => new Item(found));
+
+// ------------------------------------------------------------------------------------------ elements
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+// ------------------------------------------------------------------------------------------- numbers
+const NOTHING = "–";
+const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
+const percent = (value, digits = 2) => (value === null ? NOTHING : fixed(100 * value, digits));
+const plain = (value, digits = 2) => (value === null ? NOTHING : fixed(value, digits));
+const whole = (value) => (value === null ? NOTHING : Math.round(value).toLocaleString("en"));
+const signed = (value, digits = 2) => {
+  const text = Math.abs(value).toFixed(digits);
+  return Number(text) === 0 ? text : `${value < 0 ? "−" : "+"}${text}`;
+};
+const points = (value) => (value === null ? NOTHING : signed(100 * value));
+const short = (value) => {
+  if (value === null) return NOTHING;
+  const size = Math.abs(value);
+  if (size >= 1e9) return `${plain(value / 1e9)} G`;
+  if (size >= 1e6) return `${plain(value / 1e6)} M`;
+  return size >= 1e4 ? `${plain(value / 1e3, 1)} k` : whole(value);
+};
+const withSpread = (found, form) => {
+  if (!found) return NOTHING;
+  return found.sd === null ? form(found.mean) : `${form(found.mean)} ± ${fixed(100 * found.sd, 2)}`;
+};
+const STATUS = { complete: ["good", "complete"], missed_target: ["warn", "missed target"], failed: ["bad", "failed"] };
+const chip = (status) => el("span", { class: `chip ${STATUS[status][0]}` }, STATUS[status][1]);
+const link = (run) => `#run/${run.id}/${run.seed}`;
+
+// ------------------------------------------------------------------------------------------- tooltip
+const tip = el("div", { class: "tip", role: "tooltip", hidden: true });
+document.body.append(tip);
+function explain(node, text) {
+  const show = () => {
+    tip.textContent = text;
+    tip.hidden = false;
+    ($("dialog[open]") ?? document.body).append(tip);
+    const box = node.getBoundingClientRect();
+    const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
+    const above = box.top - tip.offsetHeight - 8;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${above > 8 ? above : box.bottom + 8}px`;
+  };
+  const hide = () => { tip.hidden = true; };
+  for (const name of ["mouseenter", "focus"]) node.addEventListener(name, show);
+  for (const name of ["mouseleave", "blur"]) node.addEventListener(name, hide);
+  return node;
+}

@@ -1,0 +1,153 @@
+// One run: its numbers, charts and facts, in a dialog that the address names (#run/<id>/<seed>).
+const STAGES = [["dense", "dense"], ["pruned", "pruned"], ["final", "final"], ["test_best_val", "best on validation"]];
+const MEASURES = [["accuracy", "Accuracy %", percent], ["top5", "Top-5 %", percent], ["bpc", "Bits per character", (v) => plain(v, 4)],
+  ["nll", "NLL", (v) => plain(v, 4)], ["ece", "ECE %", percent], ["brier", "Brier", (v) => plain(v, 4)], ["macs", "MACs", whole],
+  ["params", "Parameters", whole], ["nonzero_params", "Non-zero parameters", whole], ["file_bytes", "File, bytes", whole],
+  ["batch_1_ms", "Latency, batch 1, ms", plain], ["batch_64_ms", "Latency, batch 64, ms", plain]];
+
+function openRun(id, seed) {
+  const found = byId.get(id) ?? [];
+  const run = found.find((item) => String(item.seed) === seed) ?? found[0];
+  const dialog = $("#detail");
+  const body = run ? describe(run, found) : [el("p", {}, "This report has no such run.")];
+  $("#detail-title").replaceChildren(run ? run.method : "Unknown run");
+  $("#detail-subtitle").textContent = run ? [`${run.model} on ${run.dataset}`, run.schedule, run.label].filter(Boolean).join(" · ") : "";
+  $("#detail-body").replaceChildren(...body.filter(Boolean));
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+function describe(run, found) {
+  return [
+    el("div", { class: "seeds" }, chip(run.status), el("span", { class: "muted" }, "seed"),
+      found.map((other) => el("a", { href: link(other), "aria-current": other === run ? "true" : null }, String(other.seed)))),
+    run.error ? el("div", { class: "alert" }, el("pre", {}, run.error)) : null,
+    run.measured ? numbersTable(run) : null,
+    el("div", { class: "charts" }, charts(run)),
+    layers(run),
+    el("section", { class: "panel" }, el("h4", {}, "How to repeat it"), el("pre", { class: "command" }, run.fact("command") ?? NOTHING)),
+    el("section", { class: "panel" }, el("h4", {}, "Facts"), facts(run)),
+  ];
+}
+
+function numbersTable(run) {
+  const stages = STAGES.filter(([stage]) => MEASURES.some(([name]) => run.get(`${stage}.${name}`) !== null));
+  const rows = MEASURES.map(([name, title, form]) => [title, stages.map(([stage]) => run.get(`${stage}.${name}`)), form])
+    .filter(([, values]) => values.some((value) => value !== null));
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers of this run" }, el("table", {},
+    el("thead", {}, el("tr", {}, el("td"), stages.map(([, title]) => el("th", { scope: "col", class: "num" }, title)))),
+    el("tbody", {}, rows.map(([title, values, form]) => el("tr", {}, el("th", { scope: "row" }, title),
+      values.map((value) => el("td", { class: "num" }, form(value))))))));
+}
+
+// -------------------------------------------------------------------------------------------- facts
+function facts(run) {
+  const list = el("dl", { class: "facts" });
+  const add = (title, value) => {
+    if (value !== null && value !== undefined && value !== "") list.append(el("dt", {}, title), el("dd", {}, value));
+  };
+  const guarantee = run.fact("guarantee") ?? {};
+  const interval = guarantee.accuracy_interval_95;
+  const over = D.estimates[run.id];
+  const versions = run.fact("versions") ?? {};
+  const git = run.fact("git");
+  add("Row of a paper", run.row);
+  add("Accuracy, 95 % interval", interval ? `${percent(interval[0])} to ${percent(interval[1])} % (Clopper–Pearson, this net, this test set)` : null);
+  add("Over seeds", over && over[3] > 1 ? `${percent(over[0])} ± ${percent(over[1])} % (sample sd, ${over[3]} seeds); 95 % t interval of the mean ± ${percent(over[2])}` : null);
+  add("Selection", guarantee.selection && `${guarantee.selection}; the test set was evaluated ${guarantee.test_evaluations} times`);
+  add("Objective", guarantee.objective);
+  add("Masked = removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
+  add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
+  add("Not pruned", pairs((run.fact("not_pruned") ?? []).map(({ layer, reason }) => [layer, reason])));
+  add("Target", pairs(Object.entries(run.fact("budget") ?? {})));
+  add("Settings", pairs(Object.entries(run.fact("settings") ?? {})));
+  add("Phases", pairs((run.fact("phases") ?? []).map((p) => [p.name, `${p.epochs} epochs, ${plain(p.seconds ?? null, 0)} s, ${short(p.train_macs ?? null)}MACs`])));
+  add("Pretrained weights", run.checkpoint && `SHA-256 ${run.checkpoint}`);
+  add("Data", pairs(Object.entries(run.fact("data") ?? {})));
+  add("Latency measured on", run.machine);
+  add("Hardware", pairs(Object.entries(run.fact("hardware") ?? {})));
+  add("Code", git ? `${git.commit}${git.dirty ? ", with uncommitted changes" : ""}` : null);
+  add("Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", "));
+  add("Started", `${run.started}${run.get("seconds") === null ? "" : `, ${whole(run.get("seconds"))} s`}`);
+  add("Folder", el("code", {}, run.place));
+  add("Id", el("code", {}, run.id));
+  return list;
+}
+
+const pairs = (list) => (list.length ? list.map(([name, value]) =>
+  el("div", {}, el("span", { class: "muted" }, `${name} `), typeof value === "object" ? JSON.stringify(value) : String(value))) : null);
+
+// -------------------------------------------------------------------------------------------- charts
+const CHART = { width: 380, height: 250, left: 40, right: 10, top: 24, bottom: 40 };
+const figure = (title, node, caption) => el("figure", { class: "panel" }, el("h4", {}, title), node,
+  caption ? el("figcaption", {}, caption) : null);
+
+function charts(run) {
+  const detail = D.details[run.key];
+  if (!run.measured) return [];
+  if (!detail) return [el("p", { class: "muted small" }, `Curves and the reliability diagram are embedded for ${D.limits.details} runs only; those of this run lie in its folder.`)];
+  const made = detail.bins ? [reliability(run, detail.bins)] : [];
+  const names = [...new Set(detail.curves.flatMap((phase) => Object.keys(phase.series)))];
+  const kinds = [["Validation accuracy %", (name) => name.includes("accuracy"), 100], ["Losses", (name) => name !== "lr" && !name.includes("accuracy"), 1], ["Learning rate", (name) => name === "lr", 1]];
+  for (const [title, wanted, factor] of kinds) {
+    const chosen = names.filter(wanted);
+    if (chosen.length) made.push(curve(title, detail.curves, chosen, factor));
+  }
+  return made;
+}
+
+function reliability(run, bins) {
+  const size = { ...CHART, height: 290, bottom: 76 };
+  const { node, x, y } = frame({ x: [0, 1], y: [0, 1] }, { label: "Reliability: accuracy against confidence", xLabel: "confidence", size });
+  const base = size.height - size.bottom;
+  const most = Math.max(...bins.map(([, count]) => count));
+  for (const [index, count, confidence, accuracy] of bins) {
+    const [left, right] = [x(index / D.limits.bins) + 0.75, x((index + 1) / D.limits.bins) - 0.75];
+    const [top, ideal] = [y(accuracy), y(confidence)];
+    const text = `confidence ${plain(confidence)}\naccuracy ${plain(accuracy)}\n${whole(count)} examples`;
+    const bar = svg("g", {}, svg("rect", { class: "kept", x: left, width: right - left, y: top, height: Math.max(0, base - top) }),
+      svg("rect", { class: "gap", x: left, width: right - left, y: Math.min(top, ideal), height: Math.abs(top - ideal) }),
+      svg("rect", { class: "gone", x: left, width: right - left, y: base + 20, height: Math.max(1, (28 * count) / most) }));
+    node.append(explain(bar, text));
+  }
+  node.append(svg("path", { class: "front", d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}` }));
+  return figure(`Reliability · ECE ${percent(run.get("final.ece"))} %`, node, "Accuracy per bin of confidence; the shaded part is the gap to the mean confidence. Below: examples per bin.");
+}
+
+function curve(title, phases, names, factor) {
+  let offset = 0;
+  const starts = phases.map((phase) => { const at = offset; offset += (phase.epochs.at(-1) ?? 0) + 1; return at; });
+  const values = phases.flatMap((phase) => names.flatMap((name) => phase.series[name] ?? [])).filter((v) => v !== null).map((v) => v * factor);
+  const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values) }, { label: title, xLabel: "epoch", size: CHART });
+  phases.forEach((phase, k) => {
+    if (k) node.append(svg("line", { class: "boundary", x1: x(starts[k] + 0.5), x2: x(starts[k] + 0.5), y1: CHART.top - 8, y2: CHART.height - CHART.bottom }));
+    node.append(svg("text", { x: x(starts[k] + (k ? 0.5 : 1)) + (k ? 4 : 0), y: CHART.top - 10 }, phase.phase));
+    names.forEach((name, i) => {
+      const series = phase.series[name] ?? [];
+      const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(v * factor)}`)).join("");
+      node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
+    });
+  });
+  const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
+  return el("figure", { class: "panel" }, el("h4", {}, title), node, el("ul", { class: "legend" }, legend));
+}
+
+function layers(run) {
+  const names = run.fact("layers") ?? [];
+  if (!names.length) return null;
+  const size = { width: 980, height: 190, left: 40, right: 6, top: 10, bottom: 30 };
+  const widths = names.map(([, , dense], i) => dense ?? run.kept[i] ?? 0);
+  const { node, x, y } = frame({ x: [0, names.length], y: [0, Math.max(...widths)] }, { label: "Kept channels per layer", xLabel: "layer, in the order of execution", size, xTicks: 10 });
+  names.forEach(([name, kind, dense], i) => {
+    const kept = run.kept[i] ?? 0;
+    const gap = Math.min(1, 0.1 * (x(1) - x(0)));
+    const bar = (value, kindOfBar) => svg("rect", { class: kindOfBar, x: x(i) + gap, width: x(i + 1) - x(i) - 2 * gap, y: y(value), height: y(0) - y(value) });
+    const text = `${name} (${kind})\n${kept}${dense ? ` of ${dense}` : ""} channels kept`;
+    node.append(explain(svg("g", {}, dense ? bar(dense, "gone") : null, bar(kept, "kept")), text));
+  });
+  const rows = names.map(([name, kind, dense], i) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, name)), el("td", {}, kind),
+    el("td", { class: "num" }, String(run.kept[i] ?? NOTHING)), el("td", { class: "num" }, String(dense ?? NOTHING))));
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ["Layer", "Kind", "Kept", "Dense"].map((title, i) => el("th", { scope: "col", class: i > 1 ? "num" : null }, title)))), el("tbody", {}, rows));
+  return el("section", { class: "panel" }, el("h4", {}, "Kept channels per layer"), node,
+    el("details", { class: "small" }, el("summary", {}, "As a table"), el("div", { class: "scroll" }, table)));
+}

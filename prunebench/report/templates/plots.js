@@ -1,0 +1,187 @@
+// Trade-off plots: one card per data set and model, three panels each.
+const SUBJECTS = 3;
+const SIZE = { width: 380, height: 260, left: 44, right: 10, top: 10, bottom: 40 };
+const Y = { "final.accuracy": ["accuracy %", 100], "final.bpc": ["bits per character", 1], "final.ece": ["ECE %", 100],
+  "final.nll": ["NLL", 1] };
+const X = [["final.macs", "dense.macs", "MACs, millions", 1e-6], ["final.params", "dense.params", "parameters, millions", 1e-6],
+  ["final.batch_1_ms", "dense.batch_1_ms", "latency, batch 1, ms", 1],
+  ["final.batch_64_ms", "dense.batch_64_ms", "latency, batch 64, ms", 1]];
+const methodIndex = new Map(D.methods.map((method, i) => [method, i]));
+const plotState = { y: "final.accuracy", batch: 1, limit: SUBJECTS };
+
+const colour = (i) => `s${i % 8}`;
+const shapeOf = (i) => (i + Math.floor(i / 8)) % 8;
+
+// Eight shapes that stay distinct without colour; r is about the radius.
+function shapePath(kind, x, y, r) {
+  const polygon = (list) => `M${list.map(([dx, dy]) => `${x + dx * r} ${y + dy * r}`).join("L")}Z`;
+  const turn = (count, inner, start) => polygon([...Array(count * (inner ? 2 : 1)).keys()].map((k) => {
+    const radius = inner && k % 2 ? inner : 1.25;
+    const angle = start + (2 * Math.PI * k) / (count * (inner ? 2 : 1));
+    return [radius * Math.cos(angle), radius * Math.sin(angle)];
+  }));
+  const plus = [[-0.4, -1.1], [0.4, -1.1], [0.4, -0.4], [1.1, -0.4], [1.1, 0.4], [0.4, 0.4], [0.4, 1.1], [-0.4, 1.1],
+    [-0.4, 0.4], [-1.1, 0.4], [-1.1, -0.4], [-0.4, -0.4]];
+  const half = Math.SQRT1_2;
+  return [
+    () => `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`,
+    () => polygon([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
+    () => turn(3, 0, -Math.PI / 2),
+    () => turn(4, 0, 0),
+    () => turn(3, 0, Math.PI / 2),
+    () => polygon(plus),
+    () => polygon(plus.map(([a, b]) => [half * (a - b), half * (a + b)])),
+    () => turn(5, 0.55, -Math.PI / 2),
+  ][kind]();
+}
+const marker = (i, x, y, r = 4.5) => svg("path", { class: "shape", d: shapePath(shapeOf(i), x, y, r) });
+
+function ticks(low, high, wanted = 5) {
+  const raw = (high - low) / wanted || 1;
+  const unit = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * unit).find((s) => s >= raw * 0.999);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) + (Math.abs(step / unit - 2.5) < 1e-9 ? 1 : 0);
+  const list = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) list.push(k * step);
+  return list.map((value) => [value, fixed(value, digits)]);
+}
+
+// An empty chart with ticks; gives the drawing and its two scales. domain: {x: [low, high], y: [low, high]}
+function frame(domain, { label, xLabel, yLabel, size = SIZE, xTicks = 5, yTicks = 5 }) {
+  const { width, height, left, right, top, bottom } = size;
+  const scale = ([low, high], from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+  const x = scale(domain.x, left, width - right);
+  const y = scale(domain.y, height - bottom, top);
+  const node = svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": label });
+  for (const [value, text] of ticks(...domain.y, yTicks)) {
+    node.append(svg("line", { class: "tick", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text));
+  }
+  for (const [value, text] of ticks(...domain.x, xTicks)) {
+    node.append(svg("line", { class: "tick", x1: x(value), x2: x(value), y1: top, y2: height - bottom }),
+      svg("text", { x: x(value), y: height - bottom + 15, "text-anchor": "middle" }, text));
+  }
+  node.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
+    svg("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
+  if (yLabel) node.append(svg("text", { x: left, y: top - 8 }, yLabel));
+  return { node, x, y };
+}
+
+function padded(values, share = 0.06) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = (high - low || Math.abs(high) || 1) * share;
+  return [low - room, high + room];
+}
+
+// The points (x, y) that no other beats, by rising x; best is +1 if more y is better.
+function front(list, best) {
+  const kept = [];
+  for (const point of [...list].sort((a, b) => a.x - b.x || best * (b.y - a.y))) {
+    if (!kept.length || best * point.y > best * kept.at(-1).y) kept.push(point);
+  }
+  return kept;
+}
+
+function panel(items, [name, denseName, xLabel, factor], title) {
+  const [yLabel, times] = Y[plotState.y];
+  const timed = name.includes("batch_") ? commonMachine(items) : null;
+  const list = items.filter((item) => item.get(name) && item.get(plotState.y) && (!timed || item.first.machine === timed))
+    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(plotState.y) * times,
+      sd: (item.get(plotState.y).sd ?? 0) * times }));
+  if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
+  const dense = summarise(list.map(({ item }) => item.mean(plotState.y.replace("final", "dense"))).filter((v) => v !== null));
+  const denseX = summarise(list.map(({ item }) => item.mean(denseName)).filter((v) => v !== null));
+  const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
+  const chart = frame({
+    x: padded([...list.map((p) => p.x), ...(known ? [known.x] : [])]),
+    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])]),
+  }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel });
+  drawFront(chart, list, known);
+  drawPoints(chart, list, yLabel, xLabel);
+  const others = timed ? items.filter((item) => item.get(name)).length - list.length : 0;
+  const note = timed ? `${timed}${others ? `; ${others} measured on other machines left out` : ""}` : "";
+  return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
+}
+
+function commonMachine(items) {
+  const counts = groupBy(items.filter((item) => item.first.machine), (item) => item.first.machine);
+  return [...counts].sort((a, b) => b[1].length - a[1].length)[0]?.[0] ?? "";
+}
+
+function drawFront({ node, x, y }, list, known) {
+  const best = plotState.y === "final.accuracy" ? 1 : -1;
+  const steps = front(list, best);
+  const path = steps.map((p, i) => (i ? `H${x(p.x)}V${y(p.y)}` : `M${x(p.x)} ${y(p.y)}`)).join("");
+  if (steps.length > 1) node.append(svg("path", { class: "front", d: path }));
+  if (!known) return;
+  const [from, to] = [x(Math.min(...list.map((p) => p.x))), x(known.x)];
+  node.append(svg("line", { class: "dense", x1: from, x2: to, y1: y(known.y), y2: y(known.y) }),
+    svg("text", { x: to, y: y(known.y) - 6, "text-anchor": "end" }, "dense"));
+}
+
+function drawPoints({ node, x, y }, list, yLabel, xLabel) {
+  const lines = groupBy(list, ({ item }) => `${item.first.method} ${item.first.schedule}`);
+  for (const found of lines.values()) {
+    const path = [...found].sort((a, b) => a.x - b.x).map((p, i) => `${i ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("");
+    node.append(svg("g", { class: colour(methodIndex.get(found[0].item.first.method)) }, svg("path", { class: "thin", d: path })));
+  }
+  const made = [...list].sort((a, b) => a.x - b.x).map((p, i) => {
+    const { first, runs: own } = p.item;
+    const index = methodIndex.get(first.method);
+    const text = [`${first.method}${first.label ? ` · ${first.label}` : ""}`,
+      `${yLabel} ${plain(p.y)}${p.sd ? ` ± ${plain(p.sd)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
+      `${xLabel} ${plain(p.x)}`, `${first.schedule}, MACs removed ${percent(p.item.mean("macs_removed"), 1)} %`].join("\n");
+    const whisker = p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null;
+    return explain(svg("a", { href: link(first), class: `point ${colour(index)}`, tabindex: i ? -1 : 0, "aria-label": text },
+      whisker, marker(index, x(p.x), y(p.y))), text);
+  });
+  node.append(...made);
+  rove(node, made);
+}
+
+// One stop of the tab key per plot; the arrow keys walk along the points.
+function rove(node, made) {
+  node.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+    const at = made.indexOf(document.activeElement);
+    if (!step || at < 0) return;
+    event.preventDefault();
+    const next = made[(at + step + made.length) % made.length];
+    made[at].setAttribute("tabindex", -1);
+    next.setAttribute("tabindex", 0);
+    next.focus();
+  });
+}
+
+function drawSubjects(list) {
+  const measured = list.filter((run) => run.measured && run.get(plotState.y) !== null);
+  const subjects = [...groupBy(measured, (run) => JSON.stringify([run.dataset, run.model])).values()]
+    .map((found) => averaged(found)).sort((a, b) => b.length - a.length);
+  const cards = subjects.slice(0, plotState.limit).map(subject);
+  $("#subjects").replaceChildren(...(cards.length ? cards : [el("p", { class: "muted" }, "No measured run fits these filters.")]));
+  const rest = subjects.length - cards.length;
+  $("#more-subjects").hidden = rest <= 0;
+  $("#more-subjects").textContent = `Show ${Math.min(rest, 2 * SUBJECTS)} more of ${rest} data sets and models`;
+}
+
+function subject(items) {
+  const { model, dataset } = items[0].first;
+  const methods = [...groupBy(items, (item) => item.first.method)].sort((a, b) => methodIndex.get(a[0]) - methodIndex.get(b[0]));
+  const legend = methods.map(([method, found]) => {
+    const i = methodIndex.get(method);
+    const text = `${method} (${found.length})`;
+    return el("li", { class: colour(i) }, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(i, 7, 7)), el("span", {}, text));
+  });
+  const shown = X.filter(([name]) => !name.includes("batch_") || name.includes(`batch_${plotState.batch}_`));
+  return el("article", { class: "subject" }, el("h4", {}, `${model} on ${dataset}`), el("ul", { class: "legend" }, legend),
+    el("div", { class: "panels" }, shown.map((axis) => panel(items, axis, `${model} on ${dataset}`))));
+}
+
+function buildPlots() {
+  const select = $("#metric");
+  for (const [name, [title]] of Object.entries(Y)) if (COLUMN.has(name)) select.append(el("option", { value: name }, title));
+  if (!COLUMN.has(plotState.y)) plotState.y = select.value;
+  select.addEventListener("change", () => { plotState.y = select.value; drawSubjects(filtered()); });
+  $("#batch").addEventListener("change", (event) => { plotState.batch = event.target.value; drawSubjects(filtered()); });
+  $("#more-subjects").addEventListener("click", () => { plotState.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
+}

@@ -1,0 +1,117 @@
+"""``result.json``: the contract between a run and everything that reads it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunebench.errors import UserError
+
+SCHEMA = 1
+STATUSES = ("complete", "failed", "missed_target")
+FILE = "result.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the new one, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a result is as public as the umask says
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON; numbers that are not finite become null, since JSON has no word for them."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is missing, truncated or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it to have it written again") from None
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``rows`` as CSV; the columns are the union of the rows' keys in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with tempfile.SpooledTemporaryFile(mode="w+", newline="", max_size=1 << 24) as buffer:
+        writer = csv.DictWriter(buffer, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        buffer.seek(0)
+        write_text(path, buffer.read())
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a run folder, with its schema checked.
+
+    Raises:
+        UserError: there is none, it is broken, or it has another schema.
+    """
+    result = read_json(folder / FILE)
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA or result.get("status") not in STATUSES:
+        raise UserError(f"{folder / FILE} is not a result of schema {SCHEMA}; delete it to run again")
+    return result
+
+
+def is_complete(folder: Path) -> bool:
+    """True if the run in ``folder`` has ended with numbers (``failed`` and interrupted runs are run again)."""
+    if not (folder / FILE).exists():
+        return False
+    return read_result(folder)["status"] != "failed"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows of the closing table: a label and the cells dense / pruned / final; percent only here."""
+    metrics, cost, latency = result["metrics"], result["cost"], result.get("latency") or {}
+    stages = ("dense", "pruned", "final")
+
+    def cells(values: Mapping[str, Any], key: str, form: str, scale: int = 1) -> list[str]:
+        picked = [(values.get(stage) or {}).get(key) for stage in stages]
+        return ["–" if value is None else form.format(value * scale) for value in picked]
+
+    rows = [
+        ("test accuracy %", cells(metrics, "accuracy", "{:.2f}", 100)),
+        ("top-5 %", cells(metrics, "top5", "{:.2f}", 100)),
+        ("NLL", cells(metrics, "nll", "{:.4f}")),
+        ("ECE %", cells(metrics, "ece", "{:.2f}", 100)),
+        ("MACs", cells(cost, "macs", "{:,}")),
+        ("parameters", cells(cost, "params", "{:,}")),
+        ("non-zero parameters", cells(cost, "nonzero_params", "{:,}")),
+        ("latency ms, batch 1", cells(latency, "batch_1_ms", "{:.2f}")),
+        ("latency ms, batch 64", cells(latency, "batch_64_ms", "{:.1f}")),
+    ]
+    return [(label, row) for label, row in rows if any(cell != "–" for cell in row)]

@@ -1,0 +1,272 @@
+"""Rows of the papers' tables: ``conf/rows/<paper>.yaml`` as data, and each that can run as ``experiment=<paper>-<row>``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prunebench.errors import UserError, nearest
+from prunebench.help import conf_folder
+from prunebench.rows.build import build_paper
+from prunebench.rows.compare import compare
+from prunebench.rows.printed import Contradiction, check_derived
+from prunebench.rows.row import Paper, Row
+
+__all__ = [
+    "Contradiction",
+    "Paper",
+    "Row",
+    "check_derived",
+    "compare",
+    "compose",
+    "fairness",
+    "find",
+    "load",
+    "load_papers",
+    "register",
+]
+
+GROUP = "experiment"
+# a run with these changed still reproduces its row
+NEUTRAL = ("seed", "paths", "logger", "latency", "hydra", "model.pretrained", "model.pretrained_sha256")
+PLACEMENT = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_threads", "trainer.progress")
+
+
+# ------------------------------------------------------------------------------------------------ reading the files
+def load(folder: Path | None = None, papers: Sequence[str] | None = None) -> list[Row]:
+    """All rows in the order of their files.
+
+    Args:
+        folder: of the rows files; None = ``conf/rows``.
+        papers: names of the files to read; None = all.
+
+    Raises:
+        UserError: a file, row or value that is not what it must be.
+    """
+    return [row for paper in load_papers(folder, papers) for row in paper.rows]
+
+
+def load_papers(folder: Path | None = None, papers: Sequence[str] | None = None) -> list[Paper]:
+    """The papers with their rows; see :func:`load`."""
+    folder = folder or conf_folder() / "rows"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    for name in papers or ():
+        if name not in names:
+            raise UserError(f"there are no rows of the paper {name}{nearest(name, names)}")
+    return [_paper(folder, name) for name in (names if papers is None else papers)]
+
+
+def find(name: str) -> Row:
+    """The row or arm called ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = load(papers=_papers_of([name]))
+    for row in found:
+        for part in (row, *row.arms):
+            if part.name == name:
+                return part
+    known = [part.name for row in load() for part in row.parts]
+    raise UserError(f"there is no row {name}{nearest(name, known)}")
+
+
+@cache
+def _paper(folder: Path, name: str) -> Paper:
+    content = _content(folder, name)
+
+    def recipes(wanted: str) -> Mapping[str, Any] | None:
+        paper, _, recipe = wanted.rpartition("/")
+        source = content if not paper else _content(folder, paper)
+        found: Mapping[str, Any] | None = (source.get("recipes") or {}).get(recipe)
+        return found
+
+    return build_paper(name, content, recipes)
+
+
+@cache
+def _content(folder: Path, name: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = folder / f"{name}.yaml"
+    try:
+        # no interpolation: a row's text may hold anything
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping, see the other rows files")
+    return {str(key): value for key, value in content.items()}
+
+
+# ------------------------------------------------------------------------------------------- experiment=<paper>-<row>
+def register(arguments: Sequence[str]) -> None:
+    """Make the rows that ``arguments`` ask for options of the config group ``experiment``.
+
+    Nothing is read where no argument starts with ``experiment``.
+
+    Raises:
+        UserError: a row that does not exist, that cannot run (with the reason), or a pattern without a match.
+    """
+    given = [argument for argument in arguments if argument.lstrip("+").split("=", 1)[0] == GROUP]
+    if not given:
+        return
+    wanted = [pattern for argument in given for pattern in _patterns(argument)]
+    parts = [part for row in load(papers=_papers_of(wanted)) for part in row.parts]
+    for pattern in wanted:
+        _check(pattern, parts)
+    for part in parts:
+        if part.overrides is not None:
+            _store(part, arguments)
+
+
+def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The resolved configuration that runs ``row``, as plain data; ``overrides`` win, as on the command line.
+
+    Raises:
+        UserError: the row cannot run.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    arguments = [f"{GROUP}={row.name}", *overrides]
+    register(arguments)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(hydra_compose("config", overrides=arguments), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def fairness(a: Row | Mapping[str, Any], b: Row | Mapping[str, Any]) -> Any:
+    """Label of a comparison: ``a`` and ``b`` are rows, results (content of ``result.json``) or resolved configurations.
+
+    Returns:
+        A :class:`prunebench.rows.fairness.Fairness`.
+    """
+    from prunebench.rows.fairness import judge, setup_of
+
+    def setup(source: Row | Mapping[str, Any]) -> Any:
+        if not isinstance(source, Row):
+            return setup_of(source)
+        removed = source.value("macs_removed")
+        return setup_of(compose(source), macs_kept=None if removed is None else 1 - removed)
+
+    return judge(setup(a), setup(b))
+
+
+def _patterns(argument: str) -> list[str]:
+    """Names and globs in ``experiment=a``, ``experiment=a,b`` or ``experiment=glob(a*)``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, Glob
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException as error:
+        raise UserError(f"{argument} is no override: {str(error).splitlines()[0]}") from None
+    match value:
+        case None:
+            return []
+        case Glob():
+            return [str(pattern) for pattern in value.include]
+        case ChoiceSweep():
+            return [str(getattr(item, "text", item)) for item in value.list]
+        case str():
+            return [value]
+    raise UserError(f"{argument} must name rows: experiment=fpgm-t1_resnet56_only40 or experiment='glob(fpgm-*)'")
+
+
+def _papers_of(patterns: Sequence[str]) -> list[str]:
+    """The files that rows with these names or globs are in; file names are short, so reading stays fast."""
+    stems = sorted(path.stem for path in (conf_folder() / "rows").glob("*.yaml"))
+
+    def fits(stem: str, pattern: str) -> bool:
+        literal = pattern.split("*")[0].split("?")[0].split("[")[0]
+        start = f"{stem}-"
+        return literal.startswith(start) or start.startswith(literal)
+
+    return [stem for stem in stems if any(fits(stem, pattern) for pattern in patterns)]
+
+
+def _check(pattern: str, parts: Sequence[Row]) -> None:
+    """Refuse a name that is no row or cannot run, and a glob without a row that runs."""
+    if any(character in pattern for character in "*?["):
+        matches = [part for part in parts if fnmatchcase(part.name, pattern)]
+        if not any(part.overrides is not None for part in matches):
+            why = f"; its {len(matches)} rows cannot run, for example {matches[0].pending}" if matches else ""
+            raise UserError(f"experiment=glob({pattern}) matches no row that runs{why}")
+        return
+    by_name = {part.name: part for part in parts}
+    if pattern not in by_name:
+        arms = [part.name for part in parts if part.name.startswith(f"{pattern}-")]
+        known = arms or [part.name for row in load() for part in row.parts]
+        hint = f"; it has the arms {', '.join(arms)}" if arms else nearest(pattern, known)
+        raise UserError(f"experiment={pattern} is no row{hint}; scripts/rows.py list shows all")
+    row = by_name[pattern]
+    if row.overrides is None:
+        source = f"; its own row is {row.same_as}" if row.same_as else ""
+        raise UserError(f"experiment={pattern} cannot run: {row.pending}{source}")
+
+
+def _store(row: Row, arguments: Sequence[str]) -> None:
+    """The row as an option of the group, for Hydra."""
+    from hydra.core.config_store import ConfigStore
+
+    assert row.overrides is not None
+    keys = [argument.lstrip("+~").split("=", 1)[0].split("@")[0] for argument in arguments]
+    # the phases of a row belong to its schedule: with another one on the command line they would be added to it
+    dropped = {"schedule"} & set(keys)
+    groups = {key: value for key, value in row.overrides.items() if "." not in key and key not in dropped}
+    node: dict[str, Any] = {"defaults": [*({f"override /{key}": value} for key, value in groups.items()), "_self_"]}
+    for key, value in row.overrides.items():
+        *path, last = key.split(".")
+        if path and path[0] not in dropped:
+            place = node
+            for part in path:
+                place = place.setdefault(part, {})
+            old = place.get(last)
+            place[last] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else _copy(value)
+    node["row"] = _expected(row, arguments, keys)
+    ConfigStore.instance().store(group=GROUP, name=row.name, node=node, package="_global_")
+
+
+def _expected(row: Row, arguments: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+    """What a run carries of its row into ``result.json``."""
+    neutral = (GROUP, *NEUTRAL, *PLACEMENT)
+    changed = [
+        argument
+        for argument, key in zip(arguments, keys, strict=True)
+        if "=" in argument and not any(key == name or key.startswith(f"{name}.") for name in neutral)
+    ]
+    found = {
+        "id": row.name,
+        "paper": row.paper,
+        "table": row.table,
+        "setting": row.setting,
+        "kind": row.kind,
+        "convention": row.convention,
+        "tolerance": row.tolerance,
+        "source": row.mark,
+        "reported": {key: list(value) if isinstance(value, tuple) else value for key, value in row.reported.items()},
+        "changed": changed,
+    }
+    return {key: _escaped(value) for key, value in found.items()}
+
+
+def _escaped(value: Any) -> Any:
+    """Text from outside is text: OmegaConf would read ``${…}`` in it as an instruction."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value

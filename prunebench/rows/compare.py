@@ -1,0 +1,108 @@
+"""A run beside the row that it reproduces: how far, and whether the comparison may be made at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunebench.rows.row import Row
+
+
+def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None = None) -> dict[str, Any]:
+    """The run's accuracy beside the paper's, and every other value that both have.
+
+    A difference says something about the method only if both started from the same place: it is refused where our
+    own dense net misses the paper's by more than the row's tolerance.
+
+    Args:
+        result: content of ``result.json``.
+        row: the row or arm that it reproduces.
+        dense_accuracy: of our own dense net, where the run itself trained none (``schedule=simultaneous``).
+
+    Returns:
+        ``paper``, ``ours``, ``difference`` (ours - paper), ``within_tolerance`` (both None if refused), ``refused``
+        (the reason, or None), ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``baseline``
+        (``paper``, ``ours``, ``difference``, ``checked``) and ``others`` (name -> ``paper``, ``ours``, ``difference``,
+        ``units``).
+    """
+    metrics = result.get("metrics") or {}
+    ours = (metrics.get("final") or {}).get("accuracy")
+    paper = row.value("accuracy")
+    if paper is None and row.kind == "baseline":
+        paper = row.value("dense_accuracy")
+    own_dense = (metrics.get("dense") or {}).get("accuracy", dense_accuracy)
+    baseline = _baseline(row, own_dense)
+    refused = _refused(result, row, paper, ours, baseline)
+    difference = None if refused else ours - paper  # type: ignore[operator]  # neither is None, see _refused
+    return {
+        "row": row.name,
+        "metric": "accuracy",
+        "units": "fraction",
+        "paper": paper,
+        "ours": ours,
+        "difference": difference,
+        "within_tolerance": None if difference is None else abs(difference) <= row.tolerance,
+        "refused": refused,
+        "tolerance": row.tolerance,
+        "mark": row.mark,
+        "baseline": baseline,
+        "others": _others(result, row, own_dense),
+    }
+
+
+def _baseline(row: Row, ours: float | None) -> dict[str, Any]:
+    paper = None if row.kind == "baseline" else row.value("dense_accuracy")
+    known = paper is not None and ours is not None
+    return {
+        "paper": paper,
+        "ours": ours,
+        "difference": ours - paper if known else None,  # type: ignore[operator]
+        "checked": known,
+    }
+
+
+def _refused(
+    result: Mapping[str, Any], row: Row, paper: float | None, ours: float | None, baseline: Mapping[str, Any]
+) -> str | None:
+    if row.kind == "quoted":
+        return "the row quotes another method; such rows are never compared or ranked"
+    if result.get("row") != row.name:
+        return f"the run is of {result.get('row') or 'no row'}, not of {row.name}"
+    if result.get("status") == "failed":
+        return f"the run failed: {result.get('error')}"
+    changed = (result.get("expected") or {}).get("changed") or []
+    if changed:
+        return f"the run has other settings than the row: {', '.join(map(str, changed))}"
+    if ours is None:
+        return "the run has no final accuracy"
+    if paper is None:
+        return "the paper gives no accuracy for this row"
+    if baseline["checked"] and abs(baseline["difference"]) > row.tolerance:
+        return (
+            f"our dense net has {100 * baseline['ours']:.2f} %, the paper's {100 * baseline['paper']:.2f} %: "
+            f"more than {100 * row.tolerance:g} points apart"
+        )
+    return None
+
+
+def _others(result: Mapping[str, Any], row: Row, own_dense: float | None) -> dict[str, dict[str, Any]]:
+    """What both have beside the accuracy; counts only where the paper counts as we do."""
+    final, cost = (result.get("metrics") or {}).get("final") or {}, result.get("cost") or {}
+    dense_cost, final_cost = cost.get("dense") or {}, cost.get("final") or {}
+    ours: dict[str, tuple[Any, str]] = {name: (final.get(name), "fraction") for name in ("top5", "ece")}
+    ours["nll"] = final.get("nll"), "nats"
+    for name in ("macs_removed", "params_removed"):
+        ours[name] = cost.get(name), "fraction"
+    accuracy = final.get("accuracy")
+    known = accuracy is not None and own_dense is not None
+    ours["accuracy_drop"] = (own_dense - accuracy if known else None), "fraction"
+    ours["params"], ours["dense_params"] = (final_cost.get("params"), "count"), (dense_cost.get("params"), "count")
+    if row.convention in ("conv_linear", "flops_two_per_mac"):
+        size = "macs" if row.convention == "conv_linear" else "flops"
+        ours[size], ours[f"dense_{size}"] = (final_cost.get(size), "count"), (dense_cost.get(size), "count")
+    found = {}
+    for name, (value, units) in ours.items():
+        paper = row.value(name)
+        if value is not None and paper is not None:
+            found[name] = {"paper": paper, "ours": value, "difference": value - paper, "units": units}
+    return found

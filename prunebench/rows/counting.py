@@ -1,0 +1,129 @@
+"""Our count of a cut net in the convention of a row, beside the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from prunebench.errors import UserError
+from prunebench.rows.conventions import PROJECTIONS
+from prunebench.rows.row import Row
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.steps import Mix
+
+LIMIT = 0.01
+"""A count that differs by more than this share of the published one needs a reason in the row."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A published count of a row and ours of the same thing.
+
+    Attributes:
+        row: name of the row or arm.
+        what: ``macs``, ``flops``, ``macs_removed``, ``params`` or ``params_removed``, with ``dense_`` for the dense net.
+        published, ours: in the convention of the row.
+        note: the reason that the row gives for a difference.
+    """
+
+    row: str
+    what: str
+    published: float
+    ours: float
+    note: str | None
+
+    @property
+    def difference(self) -> float:
+        """Ours relative to the published one, a fraction."""
+        return self.ours / self.published - 1
+
+    @property
+    def differs(self) -> bool:
+        """Beyond :data:`LIMIT`."""
+        return abs(self.difference) > LIMIT
+
+    @property
+    def unexplained(self) -> bool:
+        """It differs and the row does not say why."""
+        return self.differs and not self.note
+
+
+def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str, float]) -> list[Count]:
+    """Every count that the row publishes, beside ours.
+
+    Args:
+        row: a row or an arm.
+        graph: of its dense net.
+        plan: a cut of the row's ratios.
+        rates: layer -> real-valued share of its channels that goes, for the nominal conventions.
+    """
+    ours: dict[str, float] = {"params": graph.params(plan), "dense_params": graph.params(Plan())}
+    if row.convention not in ("unstated", "none"):
+        size = "flops" if row.convention == "flops_two_per_mac" else "macs"
+        ours[size] = count(graph, plan, row.convention, rates)
+        ours[f"dense_{size}"] = count(graph, Plan(), row.convention, {})
+        ours["macs_removed"] = 1 - ours[size] / ours[f"dense_{size}"]
+    ours["params_removed"] = 1 - ours["params"] / ours["dense_params"]
+    found = []
+    for what, value in ours.items():
+        published = row.reported.get(what, row.printed.get(what))
+        if isinstance(published, int | float) and published:
+            found.append(Count(row.name, what, published, value, row.macs_note))
+    return found
+
+
+def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, float]) -> float:
+    """What a paper with this convention would print for the net that ``plan`` leaves of ``graph``'s.
+
+    Raises:
+        UserError: the convention does not define a count.
+    """
+    match convention:
+        case "conv_linear" | "flops_two_per_mac":
+            return graph.macs(plan) * (2 if convention == "flops_two_per_mac" else 1)
+        case "conv_linear_no_projection":
+            return sum(macs for name, (macs, _) in _per_layer(graph, plan).items() if not _is_projection(name))
+        case "conv_nominal" | "conv_nominal_projection":
+            return _nominal(graph, rates, projections=convention == "conv_nominal_projection")
+        case "thop" | "macs_bias":
+            total = 0
+            for name, (macs, outputs) in _per_layer(graph, plan).items():
+                layer = graph.layers[name]
+                normed = 2 * (layer.norm is not None) if convention == "thop" else 0
+                # a linear layer's bias is free in thop 0.0.31
+                biased = layer.has_bias and (convention == "macs_bias" or layer.kind != "linear")
+                total += macs + outputs * (biased + normed)
+            return total
+        case _:
+            raise UserError(f"the convention {convention} defines no count")
+
+
+def _per_layer(graph: ChannelGraph, plan: Plan) -> dict[str, tuple[int, int]]:
+    """Layer -> (multiply-accumulates, output elements) of one sample in the shrunk net."""
+    live, choice = graph.live(plan)
+    found: dict[str, tuple[int, int]] = {}
+    for step, needed in zip(graph.steps, graph.needed(live), strict=True):
+        if needed and isinstance(step, Mix):
+            kept = live[step.index].bit_count()
+            macs = step.macs_each * step.num_features(live, choice) * kept
+            found[step.module] = macs, kept * graph.layers[step.module].positions
+    return found
+
+
+def _nominal(graph: ChannelGraph, rates: Mapping[str, float], *, projections: bool) -> float:
+    """Real-valued rates: ``keep(layer) * keep(the layer it reads)`` of the dense count."""
+    source = {reader: name for name, layer in graph.layers.items() for reader in layer.readers}
+    total = 0.0
+    for name, layer in graph.layers.items():
+        if layer.kind == "linear" or (_is_projection(name) and not projections):
+            continue
+        macs = layer.positions * layer.kernel_area * layer.in_channels * layer.out_channels / layer.groups
+        read = rates.get(source[name], 0.0) if name in source else 0.0
+        total += macs * (1 - rates.get(name, 0.0)) * (1 - read)
+    return total
+
+
+def _is_projection(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in PROJECTIONS)

@@ -1,0 +1,213 @@
+"""Is a comparison fair? The labels of Wang et al. (2023), "Why is the state of neural network pruning so confusing?".
+
+A gain must come from the pruning (ratio, criterion or schedule), not from the pretraining or the fine-tuning around it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from prunebench.phase import Phase, lr_factor
+
+LADDER: Mapping[str, str] = {
+    "S1": "same data, net and rate",
+    "S2": "and the same base model",
+    "S3.1": "and the same number of fine-tuning epochs",
+    "S3.2": "and the same fine-tuning learning rates",
+    "S4.1": "and the same number of pruning epochs",
+    "S4.2": "and the same pruning learning rates",
+}
+"""Each label includes those before it."""
+TOTALS: Mapping[str, str] = {
+    "SX-A": "same data, net and rate, other base models, the same number of epochs in all",
+    "SX-B": "same data, net and rate, other base models, the same training compute in all",
+}
+GATE = "S3.2"
+"""A difference below this label says little about the method (Wang et al., p. 12)."""
+
+SAME_RATE = 0.01
+"""Shares of MACs that stay and differ by no more than this are the same rate."""
+OPERATIONAL = ("epochs", "batch_size", "eval_batch_size", "num_workers", "download", "folder", "name", "_target_")
+"""Keys of a data set that change no picture; the batch size of training is part of the phases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a comparison has to hold equal; see :func:`setup_of`."""
+
+    data: Mapping[str, Any]
+    net: Mapping[str, Any]
+    macs_kept: float | None
+    recipe: str
+    seed: int | None
+    weights: tuple[str, str | None] | None
+    finetune: Sequence[Phase] = ()
+    pruning: Sequence[Phase] = ()
+    epochs: int = 0
+    train_macs: float | None = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def same_base(self, other: Setup) -> bool:
+        """Both start from the same weights, as far as that is known."""
+        if self.weights and other.weights:
+            (name, sha), (other_name, other_sha) = self.weights, other.weights
+            return sha == other_sha if sha and other_sha else name == other_name
+        if self.weights or other.weights or self.recipe != other.recipe:
+            return False
+        return self.seed == other.seed or self.seed is None or other.seed is None
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """How fair a comparison is.
+
+    Attributes:
+        label: the strictest one that holds, None if not even the data, net and rate agree.
+        holds: all that hold.
+        differences: settings outside the method that differ.
+    """
+
+    label: str | None
+    holds: tuple[str, ...]
+    differences: tuple[str, ...]
+
+    @property
+    def fair(self) -> bool:
+        """``S3.2`` or stricter."""
+        return GATE in self.holds
+
+
+def setup_of(source: Mapping[str, Any], *, macs_kept: float | None = None) -> Setup:
+    """The setup of a result (content of ``result.json``) or of a resolved configuration.
+
+    Args:
+        source: a result has ``schema``, a configuration has ``schedule.phases``.
+        macs_kept: share of the MACs that stays, for a configuration.
+    """
+    if "schema" in source:
+        records = [record for record in source.get("phases") or [] if "settings" in record]
+        phases = [Phase(**record["settings"]) for record in records]
+        cost = source.get("cost") or {}
+        removed = cost.get("macs_removed")
+        known = source["model"].get("pretrained")
+        weights = (known["source"], known["sha256"]) if known else None
+        return Setup(
+            data=_data(source["dataset"]["settings"]),
+            net=_net(source["model"]["settings"]),
+            macs_kept=None if removed is None else 1 - removed,
+            weights=weights,
+            seed=source["run"]["seed"],
+            train_macs=sum(float(record["train_macs"]) for record in records),
+            trainer=source.get("trainer") or {},
+            **_split(phases),
+        )
+    phases = [Phase(**{"name": name, **_given(values)}) for name, values in source["schedule"]["phases"].items()]
+    pretrained = source["model"].get("pretrained")
+    weights = (PurePosixPath(pretrained).name, source["model"].get("pretrained_sha256")) if pretrained else None
+    if weights:
+        phases = [phase for phase in phases if not phase.pretrain]
+    return Setup(
+        data=_data(source["dataset"]),
+        net=_net(source["model"]),
+        macs_kept=macs_kept,
+        weights=weights,
+        seed=None,
+        trainer={},
+        **_split(phases),
+    )
+
+
+def judge(a: Setup, b: Setup) -> Fairness:
+    """The strictest label that holds between two setups, and what differs outside the method."""
+    differences = _differences(a, b)
+    if a.data != b.data or a.net != b.net or not _same_rate(a, b):
+        return Fairness(None, (), (*differences, *([] if _same_rate(a, b) else ["rate"])))
+    steps = {
+        "S1": True,
+        "S2": a.same_base(b),
+        "S3.1": _epochs(a.finetune) == _epochs(b.finetune),
+        "S3.2": _training(a.finetune) == _training(b.finetune),
+        "S4.1": _epochs(a.pruning) == _epochs(b.pruning),
+        "S4.2": _training(a.pruning) == _training(b.pruning),
+    }
+    holds: list[str] = []
+    for label, true in steps.items():
+        if not true:
+            break
+        holds.append(label)
+    label = holds[-1]
+    if not steps["S2"]:
+        if a.epochs == b.epochs:
+            holds.append("SX-A")
+        if a.train_macs and b.train_macs and abs(a.train_macs / b.train_macs - 1) <= SAME_RATE:
+            holds.append("SX-B")
+        label = holds[-1]
+    return Fairness(label, tuple(holds), differences)
+
+
+def _data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": settings["name"], **{key: value for key, value in settings.items() if key not in OPERATIONAL}}
+
+
+def _net(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if not key.startswith("pretrained")}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
+
+
+def _split(phases: Sequence[Phase]) -> dict[str, Any]:
+    """Phases before the last cut (but the pretraining) prune, those from the last cut on fine-tune."""
+    cuts = [index for index, phase in enumerate(phases) if phase.prune]
+    first = cuts[-1] if cuts else len(phases)
+    pretraining = [phase for phase in phases if phase.pretrain]
+    return {
+        "recipe": json.dumps([[phase.epochs, *_training([phase])] for phase in pretraining], default=str),
+        "finetune": [phase for phase in phases[first:] if phase.epochs],
+        "pruning": [phase for phase in phases[:first] if not phase.pretrain],
+        "epochs": _epochs(phases),
+    }
+
+
+def _epochs(phases: Iterable[Phase]) -> int:
+    return sum(phase.epochs for phase in phases)
+
+
+def _training(phases: Iterable[Phase]) -> list[tuple[Any, ...]]:
+    """What training a phase means: its learning rate at each epoch, and what goes with it."""
+    return [
+        (
+            [round(phase.lr * lr_factor(phase, 10 * epoch, 10), 12) for epoch in range(phase.epochs)],
+            phase.optimizer,
+            phase.momentum,
+            phase.nesterov,
+            phase.weight_decay,
+            phase.batch_size,
+            phase.label_smoothing,
+        )
+        for phase in phases
+    ]
+
+
+def _same_rate(a: Setup, b: Setup) -> bool:
+    return a.macs_kept is not None and b.macs_kept is not None and abs(a.macs_kept - b.macs_kept) <= SAME_RATE
+
+
+def _differences(a: Setup, b: Setup) -> tuple[str, ...]:
+    found = []
+    for group in ("data", "net", "trainer"):
+        one, other = getattr(a, group), getattr(b, group)
+        if one and other:
+            keys = sorted({*one, *other})
+            found += [f"{group}.{key}" for key in keys if one.get(key) != other.get(key)]
+    if not a.same_base(b):
+        found.append("base model")
+    for name in ("finetune", "pruning"):
+        if _training(getattr(a, name)) != _training(getattr(b, name)):
+            found.append(f"{name} training")
+    return tuple(found)

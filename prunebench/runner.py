@@ -1,0 +1,218 @@
+"""From a built job to its result: run the method, measure, write ``result.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from prunebench import runtime, saved
+from prunebench.identity import digest, identity
+from prunebench.job import Job
+from prunebench.lock import FolderLock
+from prunebench.measure import cost, latency
+from prunebench.method import Method
+from prunebench.result import FILE, SCHEMA, write_json, write_rows, write_text
+from prunebench.surgery.plan import Plan
+
+log = logging.getLogger("prunebench")
+TARGET_TOLERANCE = 0.01
+"""A MAC or parameter target missed by more than this fraction of it makes a run ``missed_target``."""
+
+
+def execute(
+    job: Job, net: nn.Module, method: Method, *, config: Mapping[str, Any], config_text: str, weights: Any
+) -> dict[str, Any]:
+    """Carry out one run.
+
+    Args:
+        net: the dense net, with fresh or pretrained weights.
+        config: the resolved configuration; ``config_text`` is the same as YAML.
+        weights: what is known about pretrained weights, else None.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UserError: refused before anything is trained, or locked by another run; nothing is written then.
+        Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
+    """
+    method.check(net, job)
+    with FolderLock(job.folder), _log_file(job.folder):
+        write_text(job.folder / "config.yaml", config_text)
+        started, clock = _now(), time.perf_counter()
+        head = _head(job, config, started)
+        try:
+            compact, plan = _run(job, net, method)
+            result = {**head, **_measurements(job, net, compact, plan, method, config)}
+        except BaseException as error:
+            log.error("failed: %s", error)
+            head["run"] |= {"finished": _now(), "seconds": time.perf_counter() - clock}
+            detail = "".join(traceback.format_exception(error))
+            if not isinstance(error, KeyboardInterrupt):
+                # an interrupted run is simply resumed; a failed one must be visible in a table
+                write_json(job.folder / FILE, {**head, "status": "failed", "error": str(error), "traceback": detail})
+            raise
+        result["run"] |= {"finished": _now(), "seconds": time.perf_counter() - clock}
+        if weights is not None:
+            result["model"]["pretrained"] = weights
+        write_json(job.folder / FILE, result)
+    return result
+
+
+def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
+    """All phases, the extraction and the measurement of the final net."""
+    trained = method.run(net, job)
+    best_weights = job.best_weights
+    compact, plan = method.extract(trained, job)
+    after_cut = [phase.epochs for phase in job.phases[_last_cut(job) :]]
+    if _last_cut(job) < len(job.phases) and not any(after_cut) and (job.trained or job.pretrained):
+        # nothing was trained since the cut: the final net is the pruned net
+        metrics = job.measure("pruned", compact, method)
+        job.once("metrics-final", lambda: metrics)
+        _copy_predictions(job.folder, "pruned", "final")
+    else:
+        job.measure("final", compact, method)
+    if best_weights is not None:
+        best = copy.deepcopy(trained)
+        state = load_file(best_weights)
+        best.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        job.measure("test_best_val", best, method)
+    return compact, plan
+
+
+def _last_cut(job: Job) -> int:
+    cuts = [i for i, phase in enumerate(job.phases) if phase.prune]
+    return cuts[-1] if cuts else len(job.phases)
+
+
+def _copy_predictions(folder: Path, source: str, target: str) -> None:
+    stored = folder / "stored"
+    (stored / f"predictions-{target}.npz").write_bytes((stored / f"predictions-{source}.npz").read_bytes())
+
+
+def _measurements(
+    job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything in the result that is measured, and the files beside it."""
+    stages = ("dense", "pruned", "final", "test_best_val")
+    metrics: dict[str, dict[str, Any]] = {
+        s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
+    }
+    dense_cost, final_cost = job.dense_cost, cost.count(compact, job.example)
+    final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
+    per_layer = final.pop("per_layer")
+    dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
+    dense["file_bytes"], final["file_bytes"] = cost.file_bytes(job.template), cost.file_bytes(compact)
+    costs = {
+        "dense": dense,
+        "final": final,
+        "macs_removed": 1 - final["macs"] / dense["macs"],
+        "params_removed": 1 - final["params"] / dense["params"],
+        "speedup_macs": dense["macs"] / max(1, final["macs"]),
+        "per_layer": per_layer,
+    }
+    speed = (
+        latency.compare({"dense": job.template, "final": compact}, job.example, device=job.settings.device)
+        if config["latency"]
+        else {}
+    )
+    _write_files(job, compact, plan, config)
+    achieved = dict(job.achieved)
+    status = "complete"
+    target = achieved.get("target")
+    if target and abs(achieved["reached"] - target) > TARGET_TOLERANCE * target:
+        status = "missed_target"
+    return {
+        "status": status,
+        "metrics": metrics,
+        "cost": costs,
+        "latency": speed,
+        "equivalence": {"max_abs_diff": achieved.pop("max_abs_diff", None)},
+        "budget": achieved,
+        "not_pruned": job.not_pruned,
+        "phases": job.phase_records,
+        "guarantee": {
+            "accuracy_interval_95": metrics["final"]["interval"],
+            "test_evaluations": len(metrics),
+            "selection": "last_epoch",
+            "objective": method.objective,
+            "num_seeds": 1,
+        },
+        "data": job.data.fingerprint(),
+    }
+
+
+def _write_files(job: Job, compact: nn.Module, plan: Plan, config: Mapping[str, Any]) -> None:
+    saved.save(
+        job.folder,
+        compact,
+        model_config=config["model"],
+        example_shape=tuple(job.example.shape),
+        plan=plan,
+        mean=config["dataset"]["mean"],
+        std=config["dataset"]["std"],
+        class_names=job.data.class_names,
+    )
+    write_rows(job.folder / "metrics.csv", job.history)
+    (job.folder / "predictions.npz").write_bytes((job.folder / "stored" / "predictions-final.npz").read_bytes())
+
+
+def _head(job: Job, config: Mapping[str, Any], started: str) -> dict[str, Any]:
+    whole = identity(config)
+    return {
+        "schema": SCHEMA,
+        "status": "failed",
+        "run": {
+            "id": digest(whole),
+            "folder": str(job.folder),
+            "command": " ".join(sys.argv),
+            "seed": job.seed,
+            "config_hash": digest(whole),
+            "started": started,
+            "git": runtime.git_state(),
+            "versions": runtime.versions(),
+            "hardware": runtime.hardware(),
+        },
+        "method": {"name": config["method"]["name"], "settings": whole["method"]},
+        "model": {"name": config["model"]["name"], "settings": whole["model"]},
+        "dataset": {"name": config["dataset"]["name"], "settings": whole["dataset"]},
+        "schedule": {"name": job.schedule},
+        "trainer": whole["trainer"],
+        "row": (config.get("row") or {}).get("id"),
+        "expected": config.get("row"),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Everything that is said during the run also goes to ``log.txt``."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def set_threads(num_threads: int | None) -> None:
+    """Number of CPU threads of torch; part of what makes a run repeat bit for bit."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)

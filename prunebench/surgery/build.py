@@ -1,0 +1,224 @@
+"""Which kind each operation of a traced net is, and the rules for modules."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prunebench.surgery import functions
+from prunebench.surgery.context import Context
+from prunebench.surgery.steps import Depthwise, Mix, Opaque, Output, PerChannel, Source, Step, full
+from prunebench.surgery.trace import Traced
+
+Rule = Callable[[Context, fx.Node, Any], Step | None]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LINEAR = (nn.Linear,)
+NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+# elementwise; whether 0 stays 0 is tried out, since some have options
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Tanh, nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold),
+)
+COPIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+POOLS = {
+    1: (nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    2: (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    3: (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
+}
+BORDERS = {  # they pad the image, never the channels
+    1: (nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d),
+    2: (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+    3: (nn.ZeroPad3d, nn.ReflectionPad3d, nn.ReplicationPad3d),
+}
+
+
+def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
+    """One step for each node, in the same order.
+
+    Args:
+        traced: the graph.
+        net: the dense net itself, which knows what it shares.
+
+    Returns:
+        The steps, and for each module that is used more than once how so.
+    """
+    shared = _shared(traced.graph, net)
+    context = Context(traced, net, shared)
+    for node in traced.graph.nodes:
+        context.append(node, _step(context, node) or _opaque(context, node))
+    return context.steps, shared
+
+
+def _step(context: Context, node: fx.Node) -> Step | None:
+    if node.op == "placeholder":
+        return Source(index=context.index)
+    if node.op == "get_attr":
+        return Source(index=context.index, params=context.parameters(str(node.target)))
+    if node.op == "call_module":
+        return _module(context, node)
+    return functions.step(context, node) if node.op != "output" else None
+
+
+def _opaque(context: Context, node: fx.Node) -> Step:
+    inputs = context.inputs(node)
+    kind = Output if node.op == "output" else Opaque
+    module = str(node.target) if node.op == "call_module" else ""
+    return kind(
+        index=context.index,
+        inputs=inputs,
+        complete=tuple(context.complete(source) for source in inputs),
+        why=context.why(node),
+        module=module,
+        macs=context.traced.macs[node],
+        params=context.parameters(module) if module else (),
+    )
+
+
+def _module(context: Context, node: fx.Node) -> Step | None:
+    name = str(node.target)
+    module = context.net.get_submodule(name)
+    if name in context.shared or len(node.all_input_nodes) != 1 or not node.args:
+        return None
+    for types, rule in _RULES:
+        if isinstance(module, types) and _inherits(module, types):
+            return rule(context, node, module)
+    dims = context.num_spatial(node)
+    if dims is not None and isinstance(module, (*POOLS.get(dims, ()), *BORDERS.get(dims, ()))):
+        return context.through(node, module=name)
+    if isinstance(module, nn.Upsample) and dims is not None:
+        return context.through(node, module=name)
+    return None
+
+
+def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
+    """Whether it computes what its base class does (a subclass may standardise or mask its weights)."""
+    base = next(kind for kind in types if isinstance(module, kind))
+    methods = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]
+    return all(getattr(type(module), name) is getattr(base, name) for name in methods)
+
+
+def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | None:
+    source, shape = context.first(node), context.shape(node)
+    if source is None or shape is None or len(shape) != len(module.kernel_size) + 2:
+        return None
+    area = math.prod(module.kernel_size)
+    spots = math.prod(shape[2:])
+    if module.groups == 1:
+        return _mix(context, node, module.in_channels, module.out_channels, 1, (area, spots, module.bias is not None))
+    if module.groups != module.in_channels or source.axis != 1 or source.span != 1:
+        return None
+    return Depthwise(
+        **context.base(node, axis=1, width=module.out_channels),
+        multiplier=module.out_channels // module.in_channels,
+        macs_each=area * spots,
+        params_each=area + (module.bias is not None),
+    )
+
+
+def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
+    shape = context.shape(node)
+    if shape is None or len(shape) < 2:
+        return None
+    spots = math.prod(shape[1:-1])
+    sizes = (1, spots, module.bias is not None)
+    return _mix(context, node, module.in_features, module.out_features, len(shape) - 1, sizes)
+
+
+def _mix(
+    context: Context, node: fx.Node, num_in: int, num_out: int, axis: int, sizes: tuple[int, int, bool]
+) -> Step | None:
+    """``sizes``: kernel area, positions of the output, whether there is a bias."""
+    source = context.first(node)
+    if source is None:
+        return None
+    area, spots, has_bias = sizes
+    fits = source.axis == axis and source.width * source.span == num_in
+    return Mix(
+        **context.base(node, axis=axis, width=num_out),
+        in_width=source.width if fits else num_in,
+        in_span=source.span if fits else 1,
+        whole=0 if fits else full(num_in),
+        complete=0 if fits or source.axis is None else context.complete(source.index),
+        why=context.why(node),
+        macs_each=area * spots,
+        params_each=area,
+        has_bias=has_bias,
+    )
+
+
+def _norm(context: Context, node: fx.Node, module: nn.BatchNorm2d) -> Step | None:
+    source = context.first(node)
+    if source is None or source.axis != 1 or source.width * source.span != module.num_features:
+        return None
+    return PerChannel(
+        **context.base(node, axis=1, width=source.width, span=source.span),
+        num_each=len(list(module.parameters())),
+        is_norm=True,
+    )
+
+
+def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
+    parameters = list(module.parameters())
+    width = parameters[0].numel() if parameters else 1
+    zero = torch.zeros(1, width, device=parameters[0].device if parameters else None)
+    with torch.no_grad():
+        if bool(module(zero).ne(0).any()):
+            return None
+    if width == 1:
+        return context.through(node, module=str(node.target), params=context.parameters(str(node.target)))
+    source = context.first(node)
+    if source is None or source.axis != 1 or source.width * source.span != width:
+        return None
+    base = context.base(node, axis=1, width=source.width, span=source.span)
+    return PerChannel(**base, num_each=1, is_norm=False)
+
+
+def _copy(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
+    return context.through(node, module=str(node.target))
+
+
+def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
+    return context.reshape(node)
+
+
+_RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
+    (CONVOLUTIONS, _convolution),
+    (LINEAR, _linear),
+    (NORMS, _norm),
+    (ACTIVATIONS, _activation),
+    (COPIES, _copy),
+    ((nn.Flatten,), _flatten),
+)
+
+
+def _shared(graph: fx.Graph, net: nn.Module) -> dict[str, str]:
+    """Modules with a state that are called twice, have two names, or share a tensor with another module."""
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    owners: dict[int, list[str]] = {}
+    states: dict[str, list[Tensor]] = {}
+    for name in calls:
+        module = net.get_submodule(name)
+        states[name] = [*module.parameters(), *module.buffers()]
+        for tensor in states[name]:
+            owners.setdefault(id(tensor), []).append(name)
+    for name in reads:
+        owners.setdefault(id(functions.attribute(net, name)), []).append(name)
+    shared = {name: f"it is called {count} times" for name, count in calls.items() if count > 1 and states[name]}
+    for name in calls:
+        if "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight"):
+            shared[name] = "its weight is computed from other parameters"
+    for name, tensors in states.items():
+        others = {other for tensor in tensors for other in owners[id(tensor)]} - {name}
+        if others:
+            shared.setdefault(name, f"it shares its weights with {min(others)}")
+    return shared

@@ -1,0 +1,164 @@
+"""The rules for functions and methods of one tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from prunebench.surgery import joins
+from prunebench.surgery.context import Context
+from prunebench.surgery.names import (
+    ACTIVATIONS,
+    COPIES,
+    FACTORIES,
+    POOLS,
+    REDUCTIONS,
+    RESHAPES,
+    SIZES,
+    TURNS,
+    name_of,
+)
+from prunebench.surgery.steps import ChannelCount, Size, Source, Step
+
+
+def step(context: Context, node: fx.Node) -> Step | None:
+    """The step of a function or method; None where its input must be complete."""
+    name = name_of(node)
+    if name in FACTORIES:
+        return Source(index=context.index, inputs=context.inputs(node))
+    rule = _RULES.get(name)
+    return rule(context, node) if rule and node.args else None
+
+
+def attribute(net: nn.Module, path: str) -> Any:
+    """The object at a path of attributes."""
+    return operator.attrgetter(path)(net)
+
+
+def _activation(context: Context, node: fx.Node) -> Step | None:
+    if len(node.all_input_nodes) != 1:
+        return None
+    others, kwargs = node.args[1:], dict(node.kwargs)
+    zero = torch.zeros(1)
+    if node.op == "call_method":
+        value = getattr(zero, str(node.target))(*others, **kwargs)
+    else:
+        assert callable(node.target)
+        value = node.target(zero, *others, **kwargs)
+    return context.through(node) if not value.ne(0).any() else None
+
+
+def _copy(context: Context, node: fx.Node) -> Step | None:
+    tensors = [other for other in node.all_input_nodes if context.shape(other) is not None]
+    return context.through(node) if len(tensors) == 1 else None
+
+
+def _pool(context: Context, node: fx.Node) -> Step | None:
+    dims = context.num_spatial(node)
+    return context.through(node) if dims == int(name_of(node)[-2]) else None
+
+
+def _interpolate(context: Context, node: fx.Node) -> Step | None:
+    return context.through(node) if context.num_spatial(node) else None
+
+
+def _reduce(context: Context, node: fx.Node) -> Step | None:
+    source, before, after = context.first(node), context.shape(node.args[0]), context.shape(node)
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if source is None or source.axis is None or before is None or after is None or dims is None:
+        return None
+    listed = dims if isinstance(dims, list | tuple) else [dims]
+    if not all(isinstance(dim, int) for dim in listed):
+        return None
+    gone = {int(dim) % len(before) for dim in listed}  # type: ignore[arg-type]
+    if 0 in gone or source.axis in gone:
+        return None
+    kept = len(after) == len(before)
+    return context.through(node, axis=source.axis if kept else source.axis - sum(d < source.axis for d in gone))
+
+
+def _reshape(context: Context, node: fx.Node) -> Step | None:
+    return context.reshape(node)
+
+
+def _turn(context: Context, node: fx.Node) -> Step | None:
+    source, shape = context.first(node), context.shape(node.args[0])
+    dims = [context.value(dim) for dim in joins.flat(node.args[1:])]
+    if source is None or source.axis is None or shape is None or node.kwargs:
+        return None
+    dims = [dim % len(shape) for dim in dims]
+    if name_of(node) == "permute":
+        order = dims
+    else:
+        order = list(range(len(shape)))
+        order[dims[0]], order[dims[1]] = dims[1], dims[0]
+    if order[0] != 0:
+        return None
+    return context.through(node, axis=order.index(source.axis))
+
+
+def _size(context: Context, node: fx.Node) -> Step | None:
+    source, shape = context.first(node), context.shape(node.args[0])
+    if source is None or shape is None:
+        return None
+    what = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if context.shape(node) is not None:  # x.data, x.T
+        return context.through(node) if what == "data" else None
+    if what == "shape" or (name_of(node) == "size" and what is None):
+        return context.through(node, Size)
+    return _one_size(context, node, source, what, len(shape))
+
+
+def _one_size(context: Context, node: fx.Node, source: Step, dim: Any, num_dims: int) -> Step:
+    if source.axis is not None and isinstance(dim, int) and dim % num_dims == source.axis:
+        return ChannelCount(index=context.index)
+    return Source(index=context.index, inputs=context.inputs(node))
+
+
+def _getitem(context: Context, node: fx.Node) -> Step | None:
+    source, wanted = context.first(node), node.args[1]
+    if isinstance(source, Size) and isinstance(wanted, int):
+        return _one_size(context, node, source, wanted, len(context.value(node.args[0])))
+    shape = context.shape(node.args[0])
+    if source is None or source.axis is None or shape is None:
+        return None
+    items = _without_ellipsis(wanted if isinstance(wanted, tuple) else (wanted,), len(shape))
+    if items is None or any(items[dim] != slice(None) for dim in (0, source.axis)):
+        return None
+    if not all(isinstance(item, slice | int) for item in items):
+        return None
+    dropped = sum(isinstance(item, int) for item in items[: source.axis])
+    return context.through(node, axis=source.axis - dropped)
+
+
+def _without_ellipsis(items: Sequence[Any], num_dims: int) -> list[Any] | None:
+    """One item for each dimension."""
+    if any(item is None for item in items):
+        return None
+    before = next((place for place, item in enumerate(items) if item is Ellipsis), len(items))
+    after = list(items[before + 1 :])
+    return [*items[:before], *[slice(None)] * (num_dims - before - len(after)), *after]
+
+
+_RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
+    **dict.fromkeys(ACTIVATIONS, _activation),
+    **dict.fromkeys(COPIES, _copy),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(REDUCTIONS, _reduce),
+    **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys(TURNS, _turn),
+    **dict.fromkeys(SIZES, _size),
+    "interpolate": _interpolate,
+    "getitem": _getitem,
+    "add": joins.add,
+    "mul": joins.multiply,
+    "div": joins.divide,
+    "truediv": joins.divide,
+    "cat": joins.cat,
+    "concat": joins.cat,
+    "pad": joins.pad,
+}

@@ -1,0 +1,232 @@
+"""The channels of a net: who writes them, who reads them, and what a plan leaves of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.surgery.build import build
+from prunebench.surgery.layers import Layer, Surroundings
+from prunebench.surgery.plan import Plan, check_names
+from prunebench.surgery.steps import (
+    Bits,
+    Blocked,
+    Choice,
+    Depthwise,
+    Mix,
+    Opaque,
+    Output,
+    PerChannel,
+    Step,
+    full,
+    to_bits,
+)
+from prunebench.surgery.trace import Traced, trace
+
+__all__ = ["ChannelGraph", "Layer"]
+
+
+class ChannelGraph:
+    """Follows the live channels of each tensor through a dense net; the others are known to be zero.
+
+    Made by :meth:`trace`. It knows shapes and names, no weights, so it serves every copy of the net.
+
+    Attributes:
+        layers: convolutions and linear layers in the order of execution.
+        traced: the operations and their shapes.
+        nodes, steps: each operation as it was traced, and its kind.
+    """
+
+    def __init__(self, traced: Traced, steps: Sequence[Step], shared: dict[str, str]) -> None:
+        self.traced = traced
+        self.nodes = tuple(traced.graph.nodes)
+        self.steps = tuple(steps)
+        surroundings = Surroundings(traced, steps)
+        self.layers: dict[str, Layer] = surroundings.layers()
+        self._groups = surroundings.groups(self.layers)
+        self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
+        self._sizes = dict(traced.net.named_parameters())
+        self._never = self._never_cut(shared)
+        self._reasons: dict[str, str | None] = {}
+
+    @classmethod
+    def trace(cls, net: nn.Module, example: Tensor) -> ChannelGraph:
+        """Follow one input through the net.
+
+        Args:
+            net: the dense net; takes one tensor and stays as it is.
+            example: ``[batch, ...]``, as the net is called; only its shape matters.
+
+        Raises:
+            UserError: ``torch.fx`` cannot follow the forward pass; names file and line.
+        """
+        traced = trace(net, example)
+        steps, shared = build(traced, net)
+        return cls(traced, steps, shared)
+
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Layers that must have one keep-set if no addition shall scatter: they meet, index by index, in additions.
+
+        Layers that meet none are groups of one. Depthwise convolutions have no set of their own and are left out.
+        Channels that a shortcut pads are other channels of the sum, so they do not join the groups of two stages.
+        """
+        return self._groups
+
+    def why_not(self, layer: str) -> str | None:
+        """Why a layer cannot lose channels, or None if it can."""
+        check_names(Plan(keep={layer: ()}), self.layers)
+        if layer not in self._reasons:
+            self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
+        return self._reasons[layer]
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that cannot be carried out.
+
+        Raises:
+            UserError: an unknown layer, an index out of range, a layer that can't be cut, dead channels that reach an
+                operation whose result they change, a layer without channels that nothing bypasses.
+        """
+        self.live(plan)
+
+    def live(self, plan: Plan) -> tuple[list[Bits], Choice]:
+        """The live channels of each step's output as sets, and the plan as sets. Raises as :meth:`check`."""
+        choice = self._choice(plan)
+        live: list[Bits] = []
+        try:
+            for step in self.steps:
+                live.append(step.live(live, choice))
+        except Blocked as blocked:
+            raise UserError(self._explain(blocked, live, choice)) from None
+        return live, choice
+
+    def needed(self, live: Sequence[Bits]) -> list[bool]:
+        """Which steps still contribute: not the branch that an addition drops, nor what feeds only that."""
+        needed = [False] * len(self.steps)
+        for step in reversed(self.steps):
+            if isinstance(step, Output):
+                needed[step.index] = True
+            if needed[step.index]:
+                for source in step.inputs:
+                    needed[source] = needed[source] or bool(live[source])
+        return needed
+
+    def macs(self, plan: Plan) -> int:
+        """Multiply-accumulates of one sample in the shrunk net: convolutions, linear layers, matrix products."""
+        live, choice = self.live(plan)
+        total = 0
+        for step, needed in zip(self.steps, self.needed(live), strict=True):
+            if not needed:
+                continue
+            if isinstance(step, Mix):
+                total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
+            elif isinstance(step, Depthwise):
+                total += step.macs_each * live[step.index].bit_count()
+            else:
+                total += step.macs
+        return total
+
+    def params(self, plan: Plan) -> int:
+        """Parameters of the shrunk net."""
+        live, choice = self.live(plan)
+        total = 0
+        whole: set[str] = set()
+        for step, needed in zip(self.steps, self.needed(live), strict=True):
+            if not needed:
+                continue
+            kept = live[step.index].bit_count()
+            if isinstance(step, Mix):
+                total += kept * (step.params_each * step.num_features(live, choice) + step.has_bias)
+            elif isinstance(step, Depthwise):
+                total += kept * step.params_each
+            elif isinstance(step, PerChannel):
+                total += kept * step.span * step.num_each
+            else:
+                whole.update(step.params)
+        return total + sum(self._sizes[name].numel() for name in whole)
+
+    def _never_cut(self, shared: dict[str, str]) -> dict[str, str]:
+        reasons: dict[str, str] = {}
+        for name, layer in self.layers.items():
+            if layer.is_output:
+                reasons[name] = "its output is the output of the net"
+            elif layer.kind == "depthwise":
+                reasons[name] = "it is a depthwise convolution and follows the channels that it reads"
+            elif name in shared:
+                reasons[name] = shared[name]
+            elif layer.kind == "grouped":
+                reasons[name] = f"it is a grouped convolution ({layer.groups} groups), whose groups are of fixed size"
+            elif name not in self._mixes:
+                reasons[name] = "its input has no dimension of channels that can be followed"
+        return reasons
+
+    def _blocked(self, layer: str) -> str | None:
+        """What an otherwise whole net does when only one channel of the layer is left."""
+        choice, live = Choice({layer: 1}), list[Bits]()
+        try:
+            for step in self.steps:
+                live.append(step.live(live, choice))
+        except Blocked as blocked:
+            return f"its channels reach {self._operation(blocked.step)}, which needs all of them"
+        return None
+
+    def _choice(self, plan: Plan) -> Choice:
+        check_names(plan, self.layers)
+        keep = {name: to_bits(kept) for name, kept in plan.keep.items()}
+        inputs = {name: to_bits(kept) for name, kept in plan.inputs.items()}
+        for name, bits in keep.items():
+            width = self.layers[name].out_channels
+            _check_range("keep", name, bits, width)
+            if name in self._never and bits != full(width):
+                raise UserError(f"layer '{name}' cannot lose channels: {self._never[name]}; leave it out of the plan")
+        for name, bits in inputs.items():
+            width = self.layers[name].in_channels
+            _check_range("inputs", name, bits, width)
+            if name not in self._mixes and bits != full(width):
+                reason = self._never.get(name, "its input has no channels that can be followed")
+                raise UserError(f"layer '{name}' cannot select inputs: {reason}; leave it out of the plan")
+        return Choice(keep, inputs)
+
+    def _operation(self, step: Step) -> str:
+        if isinstance(step, Output):
+            return "the output of the net"
+        return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
+
+    def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
+        cut = self._cut_before(blocked.source, live, choice)
+        if not live[blocked.source]:
+            empty = [name for name in cut if choice.keep.get(name) == 0 or choice.inputs.get(name) == 0]
+            names = ", ".join(empty or cut)
+            return (
+                f"layer {names} keeps no channel and no addition or concatenation bypasses it on the way to "
+                f"{self._operation(blocked.step)}; keep at least one"
+            )
+        return (
+            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts "
+            f"{', '.join(cut)}; leave these layers whole or replace that operation"
+        )
+
+    def _cut_before(self, source: int, live: Sequence[Bits], choice: Choice) -> list[str]:
+        """The cut layers whose channels reach a step; behind an empty one also those before it."""
+        found: list[str] = []
+        waiting, seen = [source], set[int]()
+        while waiting:
+            step = self.steps[waiting.pop()]
+            if step.index in seen:
+                continue
+            seen.add(step.index)
+            cut = choice.keep.get(step.module, full(step.width)) != full(step.width)
+            if isinstance(step, Mix) and (cut or choice.inputs.get(step.module) == 0):
+                found.append(step.module)
+            elif not isinstance(step, Mix) or not live[step.index]:  # a layer dies with its input
+                waiting += step.inputs
+        return list(reversed(found))
+
+
+def _check_range(what: str, name: str, bits: Bits, width: int) -> None:
+    if bits >> width:
+        raise UserError(
+            f"{what}['{name}'] has channel {bits.bit_length() - 1}, but the layer has only {width} "
+            f"({'outputs' if what == 'keep' else 'inputs'}, numbered from 0)"
+        )

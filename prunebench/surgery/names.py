@@ -1,0 +1,60 @@
+"""One name for each of torch's operations, whether it is written as a function, an operator or a method."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+# elementwise functions; whether they map 0 to 0 is tried out, since some have options
+ACTIVATIONS = frozenset(
+    {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardswish", "hardtanh"}
+    | {"softsign", "tanhshrink", "softshrink", "hardshrink", "clamp", "abs", "neg", "sign", "square"}
+)
+COPIES = frozenset(
+    {"clone", "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "zeros_like"}
+    | {"dropout", "dropout1d", "dropout2d", "dropout3d"}
+)
+POOLS = frozenset(
+    f"{kind}_pool{dims}d" for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for dims in (1, 2, 3)
+)
+REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
+RESHAPES = frozenset({"flatten", "view", "reshape", "squeeze", "unsqueeze"})
+TURNS = frozenset({"permute", "transpose", "swapaxes"})
+SIZES = frozenset({"size", "dim", "getattr"})
+FACTORIES = frozenset({"zeros", "ones", "full", "empty", "arange", "new_zeros", "new_ones", "new_full"})
+JOINS = frozenset({"add", "mul", "div", "truediv", "cat", "concat", "pad"})
+OTHERS = frozenset({"interpolate", "getitem"})
+
+
+def name_of(node: fx.Node) -> str:
+    """``relu`` for ``F.relu``, ``torch.relu_`` and the method; an empty string for functions that are not torch's."""
+    if node.op == "call_method":
+        return str(node.target).rstrip("_")
+    return _NAMES.get(node.target, "") if node.op == "call_function" else ""
+
+
+def is_inplace(node: fx.Node, net: nn.Module) -> bool:
+    """Whether the operation may write into its input."""
+    if node.op == "call_module":
+        return bool(getattr(net.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return bool(node.kwargs.get("inplace", False)) or name.endswith("_")
+
+
+def _spellings() -> dict[Any, str]:
+    found: dict[Any, str] = {getattr: "getattr"}
+    names = ACTIVATIONS | COPIES | POOLS | REDUCTIONS | RESHAPES | TURNS | SIZES | FACTORIES | JOINS | OTHERS
+    for space in (torch, F, operator):
+        for name in sorted(names):
+            for spelling in (name, f"{name}_", f"i{name}"):
+                function = getattr(space, spelling, None)
+                if callable(function):
+                    found[function] = name
+    return found
+
+
+_NAMES = _spellings()

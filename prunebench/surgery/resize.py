@@ -1,0 +1,111 @@
+"""Which slices of a module's tensors are live, and how to cut them out, zero the rest, or write them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.steps import Depthwise, Mix, PerChannel, Step, full, to_indices
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The live part of one module.
+
+    Attributes:
+        step: the operation.
+        rows: live outputs (channels of a norm).
+        columns: inputs that are still read; None if the module has no input dimension.
+        selected: columns that the plan selects, all if it does not say; the others must be zero in the dense net.
+    """
+
+    step: Step
+    rows: list[int]
+    columns: list[int] | None
+    selected: list[int] | None
+
+    def tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """The tensors whose first dimension are the rows."""
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if tensor.dim() > 0:
+                yield name, tensor
+
+
+def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
+    """The live part of each module that a plan can cut, none for a module that is not needed at all.
+
+    Raises:
+        UserError: the plan cannot be carried out.
+    """
+    live, choice = graph.live(plan)
+    found: list[Slice] = []
+    for step, needed in zip(graph.steps, graph.needed(live), strict=True):
+        if not isinstance(step, Mix | Depthwise | PerChannel):
+            continue
+        rows = to_indices(live[step.index] if needed else 0, step.span)
+        columns = selected = None
+        if isinstance(step, Mix):
+            width = step.in_width * step.in_span
+            columns = to_indices(step.features(live, choice) if rows else 0)
+            selected = to_indices(choice.inputs.get(step.module, full(width)))
+        found.append(Slice(step, rows, columns, selected))
+    return found
+
+
+def check_net(net: nn.Module, graph: ChannelGraph, parts: Sequence[Slice]) -> None:
+    """Refuse a net that is not the one that was traced.
+
+    Raises:
+        UserError: names the layer.
+    """
+    known = dict(net.named_modules())
+    for part in parts:
+        name = part.step.module
+        traced, module = graph.traced.net.get_submodule(name), known.get(name)
+        if module is None or _sizes(module) != _sizes(traced):
+            found = "has none of that name" if module is None else f"has {type(module).__name__} {_sizes(module)}"
+            raise UserError(
+                f"the net is not the one that the plan is for: at '{name}' that has {type(traced).__name__} "
+                f"{_sizes(traced)}, and this one {found}; plans are always for the dense net"
+            )
+
+
+def cut(module: nn.Module, part: Slice) -> None:
+    """Make a module small, in place: its tensors become new, smaller parameters and buffers."""
+    for name, tensor in list(part.tensors(module)):
+        small = tensor.detach()[part.rows]
+        if part.columns is not None and tensor.dim() > 1:
+            small = small[:, part.columns]
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+            small = small.contiguous(memory_format=torch.channels_last)
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, name, nn.Parameter(small, requires_grad=tensor.requires_grad))
+        else:
+            setattr(module, name, small)
+    _resize(module, part)
+
+
+def _resize(module: nn.Module, part: Slice) -> None:
+    if isinstance(part.step, PerChannel):
+        for name in ("num_features", "num_parameters"):
+            if hasattr(module, name):
+                setattr(module, name, len(part.rows))
+        return
+    linear = isinstance(module, nn.Linear)
+    setattr(module, "out_features" if linear else "out_channels", len(part.rows))
+    if part.columns is not None:
+        setattr(module, "in_features" if linear else "in_channels", len(part.columns))
+    else:
+        assert isinstance(part.step, Depthwise)
+        groups = len(part.rows) // part.step.multiplier
+        module.in_channels = module.groups = groups  # type: ignore[assignment]
+
+
+def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}

@@ -1,0 +1,267 @@
+"""How each kind of operation passes live channels on.
+
+A set of channels is a whole number whose bit ``c`` says that channel ``c`` is live: unions, intersections, shifts
+and counts of a whole net then take less than a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Bits = int
+
+
+def full(width: int) -> Bits:
+    """All of ``width`` channels."""
+    return (1 << width) - 1
+
+
+def to_bits(indices: Iterable[int]) -> Bits:
+    """Channel indices -> set."""
+    bits = 0
+    for index in indices:
+        bits |= 1 << index
+    return bits
+
+
+def to_indices(bits: Bits, span: int = 1) -> list[int]:
+    """Set -> ascending channel indices; each channel stands for ``span`` consecutive features."""
+    kept = [channel for channel, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"]
+    return kept if span == 1 else [channel * span + offset for channel in kept for offset in range(span)]
+
+
+def widen(bits: Bits, span: int) -> Bits:
+    """The set of the ``span`` consecutive features of each channel."""
+    return bits if span == 1 else to_bits(to_indices(bits, span))
+
+
+def positions(part: Bits, whole: Bits, span: int = 1) -> list[int]:
+    """Where the channels of ``part`` stand in a tensor that holds the channels of ``whole``, ascending."""
+    assert part | whole == whole, "a part has no channel that the whole lacks"
+    ranks = {channel: rank for rank, channel in enumerate(to_indices(whole))}
+    return [ranks[channel] * span + offset for channel in to_indices(part) for offset in range(span)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan as sets: output channels that stay, and input channels that are still read."""
+
+    keep: Mapping[str, Bits] = field(default_factory=dict)
+    inputs: Mapping[str, Bits] = field(default_factory=dict)
+
+
+class Blocked(Exception):
+    """Dead channels reach an operation that needs all of them."""
+
+    def __init__(self, step: Step, source: int) -> None:
+        super().__init__(step, source)
+        self.step = step
+        self.source = source  # index of the operation whose output has the dead channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One operation. Subclasses say which channels of its output are live.
+
+    Attributes:
+        index: in the order of execution.
+        inputs: indices of the operations it reads.
+        axis: dimension of the channels; None if the output is always complete, whatever its dimensions mean.
+        width: number of channels in the dense net.
+        span: consecutive features a channel has along ``axis`` (height x width after a flatten).
+        module: path of the module it runs, or an empty string.
+        macs: multiply-accumulates for one sample, as far as no plan changes them.
+        params: names of its parameters, as far as no plan changes their sizes.
+    """
+
+    index: int
+    inputs: tuple[int, ...] = ()
+    axis: int | None = None
+    width: int = 1
+    span: int = 1
+    module: str = ""
+    macs: int = 0
+    params: tuple[str, ...] = ()
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        """Live channels of the output, from those of all operations before.
+
+        Raises:
+            Blocked: the operation needs channels that are dead.
+        """
+        raise NotImplementedError
+
+
+class Source(Step):
+    """The input, a parameter, a constant, a size: complete; what it reads may have any channels, but some."""
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        for source in self.inputs:
+            if not live[source]:
+                raise Blocked(self, source)
+        return 1
+
+
+class ChannelCount(Source):
+    """A size that is a number of channels: the dense net's number, since the arithmetic on it is the dense net's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opaque(Step):
+    """An operation whose result would change with its input's dead channels: it takes complete inputs only.
+
+    Attributes:
+        complete: the set that each input must have.
+        why: what it is and where, for messages.
+    """
+
+    complete: tuple[Bits, ...]
+    why: str
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        for source, complete in zip(self.inputs, self.complete, strict=True):
+            if live[source] != complete:
+                raise Blocked(self, source)
+        return 1
+
+
+class Output(Opaque):
+    """What the net returns."""
+
+
+class Through(Step):
+    """Works on each channel by itself and maps 0 to 0: activation, pooling, dropout, a slice of the image."""
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        return live[self.inputs[0]]
+
+
+class Size(Through):
+    """The shape of a tensor: whoever reads more of it than single sizes needs all channels."""
+
+
+class Reshape(Through):
+    """Keeps the channels and joins, adds or drops dimensions behind them: flatten, squeeze."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerChannel(Through):
+    """The same with ``num_each`` parameters a feature; a norm's affine part must be zeroed for dead channels."""
+
+    num_each: int
+    is_norm: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(Step):
+    """Zero channels in front (``offset``) and behind."""
+
+    offset: int
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        return live[self.inputs[0]] << self.offset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cat(Step):
+    """Concatenation along the channels.
+
+    Attributes:
+        offsets: first channel of each input in the output; pieces that are zero are no inputs.
+        whole: the set of an input that is always complete, else 0.
+    """
+
+    offsets: tuple[int, ...]
+    whole: tuple[Bits, ...]
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        bits = 0
+        for source, offset, whole in zip(self.inputs, self.offsets, self.whole, strict=True):
+            bits |= (whole or live[source]) << offset
+        return bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Step):
+    """Sum of two tensors of one shape: the union. ``whole`` as in :class:`Cat`."""
+
+    whole: tuple[Bits, ...]
+
+    def sets(self, live: Sequence[Bits]) -> tuple[Bits, Bits]:
+        """Live channels of the two inputs."""
+        left, right = (whole or live[source] for source, whole in zip(self.inputs, self.whole, strict=True))
+        return left, right
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        left, right = self.sets(live)
+        return left | right
+
+
+class Multiply(Add):
+    """Product, where one input may have size 1 along some dimensions: what is live in both."""
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        left, right = self.sets(live)
+        return left & right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depthwise(Step):
+    """A convolution with one group a channel and ``multiplier`` outputs each; it follows the channels it reads."""
+
+    multiplier: int
+    macs_each: int  # of one output channel
+    params_each: int  # the same
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        return widen(live[self.inputs[0]], self.multiplier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix(Step):
+    """A convolution or a linear layer: each output reads all inputs; the plan says which outputs stay.
+
+    Without live inputs it is dead itself: its bias goes with it.
+
+    Attributes:
+        in_width, in_span: channels of the input and features of each; their product is the layer's width.
+        whole: the set of an input that is always complete, else 0.
+        complete: the set that the input must have if its channels lie along another dimension, else 0.
+        why: what it is and where, for messages.
+        macs_each, params_each: of one input feature and one output, the bias apart.
+    """
+
+    in_width: int
+    in_span: int
+    whole: Bits
+    complete: Bits
+    why: str
+    macs_each: int
+    params_each: int
+    has_bias: bool
+
+    def source(self, live: Sequence[Bits]) -> Bits:
+        """Live channels of the tensor it reads."""
+        bits = live[self.inputs[0]]
+        if self.complete and bits != self.complete:
+            raise Blocked(self, self.inputs[0])
+        return self.whole or bits
+
+    def features(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        """Input features that it still reads."""
+        selected = choice.inputs.get(self.module)
+        bits = widen(self.source(live), self.in_span)
+        return bits if selected is None else bits & selected
+
+    def num_features(self, live: Sequence[Bits], choice: Choice) -> int:
+        """How many input features it still reads."""
+        if self.module in choice.inputs:
+            return self.features(live, choice).bit_count()
+        return self.source(live).bit_count() * self.in_span
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        if not self.num_features(live, choice):
+            return 0
+        kept = choice.keep.get(self.module)
+        return full(self.width) if kept is None else kept

@@ -1,0 +1,229 @@
+"""How fast is prunebench? Each answer is a ratio of things that are timed in turn in one process.
+
+    python scripts/bench.py              all sections
+    python scripts/bench.py 1 4          some of them
+    python scripts/bench.py --quick      few steps and rounds: shows that everything runs, measures little
+
+In every round each contender runs once, and the order turns round from round to round, so that a change of the
+machine's clock or load meets all of them. A ratio is the median of the ratios within the rounds, with its quartiles.
+Sections 1 and 2 read CIFAR-10 below PRUNEBENCH_DATA, or take random pictures of the same shape and say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import multiprocessing
+import statistics
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import bench_epochs
+import torch
+import torch.nn.functional as F
+from bench_timing import console, paired, show
+from torch import Tensor, nn
+
+from prunebench import runtime
+from prunebench.budget import choose
+from prunebench.criteria.filters import geometric_median
+from prunebench.measure import cost
+from prunebench.models.resnet_cifar import resnet20, resnet56
+from prunebench.models.vgg_cifar import vgg16
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import zero
+
+BATCH = 128
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+def training_step(net: nn.Module, *, channels_last: bool = True, bf16: bool = False) -> Callable[[], None]:
+    """One step of SGD of a copy of ``net`` on a random batch."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = copy.deepcopy(net).train().to(memory_format=layout)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    images, labels = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=layout), torch.randint(0, 10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def scores(net: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """FPGM's score of each filter of each convolution."""
+    layers = [name for name, layer in graph.layers.items() if layer.kind == "conv"]
+    return {name: geometric_median(net.get_submodule(name).weight.detach()) for name in layers}
+
+
+def macs_column(nets: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Cells with the MACs of each net as a share of the first one's."""
+    macs = {label: cost.count(net, EXAMPLE).macs for label, net in nets.items()}
+    return {label: f"{count / next(iter(macs.values())):.3f}" for label, count in macs.items()}
+
+
+def _epochs(title: str, name: str, loop: Callable[[bench_epochs.Part], Callable[[], None]], quick: bool) -> None:
+    steps = 2 if quick else 60
+    data = bench_epochs.Part(steps * BATCH)
+    ours, others = bench_epochs.measure(loop(data), data, rounds=2 if quick else 9)
+    times = {"prunebench": ours, name: others}
+    whole = {key: f"{statistics.median(seconds) / steps * 50_000 / BATCH:.1f}" for key, seconds in times.items()}
+    title = f"{title}; epochs of {steps} steps of {BATCH} pictures"
+    show(title, times, reference=name, more={"s for 50,000 pictures": whole})
+
+
+def against_plain_loop(quick: bool) -> None:
+    title = "1. ResNet-20, CIFAR-10: the Trainer against a plain loop over the same tensors (goal: 1.05)"
+    _epochs(title, "plain loop", bench_epochs.plain_loop, quick)
+
+
+def against_usual_loop(quick: bool) -> None:
+    title = "2. The same against a loader with two workers that transforms picture by picture"
+    _epochs(title, "usual loop", bench_epochs.usual_loop, quick)
+
+
+def precisions(quick: bool) -> None:
+    for name, net in (("ResNet-20", resnet20()), ("VGG-16", vgg16())):
+        steps = {
+            "float32, channels first": training_step(net, channels_last=False),
+            "float32, channels last": training_step(net),
+            "bfloat16 mixed, channels last": training_step(net, bf16=True),
+        }
+        times = paired(steps, 2 if quick else 15)
+        show(f"3. Training step of {name}, {BATCH} pictures", times, reference="float32, channels first")
+
+
+def latencies(quick: bool) -> None:
+    for name, net in (("ResNet-56", resnet56()), ("VGG-16", vgg16())):
+        net = net.eval().to(memory_format=torch.channels_last)
+        graph = ChannelGraph.trace(net, EXAMPLE)
+        nets: dict[str, nn.Module] = {"dense": net}
+        for label, options in (
+            ("free", {"coupling": "free"}),
+            ("aligned", {"coupling": "aligned"}),
+            ("aligned, round_to=8", {"coupling": "aligned", "round_to": 8}),
+        ):
+            chosen = choose(scores(net, graph), graph, prune_ratio=0.4, **options)
+            nets[label] = shrink(net, graph, chosen.plan)
+        more = {"MACs / dense": macs_column(nets)}
+        for batch in (1, 64):
+            images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                calls = {label: functools.partial(small, images) for label, small in nets.items()}
+                times = paired(calls, 3 if quick else 300 // batch + 20)
+            title = f"4. Latency of {name}, FPGM, 40 % of the filters cut, batch {batch}"
+            show(title, times, reference="dense", more=more)
+
+
+def budget_search(quick: bool) -> None:
+    import torch_pruning as tp
+
+    # with option-A shortcuts the peer cuts the padded stream apart: its net no longer runs
+    net = resnet56(shortcut="B").eval()
+    dense = cost.count(net, EXAMPLE).macs
+    reached: dict[str, str] = {}
+    alone = 0.0
+
+    def ours() -> None:
+        nonlocal alone
+        graph = ChannelGraph.trace(net, EXAMPLE)
+        chosen = choose(scores(net, graph), graph, target_macs=0.5, scope="global", normalise="max", coupling="aligned")
+        reached["prunebench"] = f"{chosen.achieved['macs_kept']:.4f}"
+        alone = chosen.achieved["seconds"] or 0.0
+
+    def theirs() -> None:
+        small = copy.deepcopy(net)
+        options = {"pruning_ratio": 1.0, "global_pruning": True, "iterative_steps": 200}
+        last = [small.get_submodule("linear")]
+        pruner = tp.pruner.BasePruner(small, EXAMPLE, tp.importance.FPGMImportance(), ignored_layers=last, **options)
+        macs = dense
+        while macs > 0.5 * dense:
+            pruner.step()
+            macs = tp.utils.count_ops_and_params(small, EXAMPLE)[0]
+        reached["torch-pruning"] = f"{cost.count(small, EXAMPLE).macs / dense:.4f}"
+
+    times = paired({"prunebench": ours, "torch-pruning": theirs}, 2 if quick else 7)
+    title = "5. ResNet-56 (B), half of its MACs, global and aligned: trace, score, search, against a progressive search"
+    more = {"MACs kept": reached, "search alone": {"prunebench": f"{1e3 * alone:.1f} ms"}}
+    show(title, times, reference="torch-pruning", more=more)
+
+
+def training_steps(quick: bool) -> None:
+    net = resnet56()
+    graph = ChannelGraph.trace(net.eval(), EXAMPLE)
+    plan = choose(scores(net, graph), graph, prune_ratio=0.4).plan
+    nets = {"dense": net, "zeroed": zero(net, graph, plan), "shrunk": shrink(net, graph, plan)}
+    more = {"MACs / dense": macs_column(nets)}
+    times = paired({label: training_step(other) for label, other in nets.items()}, 2 if quick else 15)
+    show(f"6. Training step of ResNet-56, FPGM 40 %, free, {BATCH} pictures", times, reference="dense", more=more)
+
+
+def _steps_on_demand(pipe: Connection, tuned: bool) -> None:
+    """In a process of its own: an answer for each request for so many training steps."""
+    if tuned:
+        runtime.tune_allocator()
+    step = training_step(resnet20())
+    while count := pipe.recv():
+        for _ in range(count):
+            step()
+        pipe.send(count)
+
+
+def allocator(quick: bool) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    pipes, workers = {}, []
+    for name in ("default", "tuned"):
+        pipes[name], far = spawn.Pipe()
+        workers.append(spawn.Process(target=_steps_on_demand, args=(far, name == "tuned"), daemon=True))
+        workers[-1].start()
+
+    def ask(pipe: Any) -> None:
+        pipe.send(1 if quick else 5)
+        pipe.recv()
+
+    times = paired({name: functools.partial(ask, pipe) for name, pipe in pipes.items()}, 2 if quick else 15)
+    for pipe, worker in zip(pipes.values(), workers, strict=True):
+        pipe.send(0)
+        worker.join()
+    show("7. Training steps of ResNet-20 with glibc's allocator as it is and tuned", times, reference="default")
+
+
+SECTIONS: dict[int, Callable[[bool], None]] = {
+    1: against_plain_loop,
+    2: against_usual_loop,
+    3: precisions,
+    4: latencies,
+    5: budget_search,
+    6: training_steps,
+    7: allocator,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listed = ", ".join(f"{number} {section.__name__}" for number, section in SECTIONS.items())
+    parser.add_argument("sections", nargs="*", type=int, metavar="SECTION", help=f"{listed}; all by default")
+    parser.add_argument("--quick", action="store_true", help="few steps and rounds")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; all cores by default")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - SECTIONS.keys():
+        parser.error(f"there is no section {min(unknown)}; choose from 1 to {len(SECTIONS)}")
+    runtime.tune_allocator()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    machine, software = runtime.hardware(), runtime.versions()
+    console.print(f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {software['torch']}")
+    for number in arguments.sections or SECTIONS:
+        SECTIONS[number](arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Write the net of a finished run as ONNX, torch.export program or safetensors, and check its outputs.
+
+python scripts/export.py outputs/runs/.../seed_0 --to onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from prunebench.errors import UserError
+from prunebench.export import FORMATS, export
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="run folder, or its model/ folder")
+    parser.add_argument("--to", required=True, choices=[*FORMATS, "all"], help="format to write")
+    parser.add_argument("--output", type=Path, help="file to write (default: export/<net> in the folder)")
+    parser.add_argument("--batch", default="dynamic", help="batch size of the graph: dynamic (default) or a number")
+    parser.add_argument("--trust", action="store_true", help="call a net function that is not annotated as one")
+    given = parser.parse_args(argv)
+    if given.batch != "dynamic" and not given.batch.isdigit():
+        parser.error(f"--batch must be 'dynamic' or a number, got {given.batch!r}")
+    if given.to == "all" and given.output:
+        parser.error("--output names one file; leave it out with --to all")
+    batch = None if given.batch == "dynamic" else int(given.batch)
+    failed = False
+    for form in FORMATS if given.to == "all" else (given.to,):
+        try:
+            done = export(given.folder, form, output=given.output, batch=batch, trust=given.trust)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            failed = True
+        else:
+            print(f"{done.path}  {done.num_bytes:,} bytes  max abs difference {done.max_abs_diff:.1e}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

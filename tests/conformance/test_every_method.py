@@ -1,0 +1,176 @@
+"""What holds for every method configuration under every schedule that it supports.
+
+The net is small and the digits are real; two epochs a phase are enough to train, interrupt and resume.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prunebench
+from prunebench import cli
+from prunebench.help import options
+from prunebench.lit import Lit
+from prunebench.measure import cost
+from prunebench.method import ALL_SCHEDULES
+from prunebench.result import read_result
+from tests.kit import SHORT, configure, run
+
+METHODS = sorted(options("method"))
+NET = ("model=resnet20", "+model.width=8")
+
+
+def supported() -> Iterator[tuple[str, str]]:
+    for method in METHODS:
+        config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
+        built = cli.make("method", config["method"], drop=("name", "recipe"))
+        for schedule in sorted(built.schedules):
+            yield method, schedule
+
+
+EXTRA: dict[str, tuple[str, ...]] = {}
+"""Settings without which a method has nothing to do."""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # one place for all: the dense nets are trained once and shared, as in a sweep
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.mark.parametrize(("method", "schedule"), supported())
+def test_runs_and_keeps_its_promises(method: str, schedule: str, outputs: Path) -> None:
+    result, folder = run(outputs, *SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+
+    assert result == read_result(folder) | {"run": result["run"]}
+    final, costs = result["metrics"]["final"], result["cost"]
+    assert result["status"] == "complete"
+    assert final["num_samples"] == 360
+    assert 0 <= final["ece"] <= 1 and 0 < final["nll"] < 20
+    low, high = final["interval"]
+    assert low <= final["accuracy"] <= high
+
+    # the saved net is the measured net: rebuilt from its folder alone it counts and predicts the same
+    net = prunebench.load(folder)
+    assert cost.count(net, torch.zeros(1, 1, 8, 8)).macs == costs["final"]["macs"]
+    assert sum(p.numel() for p in net.parameters()) == costs["final"]["params"]
+    assert abs(accuracy(net, outputs) - final["accuracy"]) < 1e-9
+
+    if result["equivalence"]["max_abs_diff"] is not None:
+        assert result["equivalence"]["max_abs_diff"] < 1e-4
+    pruned_something = costs["final"]["nonzero_params"] < costs["dense"]["nonzero_params"]
+    assert pruned_something == (method != "none")
+    assert all(entry["reason"] for entry in result["not_pruned"])
+
+
+def accuracy(net: torch.nn.Module, outputs: Path) -> float:
+    config, _ = configure(outputs)
+    data = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data.setup(Path("unused"), download=False)
+    with torch.inference_mode():
+        hits = [(net(x).argmax(1) == y).sum().item() for x, y in data.test()]
+    return sum(hits) / data.num_test
+
+
+class PowerCut(Exception):
+    """Stands for the end of a process in the middle of an epoch."""
+
+
+@pytest.mark.parametrize(("method", "schedule"), supported())
+def test_an_interrupted_run_ends_with_the_same_numbers(
+    method: str, schedule: str, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+    straight, folder = run(outputs, *command)
+
+    steps = 0
+    original = Lit.training_step
+
+    def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if self.phase.name == last and self.current_epoch == 1 and batch_idx == 3:
+            raise PowerCut
+        return original(self, batch, batch_idx)
+
+    trained = [phase["name"] for phase in straight["phases"]]
+    last = trained[-1]
+    monkeypatch.setattr(Lit, "training_step", cut_power)
+    if schedule == "oneshot" and method != "none":
+        # only the pretraining trains; it is shared, so take a place where it has not been done
+        last = "pretrain"
+    with pytest.raises(PowerCut):
+        run(tmp_path, *command)
+    monkeypatch.setattr(Lit, "training_step", original)
+    epochs_again = []
+    original_start = Lit.on_train_epoch_start
+
+    def count_epochs(self: Lit) -> None:
+        epochs_again.append((self.phase.name, self.current_epoch))
+        original_start(self)
+
+    monkeypatch.setattr(Lit, "on_train_epoch_start", count_epochs)
+    resumed, again = run(tmp_path, *command)
+
+    assert (last, 0) not in epochs_again and (last, 1) in epochs_again
+    for stage, metrics in straight["metrics"].items():
+        assert resumed["metrics"][stage] == metrics, stage
+    left, right = (load_file(path / "model" / "weights.safetensors") for path in (folder, again))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (folder / "model" / "plan.json").read_text() == (again / "model" / "plan.json").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_optimiser_holds_what_trains_and_a_step_moves_it(method: str, outputs: Path) -> None:
+    config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *EXTRA.get(method, ()))
+    job, net, built, _ = cli.build(config, outputs / "unused")
+    built.check(net, job)
+    phase = job.phases[-1]
+    lit = Lit(net, built, job.task, phase, job.data, seed=0)
+    groups = built.param_groups(net, phase)
+    held = [id(p) for group in groups for p in group["params"]]
+    trainable = [id(p) for p in lit.parameters() if p.requires_grad]
+    assert sorted(held) == sorted(trainable)
+
+    before = copy.deepcopy(net.state_dict())
+    batch = next(iter(job.data.train(epoch=0, seed=0)))
+    terms = built.losses(net.train(), batch, job.task)
+    loss = torch.stack(list(terms.values())).sum()
+    assert torch.isfinite(loss)
+    loss.backward()
+    torch.optim.SGD(groups, lr=0.1).step()
+    moved = [name for name, p in net.named_parameters() if not torch.equal(p, before[name])]
+    assert moved == [name for name, p in net.named_parameters() if p.requires_grad]
+
+    probabilities = built.predict(net.eval(), batch, job.task)
+    assert probabilities.shape == (probabilities.shape[0], len(batch[1]), 10)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:2]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs: Path) -> None:
+    config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *EXTRA.get(method, ()))
+    job, net, built, _ = cli.build(config, outputs / "unused")
+    for schedule in ALL_SCHEDULES - built.schedules:
+        job.schedule = schedule
+        with pytest.raises(prunebench.errors.UserError, match=f"schedule={schedule} is not supported"):
+            built.check(net, job)
+
+
+def test_seed_zero_is_a_seed(outputs: Path, tmp_path: Path) -> None:
+    command = (*SHORT, *NET, "method=none", "schedule=simultaneous")
+    zero, _ = run(outputs, *command, "seed=0")
+    again, _ = run(tmp_path, *command, "seed=0")
+    one, _ = run(outputs, *command, "seed=1")
+    assert zero["metrics"]["final"] == again["metrics"]["final"]
+    assert zero["metrics"]["final"]["nll"] != one["metrics"]["final"]["nll"]
+
+

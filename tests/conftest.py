@@ -1,0 +1,58 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # beside other workers a second thread only takes their core; OMP_NUM_THREADS is the user's own choice
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+    # no test talks to a server
+    os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """The same random numbers for each test, whatever ran before; torch's defaults are put back afterwards."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global generator
+    torch.manual_seed(0)
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; a test that needs them is skipped where there is none."""
+    given = os.environ.get("PRUNEBENCH_DATA")
+    if not given:
+        pytest.skip("PRUNEBENCH_DATA is not set: it names the folder of the data sets")
+    root = Path(given).expanduser().resolve()
+    if not root.is_dir():
+        pytest.skip(f"PRUNEBENCH_DATA={given} is not a folder")
+    return root
+
+
+@pytest.fixture
+def example() -> Tensor:
+    """One CIFAR-sized input, ``[1, 3, 32, 32]``."""
+    return torch.randn(1, 3, 32, 32)
+
+
+@pytest.fixture
+def examples() -> Tensor:
+    """A small batch of CIFAR-sized inputs, ``[4, 3, 32, 32]``."""
+    return torch.randn(4, 3, 32, 32)

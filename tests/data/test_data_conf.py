@@ -1,0 +1,33 @@
+"""The configurations: each builds its object, and each value is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
+IMAGE_SETS = ("cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "mnist")
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_it_builds_and_is_named_like_its_file(build: Callable[..., Any], name: str) -> None:
+    data = build(name)
+    assert data.name == name
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    assert config.epochs.keys() == {"train", "finetune"}
+    assert (data.batch_size, data.mean, data.std) == (config.batch_size, config.mean, config.std)
+    assert data.class_names is None or len(data.class_names) == data.num_classes
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_every_value_has_a_comment(name: str) -> None:
+    first, *rest = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert first.startswith("# ")
+    for line in rest:
+        key, _, value = line.partition(":")
+        if value.strip() and key != "_target_":
+            assert "  # " in line, line

@@ -1,0 +1,40 @@
+"""Compose, build and run configurations inside a test, without a new process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from prunebench import cli, runner
+from prunebench.help import conf_folder
+from prunebench.identity import run_folder
+
+SHORT = (
+    "latency=false",
+    "trainer.progress=false",
+    "trainer.num_threads=1",
+    "dataset.epochs.train=2",
+    "dataset.epochs.finetune=2",
+)
+"""Two epochs a phase on the digits, no timing."""
+
+
+def configure(outputs: Path, *overrides: str) -> tuple[dict[str, Any], str]:
+    """The resolved configuration of a command line, and its YAML."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("config", overrides=[f"paths.outputs={outputs}", *overrides])
+    OmegaConf.resolve(cfg)
+    return cli.resolve(cfg)
+
+
+def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
+    """Run a configuration; its result and its folder."""
+    config, text = configure(outputs, *overrides)
+    folder = run_folder(config)
+    job, net, method, weights = cli.build(config, folder)
+    runner.set_threads(config["trainer"]["num_threads"])
+    result = runner.execute(job, net, method, config=config, config_text=text, weights=weights)
+    return result, folder

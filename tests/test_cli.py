@@ -1,0 +1,181 @@
+"""The command line: what it prints, what it refuses, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from prunebench import cli
+from prunebench.help import GROUPS, help_text, options
+from prunebench.result import read_result
+from tests.kit import SHORT
+
+FAST = (*SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=1")
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> object:
+    """Run the command in this process; returns (exit code, output, errors)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prunebench"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setenv("PRUNEBENCH_OUTPUTS", str(tmp_path / "outputs"))
+        GlobalHydra.instance().clear()
+        code = cli.main(list(arguments))
+        output, errors = capfd.readouterr()
+        return code, output, errors
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method=fpgn"], ["method=fpgn is unknown", "did you mean fpgm"]),
+        (["model=resnet57"], ["model=resnet57 is unknown", "resnet56"]),
+        (["dataset=cifar"], ["dataset=cifar is unknown", "cifar10"]),
+        (["metod=fpgm"], ["metod", "did you mean method"]),
+        (["method.prune_ratoi=0.5"], ["method.prune_ratoi", "did you mean method.prune_ratio"]),
+        (["schedule.phases.finetune.epoch=1"], ["schedule.phases.finetune.epochs"]),
+        (["method.prune_ratio=1.0"], ["prune_ratio", "[0, 1)", "1.0"]),
+        (["method.prune_ratio=-0.1"], ["prune_ratio", "[0, 1)", "-0.1"]),
+        (["method.prune_ratio=null", "method.target_macs=0.00001"], ["target_macs", "smallest"]),
+        (["method=soft_filter_pruning", "schedule=oneshot"], ["schedule=oneshot is not supported", "simultaneous"]),
+        (["dataset=cifar10", "paths.data=/nowhere"], ["/nowhere", "cifar10"]),
+        (["model.pretrained=/nowhere/net.th"], ["/nowhere/net.th"]),
+        (["model._target_=no.such.net"], ["model._target_=no.such.net"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["seed=one"], ["seed", "one"]),
+        (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16-mixed"]),
+        (["trainer.devices=2"], ["trainer.strategy=ddp"]),
+        (["model=vgg16"], ["32", "dataset.size"]),
+        (["model=custom"], ["model._target_"]),
+        (["dataset.batch_size=0"], ["batch_size"]),
+        (["schedule.phases.finetune.lr=-1"], ["lr", "-1"]),
+    ],
+)
+def test_mistakes_are_one_sentence_before_any_training(
+    arguments: list[str], words: list[str], command, tmp_path: Path
+) -> None:
+    code, _, errors = command(*arguments)
+    assert code == 1
+    sentence = errors.strip().splitlines()[-1]
+    assert sentence.startswith("error: ")
+    for word in words:
+        assert word in sentence
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "outputs").rglob("result.json"))
+    assert not list((tmp_path / "outputs").rglob("phases"))
+
+
+def test_a_net_that_cannot_be_traced_names_the_line(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "branchy.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(64, num_classes)\n"
+        "    def forward(self, x):\n        x = x.flatten(1)\n"
+        "        if x.sum() > 0:\n            x = -x\n        return self.fc(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, errors = command(*FAST, "model=custom", "model._target_=branchy.Net")
+    assert code == 1
+    assert "branchy.py:8" in errors or "line 8" in errors
+
+
+def test_an_output_folder_that_cannot_be_written(command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, errors = command(*FAST, f"paths.outputs={tmp_path / 'file' / 'runs'}")
+    assert code == 1
+    assert "cannot be written" in errors and "paths.outputs" in errors
+
+
+def test_an_infinite_loss_names_phase_and_step_and_keeps_the_checkpoint(command, tmp_path: Path) -> None:
+    options_ = (*SHORT, "model=lenet300_100", "schedule.phases.pretrain.lr_schedule=multistep")
+    code, _, errors = command(
+        *options_, "schedule.phases.pretrain.lr=1.0e30", "schedule.phases.pretrain.warmup_epochs=1",
+        "schedule.phases.pretrain.warmup_factor=0.0",
+    )  # fmt: skip
+    assert code == 1
+    assert "not finite in phase pretrain" in errors and "step" in errors
+    (result,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    assert read_result(result.parent)["status"] == "failed"
+
+
+def test_a_second_call_prints_the_row_and_trains_nothing(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output, _ = command(*FAST)
+    assert code == 0 and "result.json" in output
+
+    def never(*args: object) -> None:
+        raise AssertionError("a complete run was executed again")
+
+    monkeypatch.setattr(cli, "execute", never)
+    code, output, _ = command(*FAST)
+    assert code == 0
+    assert "already complete" in output and "test accuracy" in output
+
+
+def test_a_run_locked_by_another_process_is_refused(command, tmp_path: Path) -> None:
+    from prunebench.identity import run_folder
+    from prunebench.lock import FolderLock
+    from tests.kit import configure
+
+    config, _ = configure(tmp_path / "outputs", *FAST)
+    with FolderLock(run_folder(config)):
+        code, _, errors = command(*FAST, f"paths.outputs={tmp_path / 'outputs'}")
+    assert code == 1
+    assert "locked by another run" in errors
+    assert not list((tmp_path / "outputs").rglob("result.json"))
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Path) -> None:
+    arguments = [*FAST, "-m", "method=none,random", "model.pretrained=null,/nowhere.th", f"paths.outputs={tmp_path}"]
+    process = subprocess.run(
+        [sys.executable, "-m", "prunebench", *arguments], capture_output=True, text=True, env={**os.environ}
+    )
+    assert process.returncode == 1
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 2
+    assert process.stderr.count("/nowhere.th") >= 2
+
+
+@pytest.mark.slow
+def test_two_processes_hold_the_same_plan_and_write_one_result(tmp_path: Path) -> None:
+    arguments = [*SHORT, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    process = subprocess.run(
+        [sys.executable, "-m", "prunebench", *arguments, f"paths.outputs={tmp_path}"], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    (file,) = (tmp_path / "runs").rglob("result.json")
+    result = read_result(file.parent)
+    assert result["status"] == "complete"
+    assert [phase["name"] for phase in result["phases"]] == ["pretrain", "finetune"]
+
+
+def test_help_lists_every_group_option_and_five_examples() -> None:
+    text = help_text()
+    for group in GROUPS:
+        for option, description in options(group).items():
+            assert option in text and description in text and description, f"{group}={option}"
+    assert text.count("\n  python -m prunebench ") >= 5
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys; from prunebench.cli import main; main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stderr.strip() == "False"
+
+
+def test_the_threads_are_as_asked() -> None:
+    from prunebench import runner
+
+    runner.set_threads(1)
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,105 @@
+"""The learning rate at each step, the unrolled rounds, the refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from prunebench.errors import UserError
+from prunebench.phase import Phase, build_optimizer, build_phases, lr_factor
+
+
+def phase(**settings: Any) -> Phase:
+    return Phase(**{"name": "train", "epochs": 160, "lr": 0.1, **settings})
+
+
+def test_multistep_drops_at_the_papers_epochs() -> None:
+    # Rethinking, CIFAR: 0.1, divided by 10 at 80 and 120 of 160 epochs
+    drops = phase(lr_schedule="multistep", milestones=[0.5, 0.75])
+    rates = [0.1 * lr_factor(drops, epoch * 10, 10) for epoch in (0, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_odd_budgets_truncate_the_milestones() -> None:
+    # Rethinking: E_B = 243 drops at int(121.5) = 121 and int(182.25) = 182
+    drops = phase(epochs=243, lr_schedule="multistep", milestones=[0.5, 0.75])
+    assert [lr_factor(drops, epoch, 1) for epoch in (120, 121, 181, 182)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_step_and_constant() -> None:
+    # ImageNet: a tenth every 30 epochs
+    rates = [lr_factor(phase(epochs=90, lr_schedule="step", step_epochs=30), epoch, 1) for epoch in (29, 30, 60, 89)]
+    assert rates == pytest.approx([1, 0.1, 0.01, 0.01])
+    assert lr_factor(phase(lr_schedule="constant"), 1599, 10) == 1
+
+
+def test_warm_up_rises_linearly_then_hands_over() -> None:
+    warm = phase(lr_schedule="constant", warmup_epochs=1, warmup_factor=0.1)
+    assert [lr_factor(warm, step, 10) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 1.0])
+
+
+def test_cosine_agrees_with_torch() -> None:
+    settings = phase(epochs=5, lr_schedule="cosine")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    for step in range(50):
+        assert lr_factor(settings, step, 10) == pytest.approx(peer.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        peer.step()
+
+
+def test_onecycle_peaks_once_at_the_full_rate_and_ends_near_zero() -> None:
+    cycle = phase(epochs=4, lr_schedule="onecycle", onecycle_rise=0.25)
+    rates = [lr_factor(cycle, step, 100) for step in range(400)]
+    assert max(rates) == rates[99] == 1
+    assert rates[:100] == sorted(rates[:100]) and rates[99:] == sorted(rates[99:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_scratch_b_epochs_of_rethinking() -> None:
+    # VGG-16-A: 313,463,808 / 206,279,680 MACs, 160 -> 243 epochs; ResNet-56-B -> 220; the cap is ImageNet's
+    assert phase(equal_compute=True).stretched(313_463_808, 206_279_680).epochs == 243
+    assert phase(equal_compute=True).stretched(125_485_696, 90_907_264).epochs == 220
+    assert phase(epochs=90, max_stretch=2.0).stretched(4, 1).epochs == 180
+    assert phase().stretched(7, 7).epochs == 160
+
+
+def test_rounds_are_unrolled_into_phases_with_growing_fractions() -> None:
+    phases = build_phases({"pretrain": {"epochs": 1, "lr": 0.1}, "tune": {"epochs": 2, "lr": 0.01, "rounds": 4}})
+    assert [p.name for p in phases] == ["pretrain", "tune_1", "tune_2", "tune_3", "tune_4"]
+    assert [p.fraction for p in phases[1:]] == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": -1}, "epochs must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"lr": "fast"}, "lr must be a number"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be a number in \[0, 1\]"),
+        ({"optimizer": "sdg"}, "did you mean sgd"),
+        ({"lr_schedule": "cosin"}, "did you mean cosine"),
+        ({"milestones": [80, 120]}, "fractions"),
+        ({"epoch": 3}, "did you mean epochs"),
+        ({"clip_norm": 0}, "clip_norm"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_value_and_what_is_allowed(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_phases({"train": {"epochs": 1, "lr": 0.1, **settings}})
+
+
+def test_group_settings_win_over_the_phase() -> None:
+    weight, gate = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    groups = [{"params": [weight]}, {"params": [gate], "weight_decay": 0.0, "maximize": True}]
+    optimizer = build_optimizer(phase(weight_decay=0.1), groups)
+    gate.grad = torch.ones(2)
+    weight.grad = torch.zeros(2)
+    optimizer.step()
+    assert gate.tolist() == pytest.approx([1.1, 1.1])  # climbs, no decay
+    assert weight.tolist() == pytest.approx([1 - 0.1 * 0.1] * 2)  # decay alone
+    assert math.isclose(optimizer.param_groups[0]["momentum"], 0.9)
