@@ -90,11 +90,10 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf.errors import MissingMandatoryValue
 
     try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
     assert isinstance(config, dict)
-    config = {str(key): value for key, value in config.items()}
     for key in ("data", "outputs"):
         config["paths"][key] = str(Path(config["paths"][key]).expanduser().resolve())
     pretrained = config["model"].get("pretrained")

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunebench import stored
 from prunebench.budget import Choice
 from prunebench.data.loaders import ImageData
 from prunebench.lock import FolderLock
 from prunebench.measure import cost, evaluate
 from prunebench.method import Method
 from prunebench.phase import Phase
-from prunebench.result import read_json, write_json
+from prunebench.result import read_json
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -119,8 +116,9 @@ class Job:
         net = copy.deepcopy(net)
         self.seed_all(f"fresh-{self.phase.name if self.phase else ''}")
         for module in net.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
         own = getattr(self.template, "initialise", None)
         if callable(own):
             own(net)
@@ -130,11 +128,7 @@ class Job:
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """The JSON value ``name`` of this run: made and stored the first time, read afterwards."""
-        path = self.folder / "stored" / f"{name}.json"
-        if not path.exists():
-            value = make()
-            write_json(path, value)
-        return read_json(path)  # type: ignore[no-any-return]
+        return stored.once(self.folder / "stored" / f"{name}.json", make)
 
     def choose(self, make: Callable[[], Choice]) -> Choice:
         """The choice of channels of the phase in progress: made once, repeated when the run is resumed."""
@@ -152,6 +146,7 @@ class Job:
         if self.plan.keep or self.plan.inputs:
             net = restore(self.template, self.graph, self.plan, net)
         net = method.prune(net, self)
+        self.best_weights = None  # the best epoch is one of the pruned net's
         last = phase is [p for p in self.phases if p.prune][-1]
         if last and (self.trained or self.pretrained):
             self.measure("pruned", net, method)
@@ -192,6 +187,7 @@ class Job:
             net = method.fresh(net, self)
         if phase.active:
             net = method.attach(net, self)
+        self._arrange(net)
         macs = cost.count(net, self.example).macs
         if phase.equal_compute:
             phase = phase.stretched(self.dense_cost.macs, macs)
@@ -200,73 +196,55 @@ class Job:
         with FolderLock(folder, wait=True) if phase.shared else nullcontext():
             if not (folder / "phase.json").exists():
                 self._train(net, hooks, phase, folder, macs)
-        net = _load(net, hooks, folder / "weights.safetensors")
-        stored = read_json(folder / "phase.json")
-        self.phase_records.append(stored["record"])
-        self.history += [{"phase": phase.name, **record} for record in stored["history"]]
+        stored.load_tensors(folder / "weights.safetensors", net=net, method=hooks)
+        done = read_json(folder / "phase.json")
+        self.phase_records.append(done["record"])
+        self.history += [{"phase": phase.name, **record} for record in done["history"]]
         best = folder / "best.safetensors"
         self.best_weights = best if best.exists() else None
         self.trained = True
         return net
 
     def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, macs: int) -> None:
-        from prunebench.lit import Lit  # Lightning takes seconds to import; a one-shot run never needs it
-        from prunebench.training import build_loggers, fit
+        from prunebench.training.phase import train_phase  # takes seconds; a one-shot run never needs it
 
-        start = time.perf_counter()
-        resume = folder / "last.ckpt"
-        num_train = self.data.num_train
-        log.info("phase %s: %d epochs on %d samples", phase.name, phase.epochs, num_train)
-        if self.settings.channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        lit = Lit(net.train(), hooks, self.task, phase, self.data, seed=self.seed)
-        loggers = build_loggers(self.logger, folder=self.folder, run=self.name, phase=phase.name)
-        history = fit(
-            lit,
+        train_phase(
+            net,
+            hooks,
+            phase=phase,
+            task=self.task,
+            data=self.data,
+            seed=self.seed,
+            macs=macs,
             settings=self.settings,
+            logger=self.logger,
+            run_name=self.name,
+            run_folder=self.folder,
             folder=folder,
-            loggers=loggers,
-            resume=resume if resume.exists() else None,
         )
-        save_file(_tensors(lit.state_dict()), folder / "weights.safetensors")
-        selected = phase.epochs - 1
-        if (folder / "best.ckpt").exists():
-            best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
-            save_file(_tensors(best["state_dict"]), folder / "best.safetensors")
-            selected = int(best["epoch"])
-        record = {
-            "name": phase.name,
-            "epochs": phase.epochs,
-            "seconds": sum(row["seconds"] for row in history),
-            "wall_seconds": time.perf_counter() - start,
-            # forward 1, backward 2: the usual estimate
-            "train_macs": 3 * macs * num_train * phase.epochs,
-            "lr": [row["lr"] for row in history],
-            "best_epoch": selected,
-            "selected_epoch": phase.epochs - 1,
-            "settings": asdict(phase),
-        }
-        write_json(folder / "phase.json", {"record": record, "history": history})
-        for name in ("last.ckpt", "best.ckpt"):
-            (folder / name).unlink(missing_ok=True)
 
     def measure(self, stage: str, net: nn.Module, method: Method) -> dict[str, Any]:
         """Metrics of ``net`` on the test set, stored under ``stage`` (dense, pruned, final, test_best_val)."""
 
         def evaluate_now() -> dict[str, Any]:
             device = self.settings.device
-            net.to(device)
+            self._arrange(net).to(device)
             self.data.to(device)
             found = evaluate.probabilities(lambda batch: method.predict(net.eval(), batch, self.task), self.data.test())
             net.to("cpu")
             path = self.folder / "stored" / f"predictions-{stage}.npz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _save_predictions(path, found.probs, found.labels)
+            stored.save_predictions(path, found.probs, found.labels)
             return {"split": "test", **evaluate.summarise(found, self.data.num_classes)}
 
         metrics = self.once(f"metrics-{stage}", evaluate_now)
         log.info("%s: test accuracy %.2f %%", stage, 100 * metrics["accuracy"])
         return metrics
+
+    def _arrange(self, net: nn.Module) -> nn.Module:
+        """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""
+        if self.settings.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
 
     # -- comparisons
 
@@ -287,31 +265,3 @@ def _choice_to_plain(choice: Choice) -> dict[str, Any]:
         "not_pruned": list(choice.not_pruned),
         "achieved": dict(choice.achieved),
     }
-
-
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    # safetensors refuses shared memory and foreign layouts; a contiguous copy has neither
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def _load(net: nn.Module, hooks: Method, path: Path) -> nn.Module:
-    state = load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        hooks.load_state_dict({k.removeprefix("method."): v for k, v in state.items() if k.startswith("method.")})
-    return net
-
-
-def _save_predictions(path: Path, probs: Tensor, labels: Tensor) -> None:
-    """Per example: label, prediction, confidence, correctness; enough for paired tests and reliability diagrams."""
-    confidence, prediction = probs.max(1)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(
-        temporary,
-        label=labels.numpy().astype(np.int16),
-        prediction=prediction.numpy().astype(np.int16),
-        confidence=confidence.numpy().astype(np.float32),
-        correct=(prediction == labels).numpy(),
-    )
-    temporary.replace(path)

@@ -79,7 +79,7 @@ class Phase:
         where = f"schedule.phases.{self.name}"
         _one_of(f"{where}.optimizer", self.optimizer, OPTIMIZERS)
         _one_of(f"{where}.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        whole = {"epochs": (self.epochs, 0), "rounds": (self.rounds, 1), "step_epochs": (self.step_epochs, 1)}
+        whole: dict[str, tuple[Any, int]] = {"epochs": (self.epochs, 0), "rounds": (self.rounds, 1), "step_epochs": (self.step_epochs, 1)}
         for name, (value, low) in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UserError(f"{where}.{name} must be a whole number of at least {low}, got {value!r}")
@@ -94,10 +94,10 @@ class Phase:
             "label_smoothing": (0.0, 1.0),
             "max_stretch": (1.0, math.inf),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-                raise UserError(f"{where}.{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+        for name, (lowest, highest) in limits.items():
+            given = getattr(self, name)
+            if not isinstance(given, int | float) or isinstance(given, bool) or not lowest <= given <= highest:
+                raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
         if self.batch_size is not None and self.batch_size < 1:

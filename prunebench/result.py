@@ -81,7 +81,7 @@ def is_complete(folder: Path) -> bool:
     """True if the run in ``folder`` has ended with numbers (``failed`` and interrupted runs are run again)."""
     if not (folder / FILE).exists():
         return False
-    return read_result(folder)["status"] != "failed"
+    return bool(read_result(folder)["status"] != "failed")
 
 
 def _finite(value: Any) -> Any:

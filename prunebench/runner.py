@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from prunebench import runtime, saved
@@ -24,6 +23,7 @@ from prunebench.lock import FolderLock
 from prunebench.measure import cost, latency
 from prunebench.method import Method
 from prunebench.result import FILE, SCHEMA, write_json, write_rows, write_text
+from prunebench.stored import load_tensors
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
@@ -85,10 +85,7 @@ def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
     else:
         job.measure("final", compact, method)
     if best_weights is not None:
-        best = copy.deepcopy(trained)
-        state = load_file(best_weights)
-        best.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        job.measure("test_best_val", best, method)
+        job.measure("test_best_val", load_tensors(best_weights, net=copy.deepcopy(trained)), method)
     return compact, plan
 
 

@@ -20,9 +20,7 @@ FAST = (*SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> object:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> object:
     """Run the command in this process; returns (exit code, output, errors)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -48,11 +46,14 @@ def command(
         (["schedule.phases.finetune.epoch=1"], ["schedule.phases.finetune.epochs"]),
         (["method.prune_ratio=1.0"], ["prune_ratio", "[0, 1)", "1.0"]),
         (["method.prune_ratio=-0.1"], ["prune_ratio", "[0, 1)", "-0.1"]),
-        (["method.prune_ratio=null", "method.target_macs=0.00001"], ["target_macs", "smallest"]),
+        (
+            ["method.prune_ratio=null", "method.target_macs=0.00001"],
+            ["target_macs", "out of reach", "ask for at least that"],
+        ),
         (["method=soft_filter_pruning", "schedule=oneshot"], ["schedule=oneshot is not supported", "simultaneous"]),
         (["dataset=cifar10", "paths.data=/nowhere"], ["/nowhere", "cifar10"]),
         (["model.pretrained=/nowhere/net.th"], ["/nowhere/net.th"]),
-        (["model._target_=no.such.net"], ["model._target_=no.such.net"]),
+        (["model._target_=no.such.net"], ["no.such", "cannot be imported"]),
         (["seed=-1"], ["seed", "-1"]),
         (["seed=one"], ["seed", "one"]),
         (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16-mixed"]),
@@ -169,7 +170,9 @@ def test_help_lists_every_group_option_and_five_examples() -> None:
 
 
 def test_help_needs_no_heavy_import() -> None:
-    code = "import sys; from prunebench.cli import main; main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from prunebench.cli import main; main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stderr.strip() == "False"
 

@@ -108,9 +108,7 @@ def choose(
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
-    achieved = _achieved(plan, scores, graph) | {"target": target, "reached": None}
-    if target is not None:
-        achieved["reached"] = achieved["macs_kept" if target_macs is not None else "params_kept"]
+    achieved = describe(plan, scores, graph, target_macs=target_macs, target_params=target_params)
     achieved["seconds"] = time.perf_counter() - started
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
@@ -147,11 +145,31 @@ def _whole(units: Sequence[Unit], counts: Counts, why: Mapping[str, str]) -> dic
     return reasons
 
 
-def _achieved(plan: Plan, scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, float | None]:
+def describe(
+    plan: Plan,
+    names: Collection[str],
+    graph: ChannelGraph,
+    *,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+) -> dict[str, float | None]:
+    """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
+
+    Args:
+        plan: what stays.
+        names: the layers that were asked to give channels.
+        graph: of the dense net.
+        target_macs, target_params: what was asked for.
+    """
     dense = Plan(keep={})
-    kept = sum(len(plan.keep.get(name, values)) for name, values in scores.items())
+    widths = {name: graph.layers[name].out_channels for name in names}
+    kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
+    macs_kept = graph.macs(plan) / graph.macs(dense)
+    params_kept = graph.params(plan) / graph.params(dense)
     return {
-        "channels_kept": kept / sum(len(values) for values in scores.values()),
-        "macs_kept": graph.macs(plan) / graph.macs(dense),
-        "params_kept": graph.params(plan) / graph.params(dense),
+        "channels_kept": kept / sum(widths.values()),
+        "macs_kept": macs_kept,
+        "params_kept": params_kept,
+        "target": target_macs if target_macs is not None else target_params,
+        "reached": macs_kept if target_macs is not None else params_kept if target_params is not None else None,
     }

@@ -9,7 +9,7 @@ from prunebench.budget.families import Counts, Family
 from prunebench.budget.units import Unit
 from prunebench.errors import UserError
 
-_TOLERANCE = 0.01  # of the goal: what counts as met
+_TOLERANCE = 0.002  # of the goal: near enough; a fifth of what the result counts as missed
 _SMALLEST_STEP = 1e-7  # of the share pruned: finer than one channel in a million
 
 
@@ -89,7 +89,7 @@ def _between(sizes: _Sizes, larger: Counts, smaller: Counts) -> Counts:
 
 
 def _adjust(sizes: _Sizes, counts: Counts, units: Sequence[Unit]) -> Counts:
-    """In a net of few channels one channel can weigh more than the tolerance: single steps, while they help."""
+    """In a net of few channels one channel weighs more than the tolerance: single steps, while they help."""
     while sizes.error(counts) > _TOLERANCE * sizes.goal:
         steps = [
             (*counts[:place], step, *counts[place + 1 :])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.budget.units import removal_order
 from prunebench.criteria import filters, gaussian, norms
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph, Layer
@@ -175,3 +176,23 @@ def live_inputs(name: str, graph: ChannelGraph, plan: Plan) -> list[int] | None:
     kept, width = plan.keep[writers[0].name], writers[0].out_channels
     taps = graph.layers[name].in_channels // width  # of a linear layer behind a flatten: H*W columns a channel
     return [channel * taps + tap for channel in kept for tap in range(taps)]
+
+
+def in_order(criterion: Criterion, plan: Plan, net: nn.Module, graph: ChannelGraph, before: Plan) -> Plan:
+    """As many channels as in ``plan``, chosen from input to output by what the layers before have kept.
+
+    Args:
+        criterion: one whose scores depend on the live inputs.
+        plan: how many channels stay in each layer.
+        net: with the dense net's shapes.
+        graph: of the dense net.
+        before: what has been cut already stays cut.
+    """
+    chosen = Plan()
+    for name in (name for name in graph.layers if name in plan.keep):
+        live = live_inputs(name, graph, chosen)
+        scores = criterion(look_at(name, net, graph, torch.Generator(), live_inputs=live)).cpu()
+        dead = set(range(len(scores))) - set(before.keep.get(name, range(len(scores))))
+        order = removal_order(scores, dead=dead)
+        chosen = Plan(keep={**chosen.keep, name: tuple(sorted(order[len(order) - len(plan.keep[name]) :]))})
+    return chosen

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.surgery.graph import ChannelGraph, Layer
+from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.zero import zero
 
 
 class ChannelMasks(nn.Module):
-    """One mask per layer, all in one buffer, so that a checkpoint holds them.
+    """The plan in force, as a buffer, and what it zeroes in place.
+
+    ``thorough`` means all that :func:`prunebench.surgery.zero.zero` zeroes, which makes the net equal to the small one:
+    filters, biases, and scale and shift of every norm layer that a dead channel passes. Otherwise only the filters and
+    their biases are meant, which leaves a dead channel the constant that its norm layer emits.
 
     Attributes:
         live: bool, ``[sum of the layers' widths]``, True where a channel lives.
@@ -22,44 +28,62 @@ class ChannelMasks(nn.Module):
 
     def __init__(self, graph: ChannelGraph) -> None:
         super().__init__()
-        self.layers = {name: layer for name, layer in graph.layers.items() if not layer.is_output}
-        self.register_buffer("live", torch.ones(sum(layer.out_channels for layer in self.layers.values())).bool())
-
-    def masks(self) -> Iterator[tuple[Layer, Tensor]]:
-        """Each layer with its part of ``live``, ``[out]``."""
-        start = 0
-        for layer in self.layers.values():
-            yield layer, self.live[start : start + layer.out_channels]
-            start += layer.out_channels
+        self._graph = graph
+        self._widths = {name: layer.out_channels for name, layer in graph.layers.items() if not layer.is_output}
+        self._thorough: dict[str, Tensor] | None = None
+        self.register_buffer("live", torch.ones(sum(self._widths.values()), dtype=torch.bool))
 
     def load_plan(self, plan: Plan) -> None:
         """Make the channels of ``plan`` the live ones."""
-        for layer, mask in self.masks():
-            mask.fill_(layer.name not in plan.keep)
-            mask[list(plan.keep.get(layer.name, ()))] = True
+        for name, mask in self._masks():
+            mask.fill_(name not in plan.keep)
+            mask[list(plan.keep.get(name, ()))] = True
+        self._thorough = None
 
     def plan(self) -> Plan:
         """The live channels of the layers that have dead ones."""
-        keep = {
-            layer.name: tuple(mask.nonzero().flatten().tolist()) for layer, mask in self.masks() if not bool(mask.all())
-        }
-        return Plan(keep=keep)
+        return Plan(
+            keep={
+                name: tuple(mask.nonzero().flatten().tolist()) for name, mask in self._masks() if not bool(mask.all())
+            }
+        )
 
     @torch.no_grad()
-    def zero(self, net: nn.Module, *, norms: bool) -> None:
-        """Overwrite what belongs to dead channels with 0, in place: filter, bias and, with ``norms``, norm affine."""
-        for parameter, mask in self._of_channels(net, norms=norms):
+    def zero(self, net: nn.Module, *, thorough: bool) -> None:
+        """Overwrite what belongs to dead channels with 0, in place."""
+        if thorough:
+            net.load_state_dict(zero(net, self._graph, self.plan()).state_dict())
+            return
+        for parameter, mask in self._filters(net):
             parameter[~mask] = 0
 
-    def zero_gradients(self, net: nn.Module, *, norms: bool) -> None:
+    def zero_gradients(self, net: nn.Module, *, thorough: bool) -> None:
         """Overwrite the gradients of the same parameters with 0, in place."""
-        for parameter, mask in self._of_channels(net, norms=norms):
-            if parameter.grad is not None:
-                parameter.grad[~mask] = 0
+        if not thorough:
+            for parameter, mask in self._filters(net):
+                if parameter.grad is not None:
+                    parameter.grad[~mask] = 0
+            return
+        if self._thorough is None:
+            self._thorough = self._survivors(net)
+        for name, parameter in net.named_parameters():
+            if name in self._thorough and parameter.grad is not None:
+                parameter.grad *= self._thorough[name]
 
-    def _of_channels(self, net: nn.Module, *, norms: bool) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for layer, mask in self.masks():
-            names = [layer.name, layer.norm] if norms and layer.norm is not None else [layer.name]
-            for name in names:
-                for parameter in net.get_submodule(name).parameters(recurse=False):
-                    yield parameter, mask
+    def _masks(self) -> Iterator[tuple[str, Tensor]]:
+        """Each layer with its part of ``live``, ``[out]``."""
+        return zip(self._widths, self.live.split(list(self._widths.values())), strict=True)
+
+    def _filters(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        for name, mask in self._masks():
+            for parameter in net.get_submodule(name).parameters(recurse=False):
+                yield parameter, mask
+
+    @torch.no_grad()
+    def _survivors(self, net: nn.Module) -> dict[str, Tensor]:
+        """For each parameter that has dead entries a mask of its shape: what is left of a net full of ones."""
+        ones = copy.deepcopy(net)
+        for parameter in ones.parameters():
+            parameter.fill_(1.0)
+        left = zero(ones, self._graph, self.plan())
+        return {name: parameter != 0 for name, parameter in left.named_parameters() if not bool(parameter.all())}

@@ -6,9 +6,66 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+_FEW_NUMBERS = 12_000  # up to here one call costs more than its work, so the kernel with the fewest calls wins
 _MATRIX_ROWS = 4096  # from so many rows on, building the 0/1 matrix costs less than it gains
+
+
+class Spread(nn.Module):
+    """Zero channels between the live ones, for an operation that takes the dense net's tensor.
+
+    Args:
+        width: channels of the result.
+        places: ascending places of the input's channels.
+        axis: dimension of the channels.
+    """
+
+    places: Tensor
+    order: Tensor
+
+    def __init__(self, *, width: int, places: Sequence[int], axis: int = 1) -> None:
+        super().__init__()
+        self.axis = axis
+        order = torch.full((width,), len(places))  # the channel of zeros behind the input's
+        order[list(places)] = torch.arange(len(places))
+        # not in the state dict: the places follow from the plan
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, places, ...]`` to ``[batch, width, ...]``."""
+        behind = [0, 0] * (x.dim() - 1 - self.axis) + [0, 1]
+        return F.pad(x, behind).index_select(self.axis, self.order)
+
+    def extra_repr(self) -> str:
+        """Widths."""
+        return f"{len(self.places)} -> {len(self.order)}, axis={self.axis}"
+
+
+class Gather(nn.Module):
+    """The channels that a reader still uses.
+
+    Args:
+        places: ascending places in the input.
+        axis: dimension of the channels.
+    """
+
+    places: Tensor
+
+    def __init__(self, *, places: Sequence[int], axis: int = 1) -> None:
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, ...]`` to ``[batch, places, ...]``."""
+        return x.index_select(self.axis, self.places)
+
+    def extra_repr(self) -> str:
+        """Number of channels."""
+        return f"{len(self.places)}, axis={self.axis}"
 
 
 class ScatterAdd(nn.Module):
@@ -38,16 +95,12 @@ class ScatterAdd(nn.Module):
         axis: dimension of the channels.
     """
 
-    first: Tensor | None
-    second: Tensor
-
     def __init__(self, *, width: int, first: Sequence[int] | None, second: Sequence[int], axis: int = 1) -> None:
         super().__init__()
         self.width = width
         self.axis = axis
-        # not in the state dict: the places follow from the plan
-        self.register_buffer("first", None if first is None else torch.tensor(first), persistent=False)
-        self.register_buffer("second", torch.tensor(second), persistent=False)
+        self.first = None if first is None else Spread(width=width, places=first, axis=axis)
+        self.second = Spread(width=width, places=second, axis=axis)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """``[batch, k1, ...]`` and ``[batch, k2, ...]`` to ``[batch, width, ...]``."""
@@ -55,18 +108,16 @@ class ScatterAdd(nn.Module):
             dtype = torch.promote_types(first.dtype, second.dtype)
             first, second = first.to(dtype), second.to(dtype)
         if torch.compiler.is_compiling():
-            return self._gathered(first, second)
-        if first.device.type == "cpu" and (self._is_last(first) or self._is_last(second)):
+            # operations that compilers fuse and every ONNX runtime has: pad by a zero, gather, add
+            total = first if self.first is None else self.first(first)
+            return torch.add(total, self.second(second))
+        few = self.first is None and second.numel() < _FEW_NUMBERS
+        if first.device.type == "cpu" and not few and (self._is_last(first) or self._is_last(second)):
             return self._rows(first, second)
         if self.first is None:
-            return first.index_add(self.axis, self.second, second)
-        total = first.new_zeros(self._shape(first)).index_add_(self.axis, self.first, first)
-        return total.index_add_(self.axis, self.second, second)
-
-    def extra_repr(self) -> str:
-        """Widths."""
-        narrow = self.width if self.first is None else len(self.first)
-        return f"{narrow} + {len(self.second)} -> {self.width}, axis={self.axis}"
+            return first.index_add(self.axis, self.second.places, second)
+        total = first.new_zeros(self._shape(first)).index_add_(self.axis, self.first.places, first)
+        return total.index_add_(self.axis, self.second.places, second)
 
     def _shape(self, tensor: Tensor) -> list[int]:
         return [self.width if dim == self.axis else size for dim, size in enumerate(tensor.shape)]
@@ -81,8 +132,8 @@ class ScatterAdd(nn.Module):
         shape = [*wide.shape[:-1], self.width]
         total, part = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
         if self.first is not None:
-            total = self._add_rows(total.new_zeros(len(total), self.width), total, self.first)
-        return self._add_rows(total, part, self.second).view(shape).movedim(-1, self.axis)
+            total = self._add_rows(total.new_zeros(len(total), self.width), total, self.first.places)
+        return self._add_rows(total, part, self.second.places).view(shape).movedim(-1, self.axis)
 
     def _add_rows(self, total: Tensor, part: Tensor, places: Tensor) -> Tensor:
         # oneDNN multiplies bfloat16 faster than scatter_add converts it; a dispatch mode counts or records
@@ -90,67 +141,3 @@ class ScatterAdd(nn.Module):
             matrix = part.new_zeros(len(places), self.width).scatter_(1, places[:, None], 1.0)
             return torch.addbmm(total, part[None], matrix[None])
         return total.scatter_add(1, places.expand(len(part), -1), part)
-
-    def _gathered(self, first: Tensor, second: Tensor) -> Tensor:
-        """The same from operations that compilers fuse and every ONNX runtime has: pad by a zero, gather, add."""
-        total = first if self.first is None else spread(first, self.first, width=self.width, axis=self.axis)
-        return total + spread(second, self.second, width=self.width, axis=self.axis)
-
-
-class Spread(nn.Module):
-    """Zero channels between the live ones, for an operation that takes the dense net's tensor.
-
-    Args:
-        width: channels of the result.
-        places: ascending places of the input's channels.
-        axis: dimension of the channels.
-    """
-
-    places: Tensor
-
-    def __init__(self, *, width: int, places: Sequence[int], axis: int = 1) -> None:
-        super().__init__()
-        self.width = width
-        self.axis = axis
-        self.register_buffer("places", torch.tensor(places), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, places, ...]`` to ``[batch, width, ...]``."""
-        return spread(x, self.places, width=self.width, axis=self.axis)
-
-    def extra_repr(self) -> str:
-        """Widths."""
-        return f"{len(self.places)} -> {self.width}, axis={self.axis}"
-
-
-class Gather(nn.Module):
-    """The channels that a reader still uses.
-
-    Args:
-        places: ascending places in the input.
-        axis: dimension of the channels.
-    """
-
-    places: Tensor
-
-    def __init__(self, *, places: Sequence[int], axis: int = 1) -> None:
-        super().__init__()
-        self.axis = axis
-        self.register_buffer("places", torch.tensor(places), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, channels, ...]`` to ``[batch, places, ...]``."""
-        return x.index_select(self.axis, self.places)
-
-    def extra_repr(self) -> str:
-        """Number of channels."""
-        return f"{len(self.places)}, axis={self.axis}"
-
-
-def spread(x: Tensor, places: Tensor, *, width: int, axis: int) -> Tensor:
-    """``[..., k, ...]`` to ``[..., width, ...]``: the channels at their places, zeros elsewhere."""
-    zero = x.shape[axis]
-    order = torch.full((width,), zero, device=places.device)
-    order[places] = torch.arange(zero, device=places.device)
-    blank = torch.zeros_like(x.narrow(axis, 0, 1))
-    return torch.cat([x, blank], axis).index_select(axis, order)

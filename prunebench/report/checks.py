@@ -46,17 +46,17 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
     return [
         *(text(word) for word in (dataset, model)),
         Cell(str(len(by_method)), len(by_method)),
-        _share(seeds, len(groups), "configurations"),
-        _share(curves, len(by_method), "methods"),
+        _share(seeds, len(groups)),
+        _share(curves, len(by_method)),
         Cell(f"no {' and no '.join(absent)}" if absent else "both", chip="warn" if absent else "good"),
         Cell(f"{len(bases)} different" if len(bases) > 1 else "one kind", chip="warn" if len(bases) > 1 else "good"),
-        _share(collapsed, len(by_method), "methods"),
+        _share(collapsed, len(by_method)),
         Cell("stored" if top5 else "not asked for", chip="good" if top5 else "off"),
     ]
 
 
-def _share(count: int, total: int, what: str) -> Cell:
-    return Cell(f"{count} of {total} {what}", count / total, chip="good" if count == total else "warn")
+def _share(count: int, total: int) -> Cell:
+    return Cell(f"{count} of {total}", count / total, chip="good" if count == total else "warn")
 
 
 def _budget(item: Group) -> int:

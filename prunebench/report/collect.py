@@ -22,7 +22,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Collection:
-    """All runs of a report, in the order method, model, dataset, id, seed.
+    """All runs of a report, in the order method, model, dataset, schedule, MACs removed, id, seed.
 
     Attributes:
         left_out: unreadable, foreign and repeated results.
@@ -79,8 +79,12 @@ def collect(runs: Path, advance: Callable[[int, int], None] = lambda done, total
         else:
             _keep(record, found, collection.left_out)
         advance(done, len(folders))
-    collection.records.extend(sorted(found.values(), key=lambda r: (r.method, r.model, r.dataset, r.id, r.seed)))
+    collection.records.extend(sorted(found.values(), key=_order))
     return collection
+
+
+def _order(r: Record) -> tuple[str | float, ...]:
+    return r.method, r.model, r.dataset, r.schedule, r.numbers.get("macs_removed", 0.0), r.id, r.seed
 
 
 def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> None:

@@ -8,13 +8,13 @@ from itertools import combinations
 
 from prunebench.errors import UserError
 from prunebench.measure.statistics import holm
-from prunebench.report.fairness import RATE_TOLERANCE
 from prunebench.report.groups import Group
 from prunebench.report.pairs import Correct, Pair, compare, read_correct
 from prunebench.report.record import Record
+from prunebench.rows.fairness import SAME_RATE
 
 MAX_PAIRS = 1000
-"""So many pairs are tested in one report, families with the most runs first."""
+"""So many pairs are tested in one report: families with the most runs first, in each from the least removed on."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,15 @@ def families(groups: Sequence[Group], load: Callable[[Record], Correct] | None =
             by_family.setdefault((r.dataset, r.model, r.schedule, r.test_set, r.checkpoint or ""), []).append(item)
     found, left, skipped = [], MAX_PAIRS, 0
     for members in sorted(by_family.values(), key=lambda m: -sum(len(g.records) for g in m)):
-        budgets = [_one_per_method(chosen) for chosen in _budgets(members)]
-        count = sum(len(chosen) * (len(chosen) - 1) // 2 for chosen in budgets)
-        if count > left:
-            skipped += count
-            continue
-        left -= count
-        if count:
+        budgets = []
+        for chosen in map(_one_per_method, _budgets(members)):
+            count = len(chosen) * (len(chosen) - 1) // 2
+            if count > left:
+                skipped += count
+            elif count:
+                left -= count
+                budgets.append(chosen)
+        if budgets:
             found.append(_family(budgets, load))
     return sorted(found, key=lambda f: (f.dataset, f.model, f.schedule, f.checkpoint or "")), skipped
 
@@ -84,7 +86,7 @@ def _budgets(groups: Sequence[Group]) -> list[list[Group]]:
     budgets: list[list[Group]] = []
     for item in ordered:
         start = budgets[-1][0].first.numbers["macs_removed"] if budgets else None
-        if start is None or item.first.numbers["macs_removed"] - start > RATE_TOLERANCE:
+        if start is None or item.first.numbers["macs_removed"] - start > SAME_RATE:
             budgets.append([])
         budgets[-1].append(item)
     return budgets
@@ -118,7 +120,7 @@ def _family(budgets: Sequence[Sequence[Group]], load: Callable[[Record], Correct
         cache.clear()
     adjusted = iter(holm([pair.p for pairs in raw for pair in pairs]))
     tested = [[replace(pair, p_holm=next(adjusted)) for pair in pairs] for pairs in raw]
-    made = [_budget(chosen, pairs) for chosen, pairs in zip(budgets, tested, strict=True) if len(chosen) > 1]
+    made = [_budget(chosen, pairs) for chosen, pairs in zip(budgets, tested, strict=True)]
     r = budgets[0][0].first
     return Family(r.dataset, r.model, r.schedule, r.checkpoint, tuple(made), tuple(_flips(made)), tuple(refused))
 

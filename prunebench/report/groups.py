@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +12,27 @@ from prunebench.report.record import Record
 
 CLAIM_SEEDS = 3
 """Fewer seeds than this support no claim (Blalock et al. 2020, appendix B)."""
-_ORDER = ("method", "schedule", "phases", "model", "dataset", "trainer")
+_ORDER = ("method", "phases", "model", "dataset", "trainer")
 _DULL = ("_target_", "name", "recipe")
 _MAX_KEYS = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds; sample standard deviation (n - 1) and half-width of the 95 % t interval from two seeds on."""
+    """Mean over seeds and sample standard deviation (n - 1), None for a single one."""
 
     mean: float
     sd: float | None
-    half_width: float | None
-    count: int
+    values: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the 95 % t interval of the mean; computed when it is asked for, since a report has 10,000 estimates."""
+        return mean_of_seeds(self.values).half_width if self.count > 1 else None
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Group:
     """The measured runs of one configuration, ordered by seed.
 
     Attributes:
-        label: the settings that tell it from the other configurations of its method, model and data set.
+        label: the settings that tell it from the others of its method, model, data set and schedule.
     """
 
     records: tuple[Record, ...]
@@ -78,10 +87,9 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     """Mean and spread of ``values``, one per seed; None without values. The best seed is never picked."""
     if not values:
         return None
-    if len(values) == 1:
-        return Estimate(values[0], None, None, 1)
-    found = mean_of_seeds(values)
-    return Estimate(found.mean, found.sd, found.half_width, len(values))
+    count, mean = len(values), math.fsum(values) / len(values)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1)) if count > 1 else None
+    return Estimate(mean, sd, tuple(values))
 
 
 def group(records: Iterable[Record]) -> list[Group]:
@@ -91,16 +99,17 @@ def group(records: Iterable[Record]) -> list[Group]:
         if record.measured:
             by_id.setdefault(record.id, []).append(record)
     groups = [Group(tuple(sorted(found, key=lambda r: r.seed))) for found in by_id.values()]
-    by_kind: dict[tuple[str, str, str], list[Group]] = {}
+    by_kind: dict[tuple[str, ...], list[Group]] = {}
     for item in groups:
-        by_kind.setdefault((item.first.method, item.first.model, item.first.dataset), []).append(item)
+        r = item.first
+        by_kind.setdefault((r.method, r.model, r.dataset, r.schedule), []).append(item)
     labels = {item.id: text for items in by_kind.values() for item, text in zip(items, _labels(items), strict=True)}
     return [Group(item.records, labels[item.id]) for item in groups]
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
     """For each group the settings in which the groups differ, the method's own first, at most four of them."""
-    settings = [{**item.first.settings, "schedule": item.first.schedule} for item in groups]
+    settings = [item.first.settings for item in groups]
     keys = dict.fromkeys(key for found in settings for key in found)
     if len(groups) > 1:
         varying = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]

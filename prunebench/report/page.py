@@ -6,7 +6,7 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from prunebench.report import checks, details, summaries
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.families import Family
 from prunebench.report.groups import Group
-from prunebench.report.papers import STATES, View, totals
+from prunebench.report.paper_table import STATES
+from prunebench.report.papers import View, totals
 from prunebench.report.record import Record
 from prunebench.result import write_text
 
@@ -66,7 +67,7 @@ def write_page(
         tiles=_tiles(collection.records, groups, views, collection.left_out),
         papers=views,
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
-        ranks=summaries.ranks(families),
+        grids=summaries.rank_grids(families),
         comparisons=summaries.comparisons(families),
         refused=[text for family in families for text in family.refused],
         untested=untested,
@@ -97,11 +98,8 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
     def line(r: Record) -> list[Any]:
         terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id))
         numbers = [_rounded(r.numbers.get(name)) for name in names]
-        return [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint] + [
-            r.facts,
-            r.kept,
-            numbers,
-        ]
+        head = [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint]
+        return [*head, r.facts, r.kept, numbers]
 
     rows = [line(record) for record in collection.records]
     return {
@@ -146,8 +144,9 @@ def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
 
 def _tiles(
     records: Sequence[Record], groups: Sequence[Group], views: Sequence[View], left_out: Sequence[LeftOut]
-) -> list[Mapping[str, str]]:
-    counts, tiles = totals(views), []
+) -> list[dict[str, str]]:
+    counts = totals(views)
+    tiles: list[dict[str, str]] = []
     if views:
         total = sum(view.total for view in views)
         tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})

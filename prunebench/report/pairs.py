@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from prunebench.errors import UserError
 from prunebench.measure.statistics import Interval, discordant, mcnemar
-from prunebench.report.fairness import differences, fairness
 from prunebench.report.groups import Estimate, Group, estimate
 from prunebench.report.record import Record
+from prunebench.result import read_result
+from prunebench.rows.fairness import Fairness, judge, setup_of
 
 LEVEL = 0.05
 RESAMPLES = 10_000
@@ -31,7 +32,7 @@ class Pair:
         interval: paired bootstrap, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
         over_seeds: difference of the accuracies of equal seeds; None without a common seed beyond the first.
         decided: ``p_holm`` is below 0.05 and the difference has the same sign in every common seed.
-        setup: fairness label. ``differs``: settings outside of the method that are not equal.
+        fairness: what the two runs share; None if their results do not say enough.
     """
 
     first: Group
@@ -45,8 +46,7 @@ class Pair:
     p_holm: float
     over_seeds: Estimate | None
     same_sign: bool
-    setup: str
-    differs: tuple[str, ...]
+    fairness: Fairness | None
 
     @property
     def difference(self) -> float:
@@ -92,9 +92,17 @@ def compare(first: Group, second: Group, correct: Callable[[Record], Correct]) -
         p_holm=p,
         over_seeds=estimate(gaps) if len(gaps) > 1 else None,
         same_sign=all(g > 0 for g in gaps) or all(g < 0 for g in gaps),
-        setup=fairness(one, other),
-        differs=tuple(differences(one, other)),
+        fairness=fairness(one, other),
     )
+
+
+def fairness(one: Record, other: Record) -> Fairness | None:
+    """The setup that two runs share (Wang et al. 2023), from their results."""
+    try:
+        return judge(setup_of(read_result(one.folder)), setup_of(read_result(other.folder)))
+    except (UserError, KeyError, TypeError, AttributeError):
+        # results of older code may lack settings; the tests do not depend on them
+        return None
 
 
 def read_correct(record: Record) -> Correct:

@@ -52,8 +52,8 @@ class Record:
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
-        facts: numbers in a ``Pool``: ``command``, ``git``, ``versions``, ``hardware``, ``guarantee``,
-            ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels).
+        facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
+            ``guarantee``, ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
     """
 
@@ -161,6 +161,7 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "settings": checked.mapping(result, "method").get("settings"),
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in checked.objects(result, "phases")],

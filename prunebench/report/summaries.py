@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prunebench.report.families import Family
+from prunebench.report.families import Budget, Family
 from prunebench.report.groups import Group
 from prunebench.report.pairs import Pair
 from prunebench.report.record import Record
@@ -53,7 +53,10 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("×", numeric=True, name="speedup_batch_1"), lambda g: plain(g.estimate("speedup_batch_1"))),
         (Column("ms, batch 64", numeric=True, name="batch_64_ms"), lambda g: plain(g.estimate("final.batch_64_ms"))),
         (Column("×", numeric=True, name="speedup_batch_64"), lambda g: plain(g.estimate("speedup_batch_64"))),
-        (Column("Status"), lambda g: text("missed target" if g.missed else "complete")),
+        (
+            Column("Status"),
+            lambda g: Cell("missed target" if g.missed else "complete", chip="warn" if g.missed else "good"),
+        ),
     ]
     rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
     return _without_empty(
@@ -108,7 +111,11 @@ def _pair_row(family: Family, rate: float, pair: Pair) -> list[Cell]:
     low, high = (signed(100 * value) for value in pair.interval)
     ahead = pair.first if pair.difference > 0 else pair.second
     verdict = f"{ahead.first.method} is better" if pair.decided else "undecided"
-    note = f"settings outside of the method differ: {', '.join(pair.differs)}" if pair.differs else ""
+    fairness = pair.fairness
+    setup = (fairness.label or "none") if fairness else NOTHING
+    differs = (
+        f"differ outside of the method: {', '.join(fairness.differences)}" if fairness and fairness.differences else ""
+    )
     return [
         *(text(word) for word in (family.dataset, family.model, family.schedule)),
         *(Cell(g.name, run=g.id) for g in (pair.first, pair.second)),
@@ -121,8 +128,8 @@ def _pair_row(family: Family, rate: float, pair: Pair) -> list[Cell]:
         Cell(p_value(pair.p), pair.p),
         Cell(p_value(pair.p_holm), pair.p_holm),
         points(pair.over_seeds),
-        Cell(pair.setup, note=note),
-        text(verdict),
+        Cell(setup, note=differs, chip="good" if fairness and fairness.fair else "warn"),
+        Cell(verdict, chip="info" if pair.decided else "off"),
     ]
 
 
@@ -154,6 +161,31 @@ def ranks(found: Sequence[Family]) -> Table:
     flips = tuple(f"{f.dataset}, {f.model}, {f.schedule}: {flip}" for f in found for flip in f.flips)
     notes = ("Place by mean accuracy; the places left open follow from the decided pairs of the table of comparisons",)
     return Table("ranks", "Ranks at equal MACs", tuple(columns), rows, notes + flips)
+
+
+def rank_grids(found: Sequence[Family]) -> list[Table]:
+    """One table per family, methods down, budgets across: accuracy and the places that the tests leave open."""
+    return [_grid(f"ranks-{number}", family) for number, family in enumerate(found, 1)]
+
+
+def _grid(name: str, family: Family) -> Table:
+    methods = sorted({rank.group.first.method for budget in family.budgets for rank in budget.ranks})
+    columns = [Column("Method")]
+    for i, budget in enumerate(family.budgets):
+        heading = "Accuracy % at MACs removed"
+        columns.append(Column(f"{100 * budget.low:.0f} %", numeric=True, group=heading, starts=not i))
+    rows = [[Cell(method), *(_place(budget, method) for budget in family.budgets)] for method in methods]
+    notes = ("Below each accuracy: the places that the tests leave open", *family.flips)
+    return Table(name, f"{family.model} on {family.dataset}, {family.schedule}", tuple(columns), rows, notes)
+
+
+def _place(budget: Budget, method: str) -> Cell:
+    for rank in budget.ranks:
+        if rank.group.first.method == method:
+            cell = percent(rank.group.estimate("final.accuracy"))
+            places = f"{rank.best}" if rank.best == rank.worst else f"{rank.best}–{rank.worst}"
+            return Cell(cell.text, cell.value, note=rank.group.name, run=rank.group.id, below=places)
+    return Cell()
 
 
 def p_value(p: float) -> str:

@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 
 from prunebench.report.groups import CLAIM_SEEDS, Estimate
-from prunebench.result import write_text
 
 NOTHING = "–"
 
@@ -148,12 +147,13 @@ def seeds_note(found: Estimate) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- files
-def write(table: Table, folder: Path) -> list[Path]:
-    """Write ``<name>.md``, ``.tex`` and ``.csv`` into ``folder``."""
-    files = {".md": to_markdown(table), ".tex": to_latex(table), ".csv": to_csv(table)}
-    paths = [folder / f"{table.name}{suffix}" for suffix in files]
-    for path, content in zip(paths, files.values(), strict=True):
-        write_text(path, content)
+def write(table: Table, folder: Path, suffixes: Sequence[str] = (".md", ".tex", ".csv")) -> list[Path]:
+    """Write ``<name>.md``, ``.tex`` and ``.csv`` into ``folder``, or some of them."""
+    writers = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{table.name}{suffix}" for suffix in suffixes]
+    for path in paths:
+        path.write_text(writers[path.suffix](table), encoding="utf-8")
     return paths
 
 

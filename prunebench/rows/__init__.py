@@ -121,7 +121,7 @@ def register(arguments: Sequence[str]) -> None:
     for pattern in wanted:
         _check(pattern, parts)
     for part in parts:
-        if part.overrides is not None:
+        if part.overrides is not None and any(fnmatchcase(part.name, pattern) for pattern in wanted):
             _store(part, arguments)
 
 

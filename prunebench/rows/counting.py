@@ -59,7 +59,10 @@ def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str
         plan: a cut of the row's ratios.
         rates: layer -> real-valued share of its channels that goes, for the nominal conventions.
     """
-    ours: dict[str, float] = {"params": graph.params(plan), "dense_params": graph.params(Plan())}
+    ours: dict[str, float] = {
+        "params": _params(graph, plan, row.convention),
+        "dense_params": _params(graph, Plan(), row.convention),
+    }
     if row.convention not in ("unstated", "none"):
         size = "flops" if row.convention == "flops_two_per_mac" else "macs"
         ours[size] = count(graph, plan, row.convention, rates)
@@ -84,31 +87,52 @@ def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, 
         case "conv_linear" | "flops_two_per_mac":
             return graph.macs(plan) * (2 if convention == "flops_two_per_mac" else 1)
         case "conv_linear_no_projection":
-            return sum(macs for name, (macs, _) in _per_layer(graph, plan).items() if not _is_projection(name))
+            return sum(size.macs for name, size in _per_layer(graph, plan).items() if not _is_projection(name))
         case "conv_nominal" | "conv_nominal_projection":
             return _nominal(graph, rates, projections=convention == "conv_nominal_projection")
         case "thop" | "macs_bias":
             total = 0
-            for name, (macs, outputs) in _per_layer(graph, plan).items():
+            for name, size in _per_layer(graph, plan).items():
                 layer = graph.layers[name]
                 normed = 2 * (layer.norm is not None) if convention == "thop" else 0
                 # a linear layer's bias is free in thop 0.0.31
                 biased = layer.has_bias and (convention == "macs_bias" or layer.kind != "linear")
-                total += macs + outputs * (biased + normed)
+                total += size.macs + size.outputs * (biased + normed)
             return total
         case _:
             raise UserError(f"the convention {convention} defines no count")
 
 
-def _per_layer(graph: ChannelGraph, plan: Plan) -> dict[str, tuple[int, int]]:
-    """Layer -> (multiply-accumulates, output elements) of one sample in the shrunk net."""
+def _params(graph: ChannelGraph, plan: Plan, convention: str) -> int:
+    """Parameters of the shrunk net; Li et al. (2017) leave the shortcuts out of them too (ResNet-34: 2.16e7)."""
+    total = graph.params(plan)
+    if convention == "conv_linear_no_projection":
+        total -= sum(size.params for name, size in _per_layer(graph, plan).items() if _is_projection(name))
+    return total
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a layer in the shrunk net: multiply-accumulates and output elements of a sample, parameters with the norm."""
+
+    macs: int
+    outputs: int
+    params: int
+
+
+def _per_layer(graph: ChannelGraph, plan: Plan) -> dict[str, _Size]:
     live, choice = graph.live(plan)
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, _Size] = {}
     for step, needed in zip(graph.steps, graph.needed(live), strict=True):
         if needed and isinstance(step, Mix):
-            kept = live[step.index].bit_count()
-            macs = step.macs_each * step.num_features(live, choice) * kept
-            found[step.module] = macs, kept * graph.layers[step.module].positions
+            layer = graph.layers[step.module]
+            kept, features = live[step.index].bit_count(), step.num_features(live, choice)
+            norm = 2 * (layer.norm is not None)
+            found[step.module] = _Size(
+                macs=step.macs_each * features * kept,
+                outputs=kept * layer.positions,
+                params=kept * (step.params_each * features + step.has_bias + norm),
+            )
     return found
 
 

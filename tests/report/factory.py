@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.measure.statistics import clopper_pearson
+from prunebench.phase import Phase
 
 # data set -> classes, training, validation and test examples, dense accuracy
 DATA = {
@@ -91,7 +93,12 @@ def _head(
             "hardware": cpu,
         },
         "method": {"name": settings["name"], "settings": settings},
-        "model": {"name": model, "settings": {"name": model, "shortcut": "A"}},
+        "model": {"name": model, "settings": {"name": model, "shortcut": "A"}}
+        | (
+            {"pretrained": {"source": f"{model}.th", "sha256": hashlib.sha256(model.encode()).hexdigest()}}
+            if dataset == "cifar10"
+            else {}
+        ),
         "dataset": {"name": dataset, "settings": {"name": dataset, "batch_size": 128}},
         "schedule": {"name": schedule},
         "trainer": {"precision": "32-true", "deterministic": True},
@@ -119,10 +126,16 @@ def _measured(
     slow = 1 + 0.03 * rng.standard_normal()
     times = {"dense": (7.4, 118.0), "final": (7.4 * (0.35 + 0.65 * macs / dense_macs) * slow, 118 * macs / dense_macs)}
     epochs = {"finetune": [("pretrain", 30), ("finetune", 10)], "simultaneous": [("train", 40)]}.get(schedule, [])
+    epochs = epochs[1:] if dataset == "cifar10" else epochs  # pretrained
     return {
         "metrics": metrics,
         "cost": {
-            "dense": {"macs": dense_macs, "flops": 2 * dense_macs, "params": dense_params, "file_bytes": 4 * dense_params},
+            "dense": {
+                "macs": dense_macs,
+                "flops": 2 * dense_macs,
+                "params": dense_params,
+                "file_bytes": 4 * dense_params,
+            },
             "final": {"macs": macs, "flops": 2 * macs, "params": params, "file_bytes": 4 * params},
             "macs_removed": 1 - macs / dense_macs,
             "params_removed": 1 - params / dense_params,
@@ -164,8 +177,10 @@ def _measured(
 
 def _phase(name: str, epochs: int, macs: int, train: int) -> dict[str, Any]:
     lr = [0.1 * 0.5 * (1 + math.cos(math.pi * e / epochs)) for e in range(epochs)]
-    settings = {"name": name, "epochs": epochs, "lr": 0.1, "lr_schedule": "cosine", "optimizer": "sgd"}
-    settings |= {"pretrain": name == "pretrain", "prune": name == "finetune", "active": name == "train"}
+    phase = Phase(name=name, epochs=epochs, lr=0.1, lr_schedule="cosine", pretrain=name == "pretrain")
+    phase = replace(phase, prune=name == "finetune", active=name == "train")
+    # JSON has no infinity, see result.write_json
+    settings = {key: None if value == math.inf else value for key, value in asdict(phase).items()}
     return {
         "name": name,
         "epochs": epochs,
@@ -200,7 +215,9 @@ def _costs(model: str, ratio: float) -> tuple[tuple[int, int], list[dict[str, An
         rows[-1]["dense_out_channels"] = outputs
         norm = {"layer": name.replace("conv", "bn"), "kind": "norm", "macs": 0, "params": 2 * kept}
         rows.append(norm | {"in_channels": None, "out_channels": None, "dense_out_channels": None})
-    rows.append({"layer": "linear", "kind": "linear", "macs": 640, "params": 650, "in_channels": 64, "out_channels": 10})
+    rows.append(
+        {"layer": "linear", "kind": "linear", "macs": 640, "params": 650, "in_channels": 64, "out_channels": 10}
+    )
     rows[-1]["dense_out_channels"] = 10
     dense, final = sums
     return (final[0] + 640, final[1] + 650), rows, dense[0] + 640, dense[1] + 650
@@ -228,11 +245,15 @@ def _predictions(
     classes, *_, dense = DATA[dataset]
     lost = SKILL.get(method, 0.2) * (ratio / 0.3) ** 2.2 * (1.0 if schedule == "oneshot" else 0.08)
     accuracy = max(1 / classes, dense - lost + 0.002 * rng.standard_normal())
-    noisy = difficulty + 0.5 * rng.standard_normal(len(difficulty))
-    correct = noisy < np.quantile(noisy, accuracy)
+    low, high = -30.0, 30.0
+    for _ in range(50):  # the shift at which the mean chance of being right is the accuracy
+        shift = (low + high) / 2
+        chance = 1 / (1 + np.exp(3 * difficulty - shift))
+        low, high = (shift, high) if chance.mean() < accuracy else (low, shift)
+    correct = rng.random(len(chance)) < chance
     if files:
-        confidence = np.clip(1 - 0.5 / (1 + np.exp(2.6 - 1.8 * noisy / 1.1 + 0.4 * correct)) ** 0.5, 1 / classes, 1)
-        confidence = np.clip(0.5 + 0.5 / (1 + np.exp(1.6 * noisy - 2.4)), 1 / classes, 1)
+        # surer than right, as trained nets are
+        confidence = np.clip(1 / (1 + np.exp(1.3 * (3 * difficulty - shift) - 0.5)), 1.05 / classes, 1)
         np.savez_compressed(
             folder / "predictions.npz",
             label=label,
@@ -259,6 +280,15 @@ def _history(path: Path, phases: list[dict[str, Any]], rng: np.random.Generator)
             writer.writerows(rows)
 
 
+ROWS = (
+    ("l1norm", "resnet56", "l1norm-t1_resnet56_a", 0.1),
+    ("l1norm", "resnet56", "l1norm-t1_resnet56_b", 0.35),
+    ("fpgm", "resnet56", "fpgm-t1_resnet56_only40_pretrained", 0.4),
+    ("fpgm", "resnet20", "fpgm-t1_resnet20_only40", 0.4),
+)
+"""Rows of real papers: (method, model, name, ratio). One is reproduced, two are not, one has another dense net."""
+
+
 def populate(root: Path) -> None:
     """A small benchmark: two nets on CIFAR-10 one-shot, fine-tuned runs on digits, and everything that goes wrong."""
     for model in ("resnet20", "resnet56"):
@@ -270,6 +300,11 @@ def populate(root: Path) -> None:
         for ratio in (0.3, 0.5):
             for seed in range(3):
                 make(root, method=method, ratio=ratio, seed=seed, schedule="finetune")
+    for method, model, name, ratio in ROWS:
+        row = {"id": name, "changed": [], "tolerance": 0.005}
+        for seed in range(3):
+            where = {"model": model, "dataset": "cifar10", "schedule": "finetune", "row": row}
+            make(root, method=method, ratio=ratio, seed=seed, **where)
     make(root, method="fpgm", ratio=0.7, schedule="finetune", status="failed")
     make(root, method="l1norm", ratio=0.6, schedule="finetune", status="missed_target")
     make(root, method="<script>alert(1)</script>", dataset="<script>alert(1)</script>")

@@ -90,8 +90,9 @@ const points = (value) => (value === null ? NOTHING : signed(100 * value));
 const short = (value) => {
   if (value === null) return NOTHING;
   const size = Math.abs(value);
-  if (size >= 1e9) return `${plain(value / 1e9)} G`;
-  if (size >= 1e6) return `${plain(value / 1e6)} M`;
+  for (const [limit, letter] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"]]) {
+    if (size >= limit) return `${plain(value / limit)} ${letter}`;
+  }
   return size >= 1e4 ? `${plain(value / 1e3, 1)} k` : whole(value);
 };
 const withSpread = (found, form) => {

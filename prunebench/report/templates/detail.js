@@ -56,12 +56,12 @@ function facts(run) {
   add("Over seeds", over && over[3] > 1 ? `${percent(over[0])} ± ${percent(over[1])} % (sample sd, ${over[3]} seeds); 95 % t interval of the mean ± ${percent(over[2])}` : null);
   add("Selection", guarantee.selection && `${guarantee.selection}; the test set was evaluated ${guarantee.test_evaluations} times`);
   add("Objective", guarantee.objective);
-  add("Masked = removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
+  add("Zeroed against removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
   add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
   add("Not pruned", pairs((run.fact("not_pruned") ?? []).map(({ layer, reason }) => [layer, reason])));
   add("Target", pairs(Object.entries(run.fact("budget") ?? {})));
   add("Settings", pairs(Object.entries(run.fact("settings") ?? {})));
-  add("Phases", pairs((run.fact("phases") ?? []).map((p) => [p.name, `${p.epochs} epochs, ${plain(p.seconds ?? null, 0)} s, ${short(p.train_macs ?? null)}MACs`])));
+  add("Phases", pairs((run.fact("phases") ?? []).map((p) => [p.name, `${p.epochs} epochs, ${plain(p.seconds ?? null, 0)} s, ${short(p.train_macs ?? null)}MACs of training`])));
   add("Pretrained weights", run.checkpoint && `SHA-256 ${run.checkpoint}`);
   add("Data", pairs(Object.entries(run.fact("data") ?? {})));
   add("Latency measured on", run.machine);
@@ -78,7 +78,7 @@ const pairs = (list) => (list.length ? list.map(([name, value]) =>
   el("div", {}, el("span", { class: "muted" }, `${name} `), typeof value === "object" ? JSON.stringify(value) : String(value))) : null);
 
 // -------------------------------------------------------------------------------------------- charts
-const CHART = { width: 380, height: 250, left: 40, right: 10, top: 24, bottom: 40 };
+const CHART = { width: 460, height: 250, left: 40, right: 10, top: 24, bottom: 40 };
 const figure = (title, node, caption) => el("figure", { class: "panel" }, el("h4", {}, title), node,
   caption ? el("figcaption", {}, caption) : null);
 
@@ -107,7 +107,7 @@ function reliability(run, bins) {
     const text = `confidence ${plain(confidence)}\naccuracy ${plain(accuracy)}\n${whole(count)} examples`;
     const bar = svg("g", {}, svg("rect", { class: "kept", x: left, width: right - left, y: top, height: Math.max(0, base - top) }),
       svg("rect", { class: "gap", x: left, width: right - left, y: Math.min(top, ideal), height: Math.abs(top - ideal) }),
-      svg("rect", { class: "gone", x: left, width: right - left, y: base + 20, height: Math.max(1, (28 * count) / most) }));
+      svg("rect", { class: "amount", x: left, width: right - left, y: base + 20, height: Math.max(1, (28 * count) / most) }));
     node.append(explain(bar, text));
   }
   node.append(svg("path", { class: "front", d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}` }));
@@ -129,13 +129,13 @@ function curve(title, phases, names, factor) {
     });
   });
   const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
-  return el("figure", { class: "panel" }, el("h4", {}, title), node, el("ul", { class: "legend" }, legend));
+  return el("figure", { class: "panel" }, el("h4", {}, title), node, names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
 }
 
 function layers(run) {
   const names = run.fact("layers") ?? [];
   if (!names.length) return null;
-  const size = { width: 980, height: 190, left: 40, right: 6, top: 10, bottom: 30 };
+  const size = { width: 980, height: 210, left: 40, right: 6, top: 10, bottom: 40 };
   const widths = names.map(([, , dense], i) => dense ?? run.kept[i] ?? 0);
   const { node, x, y } = frame({ x: [0, names.length], y: [0, Math.max(...widths)] }, { label: "Kept channels per layer", xLabel: "layer, in the order of execution", size, xTicks: 10 });
   names.forEach(([name, kind, dense], i) => {

@@ -34,6 +34,7 @@ function filterPapers() {
     paper.hidden = hits === 0;
     shown += hits;
   }
+  if ($("#waiting") && (words.length || wanted)) $("#waiting").open = true;
   $("#paper-count").textContent = `${whole(shown)} rows`;
 }
 
@@ -44,7 +45,7 @@ function theme() {
   const set = (name) => {
     if (name === "system") delete root.dataset.theme;
     else root.dataset.theme = name;
-    button.textContent = `Theme: ${name}`;
+    $("#theme-name").textContent = name;
     try { localStorage.setItem("prunebench-theme", name); } catch { /* a file may have no storage */ }
   };
   set(root.dataset.theme ?? "system");

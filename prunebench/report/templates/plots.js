@@ -1,6 +1,6 @@
 // Trade-off plots: one card per data set and model, three panels each.
 const SUBJECTS = 3;
-const SIZE = { width: 380, height: 260, left: 44, right: 10, top: 10, bottom: 40 };
+const SIZE = { width: 380, height: 260, left: 40, right: 8, top: 22, bottom: 38 };
 const Y = { "final.accuracy": ["accuracy %", 100], "final.bpc": ["bits per character", 1], "final.ece": ["ECE %", 100],
   "final.nll": ["NLL", 1] };
 const X = [["final.macs", "dense.macs", "MACs, millions", 1e-6], ["final.params", "dense.params", "parameters, millions", 1e-6],
@@ -63,7 +63,7 @@ function frame(domain, { label, xLabel, yLabel, size = SIZE, xTicks = 5, yTicks 
   }
   node.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
     svg("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
-  if (yLabel) node.append(svg("text", { x: left, y: top - 8 }, yLabel));
+  if (yLabel) node.append(svg("text", { x: 2, y: top - 10 }, yLabel));
   return { node, x, y };
 }
 
@@ -95,7 +95,7 @@ function panel(items, [name, denseName, xLabel, factor], title) {
   const chart = frame({
     x: padded([...list.map((p) => p.x), ...(known ? [known.x] : [])]),
     y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])]),
-  }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel });
+  }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
   drawFront(chart, list, known);
   drawPoints(chart, list, yLabel, xLabel);
   const others = timed ? items.filter((item) => item.get(name)).length - list.length : 0;

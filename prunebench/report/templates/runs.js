@@ -127,6 +127,7 @@ function drawTable(list) {
   $("#more").hidden = items.length <= rows.length;
   $("#count").textContent = list.length === runs.length ? `${whole(runs.length)} runs`
     : `${whole(list.length)} of ${whole(runs.length)} runs`;
+  $("#clear").hidden = list.length === runs.length;
 }
 
 function changed() {

@@ -1,0 +1,94 @@
+"""Tables, statistics, pictures and the page, all made from the runs' ``result.json`` and the files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunebench.report import checks, figures, page, papers, summaries, tables
+from prunebench.report.collect import Collection, collect
+from prunebench.report.families import families
+from prunebench.report.groups import group
+from prunebench.result import read_json, write_json
+from prunebench.rows import Paper
+
+__all__ = ["Report", "build"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: ``page``, ``tables`` (Markdown, LaTeX, CSV) and ``figures`` (PNG, PDF).
+
+    Attributes:
+        undrawn: pairs of data set and model without a picture, because there are too many.
+    """
+
+    collection: Collection
+    page: Path
+    tables: list[Path]
+    figures: list[Path]
+    undrawn: int
+
+
+def build(
+    runs: Path,
+    out: Path,
+    *,
+    rows: Sequence[Paper] = (),
+    pictures: bool = True,
+    advance: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Report:
+    """Write the report on all results below ``runs`` into ``out``.
+
+    Args:
+        runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown.
+        rows: the papers to compare with.
+        pictures: also draw the static pictures.
+        advance: told (step, done, total) while it works.
+
+    Raises:
+        UserError: ``runs`` is no folder.
+    """
+    collection = collect(runs, lambda done, total: advance("reading results", done, total))
+    groups = group(collection.records)
+    advance("testing pairs", 0, 1)
+    found, untested = families(groups)
+    advance("testing pairs", 1, 1)
+    views = papers.views(rows, groups)
+    # thousands of lines with all numbers: for programs, not for readers
+    written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])
+    made = [summaries.configurations(groups), summaries.comparisons(found), summaries.ranks(found)]
+    made += [checks.table(groups), papers.overview(views)]
+    made += [table for view in views for table, _ in view.tables]
+    for done, table in enumerate(made, 1):
+        if table.rows:
+            written += tables.write(table, out / "tables")
+        advance("writing tables", done, len(made))
+    pictured = groups if pictures else []
+    drawn, undrawn = figures.write_figures(pictured, out / "figures", lambda *at: advance("drawing pictures", *at))
+    path = page.write_page(
+        out / "index.html",
+        collection=collection,
+        groups=groups,
+        views=views,
+        families=found,
+        untested=untested,
+        source=str(runs),
+    )
+    _remove_stale(out, [path, *written, *drawn])
+    return Report(collection, path, written, drawn, undrawn)
+
+
+def _remove_stale(out: Path, written: Sequence[Path]) -> None:
+    """Remove what an earlier report wrote and this one did not: a table of runs that are gone would still be believed.
+
+    Only files of the list that the earlier report left are touched.
+    """
+    listing, names = out / "files.json", sorted(path.relative_to(out).as_posix() for path in written)
+    earlier = read_json(listing) if listing.exists() else []
+    for name in {str(name) for name in earlier} - set(names):
+        stale = (out / name).resolve()
+        if stale.is_relative_to(out.resolve()):
+            stale.unlink(missing_ok=True)
+    write_json(listing, names)

@@ -1,0 +1,155 @@
+"""One table of a paper, ours beside the paper's, with the provenance of every cell and the state of every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunebench.report.groups import Estimate, Group, estimate
+from prunebench.report.tables import NOTHING, Cell, Column, Table, signed
+from prunebench.report.values import TITLES, form, ours, unit
+from prunebench.rows import Row
+from prunebench.rows.conventions import CONVENTIONS
+
+STATES = {
+    "reproduced": ("reproduced", "good"),
+    "run": ("run, not reproduced", "info"),
+    "ready": ("not run yet", "off"),
+    "pending": ("pending", "off"),
+    "quoted": ("quoted", "off"),
+}
+"""State of a row → its words and the look of its chip.
+
+Reproduced: ours is as near to the paper's as the row's tolerance. Run: there is a number of ours, farther away or not
+comparable. Pending: the method is not built. Quoted: another paper's number, never ranked.
+"""
+_ALWAYS = ("macs_removed", "params_removed")
+"""Shown wherever there is a run, since one of them alone says little (Blalock et al. 2019)."""
+_SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
+_OURS = ("conv_linear", "none")
+"""Conventions that need no explanation: ours, and that of papers without counts."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row or arm with what we have for it.
+
+    Attributes:
+        group: our runs of it, None without any. ``found``: what ``rows.compare`` says about their means.
+    """
+
+    row: Row
+    group: Group | None
+    found: Mapping[str, Any] | None
+
+    @property
+    def state(self) -> str:
+        if self.row.kind == "quoted":
+            return "quoted"
+        if self.group is not None:
+            return "reproduced" if self.found and self.found["within_tolerance"] else "run"
+        return "pending" if self.row.overrides is None else "ready"
+
+
+def paper_table(name: str, title: str, lines: Sequence[Line]) -> Table:
+    """The table ``title`` of a paper; columns of ours appear as soon as one of its rows has a run."""
+    run = any(line.group for line in lines)
+    published = dict.fromkeys(key for line in lines for key in line.row.reported if not key.endswith("_sd"))
+    names = [key for key in TITLES if key in published or (run and key in _ALWAYS)]
+    names += [key for key in published if key not in TITLES]
+    shown = [key for key in names if run and any(line.group and ours(line.group, key) for line in lines)]
+    columns = [Column("Row"), Column("Model"), Column("Data set")]
+    for key in names:
+        heading = f"{TITLES.get(key, key.replace('_', ' '))}{unit(key)}"
+        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
+        if key in shown:
+            columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
+        if key in shown and key in ("accuracy", "dense_accuracy"):
+            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=heading))
+    if run:
+        columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
+        columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
+    columns.append(Column("State"))
+    rows = [[*_head(line.row), *_values(line, names, shown), *_latency(line, run), _state(line)] for line in lines]
+    return Table(name, title, tuple(columns), rows, _notes(lines))
+
+
+def _head(row: Row) -> list[Cell]:
+    words = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
+    arm = f"{row.setting}, {row.arm.replace('_', ' ')}" if row.arm and row.setting else row.arm or row.setting
+    command = row.name if row.overrides is not None else ""
+    return [Cell(arm or row.id, below=command), *(Cell(word) for word in words)]
+
+
+def _values(line: Line, names: Sequence[str], shown: Sequence[str]) -> list[Cell]:
+    cells = []
+    for key in names:
+        cells.append(_published(line.row, key))
+        if key in shown:
+            cells.append(_measured(line.group, key))
+        if key in shown and key in ("accuracy", "dense_accuracy"):
+            cells.append(_difference(line, key))
+    return cells
+
+
+def _published(row: Row, key: str) -> Cell:
+    value = row.value(key)
+    if value is None:
+        return Cell()
+    source = f"recall-{row.confidence}" if row.source == "recall" else row.source
+    source += "+digitised" if row.digitised else ""
+    source += "" if key in row.reported else "+computed"
+    spread = row.reported.get(f"{key}_sd")
+    sd = spread if isinstance(spread, int | float) else None
+    reported = row.reported.get(key)
+    note = f"mean of {len(reported)} published values" if isinstance(reported, tuple) else ""
+    return Cell(form(key, value, sd), value, source, note)
+
+
+def _measured(group: Group | None, key: str) -> Cell:
+    found: Estimate | None = ours(group, key) if group else None
+    if group is None or found is None:
+        return Cell()
+    source = "checkpoint" if group.first.checkpoint else "trained"
+    note = f"{found.count} seed{'s' if found.count > 1 else ''}"
+    return Cell(form(key, found.mean, found.sd), found.mean, source, note, run=group.id)
+
+
+def _difference(line: Line, key: str) -> Cell:
+    if line.found is None:
+        return Cell()
+    if key == "accuracy" and line.found["refused"]:
+        return Cell("refused", note=line.found["refused"])
+    value = line.found["difference"] if key == "accuracy" else line.found["baseline"]["difference"]
+    return Cell() if value is None else Cell(signed(100 * value), value)
+
+
+def _latency(line: Line, run: bool) -> list[Cell]:
+    if not run:
+        return []
+    names = ("final.batch_1_ms", "speedup_batch_1")
+    found = [line.group.estimate(name) if line.group else estimate([]) for name in names]
+    return [Cell() if value is None else Cell(f"{value.mean:.2f}", value.mean) for value in found]
+
+
+def _state(line: Line) -> Cell:
+    words, chip = STATES[line.state]
+    seeds = f"{len(line.group.records)} seed{'s' if len(line.group.records) > 1 else ''}" if line.group else ""
+    return Cell(words, chip=chip, note=line.row.pending or "", below=seeds)
+
+
+def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
+    """What the paper counts, why rows wait, why differences are refused, what the specification warns of."""
+    counted = [line.row for line in lines if any(key in line.row.reported for key in _SIZES)]
+    conventions = dict.fromkeys(row.convention for row in counted if row.convention not in _OURS)
+    notes = [f"The paper counts {CONVENTIONS[name]}; ours: {CONVENTIONS['conv_linear']}" for name in conventions]
+    waiting = Counter(line.row.pending for line in lines if line.state == "pending" and line.row.pending)
+    notes += [f"Pending ({count} row{'s' if count > 1 else ''}): {reason}" for reason, count in waiting.items()]
+    for line in lines:
+        refused = line.found["refused"] if line.found else None
+        reasons = [f"difference refused, {refused}" if refused else "", line.row.note or "", line.row.macs_note or ""]
+        if any(reasons):
+            notes.append(f"{line.row.name}: {'; '.join(reason.strip().rstrip('.') for reason in reasons if reason)}")
+    return tuple(notes)

@@ -1,0 +1,92 @@
+"""Does a row still run? Compose its configuration, build net and method, make a cut and count it. No data are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunebench.budget import ratio_table
+from prunebench.criteria.scorers import Random
+from prunebench.phase import build_phases
+from prunebench.rows.counting import Count, compare_counts
+from prunebench.rows.row import Row
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A row that was composed, built and cut.
+
+    Attributes:
+        config: the resolved configuration.
+        plan: a cut with the row's ratios and random scores.
+        counts: each published count beside ours.
+    """
+
+    config: Mapping[str, Any]
+    plan: Plan
+    counts: list[Count] = field(default_factory=list)
+
+
+def verify(row: Row) -> Verified:
+    """Everything that a run of ``row`` does before it needs data.
+
+    Raises:
+        UserError: the configuration, the net, the method or the cut is refused.
+    """
+    from prunebench.cli import make
+    from prunebench.rows import compose
+
+    config = compose(row)
+    net, graph = _net(json.dumps(config["model"]), config["dataset"]["size"])
+    method = make("method", config["method"], drop=("name", "recipe"))
+    if hasattr(method, "criterion"):
+        method.criterion = Random()  # how many channels go does not depend on which
+    job = _Job(graph=graph, schedule=config["schedule"]["name"], phases=build_phases(config["schedule"]["phases"]))
+    method.check(net, job)
+    cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
+    if cuts and row.reported.keys() & {"macs", "flops", "params", "macs_removed", "params_removed"}:
+        method.prune(net, job)
+    counts = compare_counts(row, graph, job.plan, _rates(config["method"].get("prune_ratio"), graph, job.plan))
+    return Verified(config, job.plan, counts)
+
+
+class _Job(SimpleNamespace):
+    """What a method asks of a job before and at a cut; the cut is only noted."""
+
+    seed = 0
+    fraction = 1.0
+    phase = None
+    plan = Plan()
+
+    def choose(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+    def cut(self, net: nn.Module, choice: Any) -> nn.Module:
+        self.plan = choice.plan
+        return net
+
+
+@lru_cache(maxsize=8)
+def _net(settings: str, size: int) -> tuple[nn.Module, ChannelGraph]:
+    """A dense net with random weights and its graph; rows of one table share them."""
+    from prunebench.cli import make_net
+
+    model = json.loads(settings)
+    net = make_net(model).eval()
+    return net, ChannelGraph.trace(net, torch.zeros(1, model["in_channels"], size, size))
+
+
+def _rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, float]:
+    """Layer -> nominal share of its channels that goes; a layer that loses none has the rate 0."""
+    if isinstance(ratio, Mapping):
+        return {name: rate for name, rate in ratio_table(ratio, graph.layers).items() if name in plan.keep}
+    return dict.fromkeys(plan.keep, float(ratio or 0.0))

@@ -1,0 +1,1 @@
+"""One phase's training with Lightning: the only package that imports it, and it takes seconds to import."""

@@ -1,0 +1,110 @@
+"""The only code that makes a Trainer: one ``fit`` per phase, with the checkpoints to resume from and to select."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
+
+from prunebench.errors import UserError
+from prunebench.settings import TrainerSettings
+from prunebench.training.callbacks import History, PhaseProgress
+from prunebench.training.lit import Lit
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+KNOWN_WARNINGS = (
+    ".*does not have many workers.*",  # our loaders are whole-set tensors without workers, on purpose
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
+    ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a phase is resumed
+)
+
+
+def fit(
+    lit: Lit, *, settings: TrainerSettings, folder: Path, loggers: list[Logger], resume: Path | None
+) -> list[dict[str, Any]]:
+    """Train ``lit`` to the end of its phase, from ``resume`` if there is such a checkpoint.
+
+    Returns:
+        One record per epoch: ``epoch``, ``lr``, ``seconds``, the loss terms and the validation metrics.
+
+    Raises:
+        UserError: the loss became infinite; ``last.ckpt`` of the last complete epoch stays in ``folder``.
+    """
+    callbacks: list[pl.Callback] = [
+        History(),
+        # save_last of a monitored callback skips epochs that do not improve, hence two callbacks
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+    ]
+    if lit.data.num_val:
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="best",
+                monitor=lit.task.monitor,
+                mode=lit.task.mode,
+                save_weights_only=True,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        )
+    if settings.progress:
+        callbacks.append(PhaseProgress())
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        # started from here, not by running the command again: in a sweep the latter would run the whole sweep on
+        # each rank, and here the plan is decided once, before the ranks exist
+        strategy=DDPStrategy(start_method="spawn") if settings.strategy == "ddp" else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        deterministic=settings.deterministic,  # type: ignore[arg-type]
+        max_epochs=lit.phase.epochs,
+        gradient_clip_val=lit.phase.clip_norm,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=1_000_000_000,
+    )
+    try:
+        with warnings.catch_warnings():
+            for message in KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            trainer.fit(lit, ckpt_path=resume, weights_only=True if resume else None)
+    except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
+        _reraise(error)
+    if not trainer.state.finished:
+        raise KeyboardInterrupt(f"phase {lit.phase.name} was interrupted")
+    return read_history(folder / "last.ckpt")
+
+
+def _reraise(error: Exception) -> None:
+    """Turn a worker's ``UserError`` back into one; the workers' exceptions arrive as text."""
+    marker = "prunebench.errors.UserError: "
+    text = str(error)
+    if marker in text:
+        raise UserError(text.split(marker, 1)[1].strip().splitlines()[0]) from None
+    raise error
+
+
+def read_history(checkpoint: Path) -> list[dict[str, Any]]:
+    """The epoch records inside a checkpoint; they are read from there because workers may have trained."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    records: list[dict[str, Any]] = state["callbacks"][History.__name__]["records"]
+    return records

@@ -1,0 +1,77 @@
+"""Loggers beside ``metrics.csv``; none of them can fail a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from prunebench.errors import UserError, nearest
+
+LOGGERS = ("csv", "tensorboard", "wandb")
+
+
+class Guarded(Logger):
+    """A logger that may fail without failing the run: the first error is a warning, the rest is silent."""
+
+    def __init__(self, inner: Logger) -> None:
+        super().__init__()
+        self._inner: Logger | None = inner
+
+    @property
+    def name(self) -> str | None:
+        return "guarded"
+
+    @property
+    def version(self) -> str | None:
+        return None
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try("log_metrics", dict(metrics), step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config file is the record."""
+
+    def finalize(self, status: str) -> None:
+        self._try("finalize", status)
+
+    def _try(self, call: str, *args: Any) -> None:
+        if self._inner is None:
+            return
+        try:
+            getattr(self._inner, call)(*args)
+        except Exception as error:
+            warnings.warn(f"the logger stopped ({error}); the run goes on, metrics.csv has everything", stacklevel=2)
+            self._inner = None
+
+
+def build_loggers(settings: Mapping[str, Any], *, folder: Path, run: str, phase: str) -> list[Logger]:
+    """Loggers beside ``metrics.csv``, which is always written. A logger that cannot start is a warning.
+
+    Args:
+        settings: the config group ``logger``: ``name`` (csv, tensorboard, wandb) and the logger's own options.
+        run, phase: label the curves.
+    """
+    name = settings["name"]
+    if name not in LOGGERS:
+        raise UserError(f"logger={name} is unknown; use one of: {', '.join(LOGGERS)}{nearest(name, LOGGERS)}")
+    if name == "csv":
+        return []
+    try:
+        if name == "tensorboard":
+            return [Guarded(TensorBoardLogger(folder / "tensorboard", name="", version=phase))]
+        folder.mkdir(parents=True, exist_ok=True)
+        inner = WandbLogger(
+            name=f"{run}/{phase}",
+            project=settings["project"],
+            offline=not settings["online"],
+            save_dir=folder,
+        )
+        inner.experiment  # noqa: B018 - starts the run now, inside the guard
+        return [Guarded(inner)]
+    except Exception as error:
+        warnings.warn(f"logger={name} could not start ({error}); the run goes on without it", stacklevel=2)
+        return []

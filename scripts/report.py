@@ -1,0 +1,62 @@
+"""Make tables, pictures and the page from all results: python scripts/report.py [--runs outputs/runs]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from prunebench.errors import UserError  # noqa: E402 - it need not be installed
+from prunebench.report import Report, build  # noqa: E402
+from prunebench.rows import load_papers  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=outputs / "runs", help="folder of the runs (%(default)s)")
+    parser.add_argument("--out", type=Path, default=outputs / "report", help="folder to write (%(default)s)")
+    parser.add_argument("--no-figures", action="store_true", help="leave out the static pictures")
+    options = parser.parse_args(arguments)
+    console = Console()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            tasks = {}
+
+            def advance(step: str, done: int, total: int) -> None:
+                if step not in tasks:
+                    tasks[step] = progress.add_task(step)
+                progress.update(tasks[step], completed=done, total=total)
+
+            papers = load_papers()
+            report = build(options.runs, options.out, rows=papers, pictures=not options.no_figures, advance=advance)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    show(report, options.out)
+    return 0
+
+
+def show(report: Report, out: Path) -> None:
+    found = report.collection
+    print(f"{len(found.records)} runs in the report, {len(found.left_out)} results left out")
+    for item in found.left_out[:10]:
+        print(f"  {item.place}: {item.reason}")
+    if len(found.left_out) > 10:
+        print("  … all of them are listed on the page")
+    print(f"page     {report.page} ({report.page.stat().st_size / 1e6:.1f} MB)")
+    print(f"tables   {out / 'tables'} ({len(report.tables)} files)")
+    more = f", {report.undrawn} data sets and models without a picture" if report.undrawn else ""
+    print(f"figures  {out / 'figures'} ({len(report.figures)} files{more})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
