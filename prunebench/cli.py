@@ -34,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from prunebench.rows import register
+
     show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own message and hide ours
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
     try:
+        register(arguments)
         hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(run)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,6 +65,7 @@ def run(cfg: Any) -> None:
     from prunebench.identity import run_folder
     from prunebench.result import is_complete, read_result
 
+    log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     config, text = resolve(cfg)
     folder = run_folder(config)
     if is_complete(folder):

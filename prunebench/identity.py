@@ -43,9 +43,18 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """12 hex digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    """12 hex digits of the SHA-256 of canonical JSON; keys set to null count as absent.
+
+    So an option that is new and off does not rename the runs that were made before it existed.
+    """
+    text = json.dumps(_set(value), sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _set(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _set(item) for key, item in value.items() if item is not None}
+    return [_set(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:

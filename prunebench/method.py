@@ -37,7 +37,7 @@ class Method(nn.Module):
         extract                   the compact net that is measured
     """
 
-    schedules: ClassVar[frozenset[str]] = ALL_SCHEDULES
+    schedules: frozenset[str] = ALL_SCHEDULES
     objective: ClassVar[str] = "map"
     """What training minimises: ``map`` = NLL plus the L2 prior of weight decay, ``elbo``, ``regularised_heuristic``."""
 

@@ -79,7 +79,11 @@ class Phase:
         where = f"schedule.phases.{self.name}"
         _one_of(f"{where}.optimizer", self.optimizer, OPTIMIZERS)
         _one_of(f"{where}.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        whole: dict[str, tuple[Any, int]] = {"epochs": (self.epochs, 0), "rounds": (self.rounds, 1), "step_epochs": (self.step_epochs, 1)}
+        whole: dict[str, tuple[Any, int]] = {
+            "epochs": (self.epochs, 0),
+            "rounds": (self.rounds, 1),
+            "step_epochs": (self.step_epochs, 1),
+        }
         for name, (value, low) in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UserError(f"{where}.{name} must be a whole number of at least {low}, got {value!r}")

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(report: Report, out: Path) -> None:
     found = report.collection
-    print(f"{len(found.records)} runs in the report, {len(found.left_out)} results left out")
+    print(f"{len(found.records)} runs are in the report, {len(found.left_out)} unreadable or repeated results are not")
     for item in found.left_out[:10]:
         print(f"  {item.place}: {item.reason}")
     if len(found.left_out) > 10:

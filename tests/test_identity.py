@@ -53,6 +53,11 @@ def test_settings_make_another_run(config: dict[str, Any]) -> None:
     assert run_folder({**config, "seed": 1}).parent == run_folder(config).parent
 
 
+def test_an_option_that_is_off_does_not_rename_a_run(config: dict[str, Any]) -> None:
+    assert run_folder(changed(config, "method", new_option=None)) == run_folder(config)
+    assert run_folder(changed(config, "method", new_option=0)) != run_folder(config)
+
+
 def test_a_checkpoint_counts_by_content_not_by_place(config: dict[str, Any], tmp_path: Path) -> None:
     one, two = tmp_path / "one.th", tmp_path / "two.th"
     one.write_bytes(b"same")

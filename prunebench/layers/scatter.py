@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-_FEW_NUMBERS = 12_000  # up to here one call costs more than its work, so the kernel with the fewest calls wins
 _MATRIX_ROWS = 4096  # from so many rows on, building the 0/1 matrix costs less than it gains
 
 
@@ -111,8 +110,7 @@ class ScatterAdd(nn.Module):
             # operations that compilers fuse and every ONNX runtime has: pad by a zero, gather, add
             total = first if self.first is None else self.first(first)
             return torch.add(total, self.second(second))
-        few = self.first is None and second.numel() < _FEW_NUMBERS
-        if first.device.type == "cpu" and not few and (self._is_last(first) or self._is_last(second)):
+        if first.device.type == "cpu" and (self._is_last(first) or self._is_last(second)):
             return self._rows(first, second)
         if self.first is None:
             return first.index_add(self.axis, self.second.places, second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Magnitude(Method):
         UserError: an option outside its values.
     """
 
-    schedules: ClassVar[frozenset[str]] = ALL_SCHEDULES - {"simultaneous"}
+    schedules: frozenset[str] = ALL_SCHEDULES - {"simultaneous"}
     live: Tensor | None
 
     def __init__(

@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunebench.report import checks, figures, page, papers, summaries, tables
-from prunebench.report.collect import Collection, collect
-from prunebench.report.families import families
-from prunebench.report.groups import group
+from prunebench.report import checks, collect, families, figures, groups, page, papers, summaries, tables
 from prunebench.result import read_json, write_json
 from prunebench.rows import Paper
 
@@ -24,7 +21,7 @@ class Report:
         undrawn: pairs of data set and model without a picture, because there are too many.
     """
 
-    collection: Collection
+    collection: collect.Collection
     page: Path
     tables: list[Path]
     figures: list[Path]
@@ -50,29 +47,29 @@ def build(
     Raises:
         UserError: ``runs`` is no folder.
     """
-    collection = collect(runs, lambda done, total: advance("reading results", done, total))
-    groups = group(collection.records)
+    collection = collect.collect(runs, lambda done, total: advance("reading results", done, total))
+    configurations = groups.group(collection.records)
     advance("testing pairs", 0, 1)
-    found, untested = families(groups)
+    tested, untested = families.families(configurations)
     advance("testing pairs", 1, 1)
-    views = papers.views(rows, groups)
+    views = papers.views(rows, configurations)
     # thousands of lines with all numbers: for programs, not for readers
     written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])
-    made = [summaries.configurations(groups), summaries.comparisons(found), summaries.ranks(found)]
-    made += [checks.table(groups), papers.overview(views)]
+    made = [summaries.configurations(configurations), summaries.comparisons(tested), summaries.ranks(tested)]
+    made += [checks.table(configurations), papers.overview(views), papers.rows_run(views)[0]]
     made += [table for view in views for table, _ in view.tables]
     for done, table in enumerate(made, 1):
         if table.rows:
             written += tables.write(table, out / "tables")
         advance("writing tables", done, len(made))
-    pictured = groups if pictures else []
+    pictured = configurations if pictures else []
     drawn, undrawn = figures.write_figures(pictured, out / "figures", lambda *at: advance("drawing pictures", *at))
     path = page.write_page(
         out / "index.html",
         collection=collection,
-        groups=groups,
+        groups=configurations,
         views=views,
-        families=found,
+        families=tested,
         untested=untested,
         source=str(runs),
     )

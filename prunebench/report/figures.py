@@ -68,7 +68,9 @@ def write_figures(
     paths: list[Path] = []
     for done, ((dataset, model), members) in enumerate(drawn, 1):
         figure = draw(f"{model} on {dataset}", members, methods)
-        stem = re.sub(r"[^A-Za-z0-9._]+", "_", f"{dataset}-{model}").strip("._")
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{dataset}-{model}").strip("._")
+        if any(path.stem == stem for path in paths):
+            stem += f"-{done}"  # two names that differ only in what a file name can't hold
         for suffix in (".png", ".pdf"):
             paths.append(folder / f"{stem}{suffix}")
             # a fixed date keeps the file the same when nothing has changed

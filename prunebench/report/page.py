@@ -18,7 +18,7 @@ from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.families import Family
 from prunebench.report.groups import Group
 from prunebench.report.paper_table import STATES
-from prunebench.report.papers import View, totals
+from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
 from prunebench.result import write_text
 
@@ -66,6 +66,7 @@ def write_page(
         source=source,
         tiles=_tiles(collection.records, groups, views, collection.left_out),
         papers=views,
+        rows_run=rows_run(views),
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
         grids=summaries.rank_grids(families),
         comparisons=summaries.comparisons(families),

@@ -27,6 +27,8 @@ comparable. Pending: the method is not built. Quoted: another paper's number, ne
 """
 _ALWAYS = ("macs_removed", "params_removed")
 """Shown wherever there is a run, since one of them alone says little (Blalock et al. 2019)."""
+_COMMON = ("dense_accuracy", "accuracy", "macs_removed", "params_removed")
+_COMPARED = ("dense_accuracy", "accuracy")
 _SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
 _OURS = ("conv_linear", "none")
 """Conventions that need no explanation: ours, and that of papers without counts."""
@@ -60,36 +62,60 @@ def paper_table(name: str, title: str, lines: Sequence[Line]) -> Table:
     names = [key for key in TITLES if key in published or (run and key in _ALWAYS)]
     names += [key for key in published if key not in TITLES]
     shown = [key for key in names if run and any(line.group and ours(line.group, key) for line in lines)]
-    columns = [Column("Row"), Column("Model"), Column("Data set")]
+    columns = [Column("Row"), Column("State"), Column("Model"), Column("Data set")]
     for key in names:
         heading = f"{TITLES.get(key, key.replace('_', ' '))}{unit(key)}"
         columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
         if key in shown:
             columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
-        if key in shown and key in ("accuracy", "dense_accuracy"):
+        if key in shown and key in _COMPARED:
             columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=heading))
     if run:
         columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
         columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
-    columns.append(Column("State"))
-    rows = [[*_head(line.row), *_values(line, names, shown), *_latency(line, run), _state(line)] for line in lines]
+    rows = [[*_head(line), *_values(line, names, shown, _COMPARED), *_latency(line, run)] for line in lines]
     return Table(name, title, tuple(columns), rows, _notes(lines))
 
 
-def _head(row: Row) -> list[Cell]:
-    words = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
-    arm = f"{row.setting}, {row.arm.replace('_', ' ')}" if row.arm and row.setting else row.arm or row.setting
-    command = row.name if row.overrides is not None else ""
-    return [Cell(arm or row.id, below=command), *(Cell(word) for word in words)]
+def run_table(name: str, title: str, lines: Sequence[Line]) -> Table:
+    """Rows of any papers side by side: accuracies, both sizes, calibration, latency."""
+    columns = [Column("Row"), Column("State"), Column("Model"), Column("Data set")]
+    for key in _COMMON:
+        heading = f"{TITLES[key]}{unit(key)}"
+        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
+        columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
+        if key == "accuracy":
+            columns.append(Column("Δ", numeric=True, name="accuracy_difference", group=heading))
+    columns.append(Column("ours", numeric=True, name="ece_ours", group="ECE %", starts=True))
+    columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
+    columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
+    rows = []
+    for line in lines:
+        setting, *rest = _head(line)
+        first = Cell(f"{line.row.paper}, {line.row.table}: {setting.text}", below=setting.below)
+        values = _values(line, _COMMON, _COMMON, differences=("accuracy",))
+        rows.append([first, *rest, *values, _measured(line.group, "ece"), *_latency(line, run=True)])
+    refused = [f"{line.row.name}: {line.found['refused']}" for line in lines if line.found and line.found["refused"]]
+    return Table(name, title, tuple(columns), rows, tuple(f"Difference refused, {reason}" for reason in refused))
 
 
-def _values(line: Line, names: Sequence[str], shown: Sequence[str]) -> list[Cell]:
+def _head(line: Line) -> list[Cell]:
+    row, group = line.row, line.group
+    names = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
+    setting = ", ".join(part for part in (row.setting, (row.arm or "").replace("_", " ")) if part)
+    words, chip = STATES[line.state]
+    seeds = f"{len(group.records)} seed{'s' if len(group.records) > 1 else ''}" if group else ""
+    state = Cell(words, chip=chip, note=row.pending or "", below=seeds)
+    return [Cell(setting or row.id, below=row.name), state, *(Cell(name) for name in names)]
+
+
+def _values(line: Line, names: Sequence[str], shown: Sequence[str], differences: Sequence[str]) -> list[Cell]:
     cells = []
     for key in names:
         cells.append(_published(line.row, key))
         if key in shown:
             cells.append(_measured(line.group, key))
-        if key in shown and key in ("accuracy", "dense_accuracy"):
+        if key in shown and key in differences:
             cells.append(_difference(line, key))
     return cells
 
@@ -132,12 +158,6 @@ def _latency(line: Line, run: bool) -> list[Cell]:
     names = ("final.batch_1_ms", "speedup_batch_1")
     found = [line.group.estimate(name) if line.group else estimate([]) for name in names]
     return [Cell() if value is None else Cell(f"{value.mean:.2f}", value.mean) for value in found]
-
-
-def _state(line: Line) -> Cell:
-    words, chip = STATES[line.state]
-    seeds = f"{len(line.group.records)} seed{'s' if len(line.group.records) > 1 else ''}" if line.group else ""
-    return Cell(words, chip=chip, note=line.row.pending or "", below=seeds)
 
 
 def _notes(lines: Sequence[Line]) -> tuple[str, ...]:

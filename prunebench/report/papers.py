@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from prunebench.report.groups import Group
-from prunebench.report.paper_table import STATES, Line, paper_table
+from prunebench.report.paper_table import STATES, Line, paper_table, run_table
 from prunebench.report.tables import Cell, Column, Table
 from prunebench.rows import Paper, Row, compare
 
@@ -55,10 +56,14 @@ class View:
         by_title = groupby(
             sorted(self.lines, key=lambda line: self._order[line.row.table]), lambda line: line.row.table
         )
-        made = []
-        for number, (title, found) in enumerate(by_title, 1):
+        made: list[tuple[Table, list[str]]] = []
+        for title, found in by_title:
             lines = list(found)
-            made.append((paper_table(f"{self.paper.name}-{number}", title, lines), [line.state for line in lines]))
+            name = f"{self.paper.name}-{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}"
+            if any(table.name == name for table, _ in made):
+                name += f"-{len(made) + 1}"
+            table = paper_table(name, f"{self.paper.name}: {title}", lines)
+            made.append((table, [line.state for line in lines]))
         return made
 
     @cached_property
@@ -100,6 +105,12 @@ def overview(found: Sequence[View]) -> Table:
         for view in found
     ]
     return Table("papers", "Papers", tuple(columns), rows, ("Rows: without the quoted ones",))
+
+
+def rows_run(found: Sequence[View]) -> tuple[Table, list[str]]:
+    """All rows that have runs, of all papers, with the values that most of them share; and their states."""
+    lines = [line for view in found for line in view.lines if line.group]
+    return run_table("rows", "Rows of papers that were run", lines), [line.state for line in lines]
 
 
 def _line(row: Row, by_row: Mapping[str, Sequence[Group]]) -> Line:

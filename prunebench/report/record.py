@@ -53,7 +53,8 @@ class Record:
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels).
+            ``guarantee``, ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
+            ``expected`` (the paper's values of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
     """
 
@@ -101,7 +102,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
     if result["status"] != "failed":
         _check_complete(numbers)
     layers, kept = _layers(result)
-    facts = {**_facts(result, run), "layers": layers}
+    facts = {**_facts(result, run), "layers": layers, "expected": _published(expected)}
     return Record(
         folder=folder,
         place=place,
@@ -161,7 +162,7 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "settings": checked.mapping(result, "method").get("settings"),
+        "settings": {key.partition(".")[2]: value for key, value in checked.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in checked.objects(result, "phases")],
@@ -189,10 +190,23 @@ def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | Non
 
 def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("method", "model", "dataset"):
-        yield from checked.flat(checked.mapping(result, group).get("settings"), group)
+        yield from checked.flat(_own(result, group), group)
     yield from checked.flat(result.get("trainer"), "trainer")
     for phase in checked.objects(result, "phases"):
         yield from checked.flat(phase.get("settings"), f"phases.{phase.get('name')}")
+
+
+def _published(expected: Any) -> dict[str, Any] | None:
+    """The paper's values of the run's row with their provenance, without which they are never shown."""
+    if not isinstance(expected, Mapping) or not isinstance(expected.get("reported"), Mapping):
+        return None
+    return {"source": str(expected.get("source") or "unknown source"), "reported": dict(expected["reported"])}
+
+
+def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Settings of a config group, without what only names it or only offers defaults to the schedules."""
+    settings = checked.mapping(checked.mapping(result, group), f"{group}.settings", optional=True)
+    return {key: value for key, value in settings.items() if key not in ("_target_", "name", "recipe")}
 
 
 def _test_set(result: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "recall-medium": ("Mm", "from memory, medium confidence"),
     "recall-low": ("Ml", "from memory, low confidence"),
     "digitised": ("d", "read off a plot"),
-    "computed": ("c", "computed from other published values of the row"),
+    "computed": ("c", "follows from other published values"),
     "trained": ("T", "measured here on a net trained here"),
     "checkpoint": ("K", "measured here on a pretrained checkpoint"),
 }
@@ -185,24 +185,29 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in the units of the store (fractions, counts, ms); a column of marks beside each that has any."""
-    marked = [any(row[i].source for row in table.rows) for i in range(len(table.columns))]
+    """Numbers in the units of the store; beside a column its marks as ``_source``, its second lines as ``_detail``."""
+    extra = [
+        [(suffix, name) for suffix, name in _BESIDE if any(getattr(row[i], name) for row in table.rows)]
+        for i in range(len(table.columns))
+    ]
     header: list[str] = []
-    for column, has_marks in zip(table.columns, marked, strict=True):
+    for column, beside in zip(table.columns, extra, strict=True):
         name = column.name or _slug(column.full)
-        header += [name, f"{name}_source"] if has_marks else [name]
+        header += [name, *(f"{name}_{suffix}" for suffix, _ in beside)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     for row in table.rows:
         line: list[str | float] = []
-        for cell, has_marks in zip(row, marked, strict=True):
+        for cell, beside in zip(row, extra, strict=True):
             shown = "" if cell.text == NOTHING else _csv_text(cell.text)
             line.append(shown if cell.value is None else cell.value)
-            if has_marks:
-                line.append(cell.source)
+            line += [_csv_text(getattr(cell, name)) for _, name in beside]
         writer.writerow(line)
     return buffer.getvalue()
+
+
+_BESIDE = (("source", "source"), ("detail", "below"))
 
 
 def _csv_text(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the papers' tables: ``conf/rows/<paper>.yaml`` as data, and each that can run as ``experiment=<paper>-<row>``."""
+"""Rows of the papers' tables: ``conf/rows/<paper>.yaml`` as data; one that can run is ``experiment=<paper>-<row>``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prunebench.errors import UserError, nearest
 from prunebench.help import conf_folder
 from prunebench.rows.build import build_paper
 from prunebench.rows.compare import compare
+from prunebench.rows.experiment import GROUP, config_node
 from prunebench.rows.printed import Contradiction, check_derived
 from prunebench.rows.row import Paper, Row
 
@@ -22,17 +23,12 @@ __all__ = [
     "check_derived",
     "compare",
     "compose",
-    "fairness",
     "find",
+    "how_fair",
     "load",
     "load_papers",
     "register",
 ]
-
-GROUP = "experiment"
-# a run with these changed still reproduces its row
-NEUTRAL = ("seed", "paths", "logger", "latency", "hydra", "model.pretrained", "model.pretrained_sha256")
-PLACEMENT = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_threads", "trainer.progress")
 
 
 # ------------------------------------------------------------------------------------------------ reading the files
@@ -116,13 +112,16 @@ def register(arguments: Sequence[str]) -> None:
     given = [argument for argument in arguments if argument.lstrip("+").split("=", 1)[0] == GROUP]
     if not given:
         return
+    from hydra.core.config_store import ConfigStore
+
     wanted = [pattern for argument in given for pattern in _patterns(argument)]
     parts = [part for row in load(papers=_papers_of(wanted)) for part in row.parts]
     for pattern in wanted:
         _check(pattern, parts)
     for part in parts:
         if part.overrides is not None and any(fnmatchcase(part.name, pattern) for pattern in wanted):
-            _store(part, arguments)
+            node = config_node(part, arguments)
+            ConfigStore.instance().store(group=GROUP, name=part.name, node=node, package="_global_")
 
 
 def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def fairness(a: Row | Mapping[str, Any], b: Row | Mapping[str, Any]) -> Any:
+def how_fair(a: Row | Mapping[str, Any], b: Row | Mapping[str, Any]) -> Any:
     """Label of a comparison: ``a`` and ``b`` are rows, results (content of ``result.json``) or resolved configurations.
 
     Returns:
@@ -212,61 +211,3 @@ def _check(pattern: str, parts: Sequence[Row]) -> None:
     if row.overrides is None:
         source = f"; its own row is {row.same_as}" if row.same_as else ""
         raise UserError(f"experiment={pattern} cannot run: {row.pending}{source}")
-
-
-def _store(row: Row, arguments: Sequence[str]) -> None:
-    """The row as an option of the group, for Hydra."""
-    from hydra.core.config_store import ConfigStore
-
-    assert row.overrides is not None
-    keys = [argument.lstrip("+~").split("=", 1)[0].split("@")[0] for argument in arguments]
-    # the phases of a row belong to its schedule: with another one on the command line they would be added to it
-    dropped = {"schedule"} & set(keys)
-    groups = {key: value for key, value in row.overrides.items() if "." not in key and key not in dropped}
-    node: dict[str, Any] = {"defaults": [*({f"override /{key}": value} for key, value in groups.items()), "_self_"]}
-    for key, value in row.overrides.items():
-        *path, last = key.split(".")
-        if path and path[0] not in dropped:
-            place = node
-            for part in path:
-                place = place.setdefault(part, {})
-            old = place.get(last)
-            place[last] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else _copy(value)
-    node["row"] = _expected(row, arguments, keys)
-    ConfigStore.instance().store(group=GROUP, name=row.name, node=node, package="_global_")
-
-
-def _expected(row: Row, arguments: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
-    """What a run carries of its row into ``result.json``."""
-    neutral = (GROUP, *NEUTRAL, *PLACEMENT)
-    changed = [
-        argument
-        for argument, key in zip(arguments, keys, strict=True)
-        if "=" in argument and not any(key == name or key.startswith(f"{name}.") for name in neutral)
-    ]
-    found = {
-        "id": row.name,
-        "paper": row.paper,
-        "table": row.table,
-        "setting": row.setting,
-        "kind": row.kind,
-        "convention": row.convention,
-        "tolerance": row.tolerance,
-        "source": row.mark,
-        "reported": {key: list(value) if isinstance(value, tuple) else value for key, value in row.reported.items()},
-        "changed": changed,
-    }
-    return {key: _escaped(value) for key, value in found.items()}
-
-
-def _escaped(value: Any) -> Any:
-    """Text from outside is text: OmegaConf would read ``${…}`` in it as an instruction."""
-    if isinstance(value, str):
-        return value.replace("${", "\\${")
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -17,10 +17,11 @@ PAPER_KEYS = (
     "phases", "recipes", "rows",
 )  # fmt: skip
 PROVENANCE = ("source", "confidence", "url", "file", "verified", "digitised")
-ARM_KEYS = ("reported", "printed", "overrides", "deviations", "macs_note", "pending", "note")
+COMMON_KEYS = ("reported", "printed", "overrides", "deviations", "macs_note", "pending", "note")
+ARM_KEYS = (*PROVENANCE, *COMMON_KEYS)
 ROW_KEYS = (
     "id", "table", "dataset", "model", "setting", "kind", "convention", "tolerance", "recomputed", "baseline",
-    "same_as", "at", "hyperparameters", "config", "arms", *PROVENANCE, *ARM_KEYS,
+    "same_as", "at", "hyperparameters", "config", "arms", *ARM_KEYS,
 )  # fmt: skip
 DEVIATIONS = ("paper", "official_code", "ours")
 # a row names a folder of runs, see identity.slug
@@ -74,13 +75,6 @@ def _row(item: Any, paper: str, head: Mapping[str, Any], recipes: Recipes) -> Ro
     fields.known_keys(found, ROW_KEYS, where, needed=("id", "table", "kind"))
     if not re.fullmatch(r"[a-z0-9_]+", fields.text(found["id"], f"{where}.id")):
         raise UserError(f"{where}.id must be of lower-case letters, digits and _, since it names files")
-    provenance = {key: found[key] for key in PROVENANCE if key in found}
-    provenance = provenance if "source" in provenance else {**fields.mapping(head.get("provenance"), paper), **provenance}
-    fields.text(provenance.get("source"), f"{where}.source", allowed=fields.SOURCES)
-    if (provenance["source"] == "recall") != ("confidence" in provenance):
-        raise UserError(f"{where}: a source=recall has a confidence ({', '.join(fields.CONFIDENCES)}), others have none")
-    if "confidence" in provenance:
-        fields.text(provenance["confidence"], f"{where}.confidence", allowed=fields.CONFIDENCES)
     fields.text(found["kind"], f"{where}.kind", allowed=fields.KINDS)
     row = Row(
         paper=paper,
@@ -98,11 +92,25 @@ def _row(item: Any, paper: str, head: Mapping[str, Any], recipes: Recipes) -> Ro
         config=found.get("config"),
         baseline=found.get("baseline"),
         same_as=found.get("same_as"),
-        **provenance,
+        **_provenance(found, head, where),
         **_run(found, where, head, recipes, deviations=_deviations(head["deviations"], paper)),
     )
     arms = fields.mapping(found.get("arms"), f"{where}.arms")
     return replace(row, arms=tuple(_arm(row, name, arm, head, recipes) for name, arm in arms.items()))
+
+
+def _provenance(found: Mapping[str, Any], head: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Where the values are from: the row's own words, or else those of its file."""
+    own = {key: found[key] for key in PROVENANCE if key in found}
+    result = own if "source" in own else {**fields.mapping(head.get("provenance"), f"{where}.provenance"), **own}
+    fields.text(result.get("source"), f"{where}.source", allowed=fields.SOURCES)
+    if (result["source"] == "recall") != ("confidence" in result):
+        raise UserError(
+            f"{where}: source=recall goes with a confidence ({', '.join(fields.CONFIDENCES)}), others without"
+        )
+    if "confidence" in result:
+        fields.text(result["confidence"], f"{where}.confidence", allowed=fields.CONFIDENCES)
+    return result
 
 
 def _arm(row: Row, name: str, item: Any, head: Mapping[str, Any], recipes: Recipes) -> Row:
@@ -110,6 +118,8 @@ def _arm(row: Row, name: str, item: Any, head: Mapping[str, Any], recipes: Recip
     where = f"{row.name}-{name}"
     found = fields.mapping(item, where)
     fields.known_keys(found, ARM_KEYS, where)
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise UserError(f"{where}: an arm's name must be of lower-case letters, digits and _, since it names files")
     own = _run(found, where, head, recipes, deviations=row.deviations)
     if own["overrides"] is not None or row.overrides is not None:
         own["overrides"] = _merge([row.overrides or {}, own["overrides"] or {}])
@@ -120,6 +130,9 @@ def _arm(row: Row, name: str, item: Any, head: Mapping[str, Any], recipes: Recip
         own[key] = own[key] or getattr(row, key)
     own["reported"] = {**row.reported, **own["reported"]}
     own["printed"] = {**row.printed, **own["printed"]}
+    if "source" in found:  # an arm's own provenance replaces the line's as a whole
+        nothing = {"confidence": None, "url": None, "file": None, "verified": None, "digitised": False}
+        own |= nothing | _provenance(found, head, where)
     return replace(row, arm=name, **own)
 
 
@@ -131,7 +144,8 @@ def _run(
     if found.get("overrides") is not None:
         given = dict(fields.mapping(found["overrides"], f"{where}.overrides"))
         used = given.pop("use", [])
-        overrides = _merge([*(_recipe(name, recipes, where) for name in ([used] if isinstance(used, str) else used)), given])
+        names = [used] if isinstance(used, str) else used
+        overrides = _merge([*(_recipe(name, recipes, where) for name in names), given])
         if pending is not None:
             raise UserError(f"{where} has overrides and pending; leave out one of them")
     elif found.get("kind") == "quoted":

@@ -33,7 +33,7 @@ def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None
     own_dense = (metrics.get("dense") or {}).get("accuracy", dense_accuracy)
     baseline = _baseline(row, own_dense)
     refused = _refused(result, row, paper, ours, baseline)
-    difference = None if refused else ours - paper  # type: ignore[operator]  # neither is None, see _refused
+    difference = None if refused or ours is None or paper is None else ours - paper
     return {
         "row": row.name,
         "metric": "accuracy",
@@ -52,13 +52,8 @@ def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None
 
 def _baseline(row: Row, ours: float | None) -> dict[str, Any]:
     paper = None if row.kind == "baseline" else row.value("dense_accuracy")
-    known = paper is not None and ours is not None
-    return {
-        "paper": paper,
-        "ours": ours,
-        "difference": ours - paper if known else None,  # type: ignore[operator]
-        "checked": known,
-    }
+    difference = None if paper is None or ours is None else ours - paper
+    return {"paper": paper, "ours": ours, "difference": difference, "checked": difference is not None}
 
 
 def _refused(
@@ -94,8 +89,8 @@ def _others(result: Mapping[str, Any], row: Row, own_dense: float | None) -> dic
     for name in ("macs_removed", "params_removed"):
         ours[name] = cost.get(name), "fraction"
     accuracy = final.get("accuracy")
-    known = accuracy is not None and own_dense is not None
-    ours["accuracy_drop"] = (own_dense - accuracy if known else None), "fraction"
+    drop = None if accuracy is None or own_dense is None else own_dense - accuracy
+    ours["accuracy_drop"] = drop, "fraction"
     ours["params"], ours["dense_params"] = (final_cost.get("params"), "count"), (dense_cost.get("params"), "count")
     if row.convention in ("conv_linear", "flops_two_per_mac"):
         size = "macs" if row.convention == "conv_linear" else "flops"

@@ -8,8 +8,8 @@ CONVENTIONS: Mapping[str, str] = {
     "conv_linear": "multiply-accumulates of convolutions and linear layers",
     "conv_linear_no_projection": "the same, and parameters, without the 1x1 convolutions in shortcuts",
     "flops_two_per_mac": "floating-point operations: 2 for each multiply-accumulate of convolutions and linear layers",
-    "conv_nominal": "multiply-accumulates of convolutions with real-valued rates: a layer that keeps the share r of its "
-    "channels and reads a layer that keeps q costs r * q; shortcuts and the classifier are not counted "
+    "conv_nominal": "multiply-accumulates of convolutions with real-valued rates: a layer that keeps the share r of "
+    "its channels and reads a layer that keeps q costs r * q; shortcuts and the classifier are not counted "
     "(filter-pruning-geometric-median, functions/cal_flop.py)",
     "conv_nominal_projection": "the same with the 1x1 convolutions in shortcuts",
     "thop": "multiply-accumulates of convolutions and linear layers, one addition for each bias and two operations for "

@@ -23,7 +23,7 @@ class Count:
 
     Attributes:
         row: name of the row or arm.
-        what: ``macs``, ``flops``, ``macs_removed``, ``params`` or ``params_removed``, with ``dense_`` for the dense net.
+        what: ``macs``, ``flops``, ``params``, the same with ``dense_``, ``macs_removed`` or ``params_removed``.
         published, ours: in the convention of the row.
         note: the reason that the row gives for a difference.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -90,7 +90,7 @@ def setup_of(source: Mapping[str, Any], *, macs_kept: float | None = None) -> Se
     """
     if "schema" in source:
         records = [record for record in source.get("phases") or [] if "settings" in record]
-        phases = [Phase(**record["settings"]) for record in records]
+        phases = [Phase(**_given(record["settings"])) for record in records]
         cost = source.get("cost") or {}
         removed = cost.get("macs_removed")
         known = source["model"].get("pretrained")
@@ -103,7 +103,7 @@ def setup_of(source: Mapping[str, Any], *, macs_kept: float | None = None) -> Se
             seed=source["run"]["seed"],
             train_macs=sum(float(record["train_macs"]) for record in records),
             trainer=source.get("trainer") or {},
-            **_split(phases),
+            **_split(phases, source["dataset"]["settings"]),
         )
     phases = [Phase(**{"name": name, **_given(values)}) for name, values in source["schedule"]["phases"].items()]
     pretrained = source["model"].get("pretrained")
@@ -117,7 +117,7 @@ def setup_of(source: Mapping[str, Any], *, macs_kept: float | None = None) -> Se
         weights=weights,
         seed=None,
         trainer={},
-        **_split(phases),
+        **_split(phases, source["dataset"]),
     )
 
 
@@ -158,11 +158,13 @@ def _net(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the values that mean a default: JSON has no word for an infinite ``max_stretch``."""
     return {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
 
 
-def _split(phases: Sequence[Phase]) -> dict[str, Any]:
+def _split(phases: Sequence[Phase], data: Mapping[str, Any]) -> dict[str, Any]:
     """Phases before the last cut (but the pretraining) prune, those from the last cut on fine-tune."""
+    phases = [replace(phase, batch_size=phase.batch_size or data.get("batch_size")) for phase in phases]
     cuts = [index for index, phase in enumerate(phases) if phase.prune]
     first = cuts[-1] if cuts else len(phases)
     pretraining = [phase for phase in phases if phase.pretrain]

@@ -9,6 +9,7 @@ from typing import Any
 
 from prunebench.rows.fields import Value
 
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a table, or one of its columns (an arm: fine-tuned, from scratch, …).

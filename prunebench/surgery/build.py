@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions
 from prunebench.surgery.context import Context
-from prunebench.surgery.steps import Depthwise, Mix, Opaque, Output, PerChannel, Source, Step, full
+from prunebench.surgery.sets import full
+from prunebench.surgery.steps import Depthwise, Mix, Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced
 
 Rule = Callable[[Context, fx.Node, Any], Step | None]

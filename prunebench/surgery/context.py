@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunebench.surgery.steps import Bits, Choice, Reshape, Step, Through
+from prunebench.surgery.sets import Bits
+from prunebench.surgery.steps import Choice, Reshape, Step, Through
 from prunebench.surgery.trace import Traced, describe
 
 

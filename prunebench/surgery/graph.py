@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.build import build
 from prunebench.surgery.layers import Layer, Surroundings
 from prunebench.surgery.plan import Plan, check_names
-from prunebench.surgery.steps import (
-    Bits,
-    Blocked,
-    Choice,
-    Depthwise,
-    Mix,
-    Opaque,
-    Output,
-    PerChannel,
-    Step,
-    full,
-    to_bits,
-)
+from prunebench.surgery.sets import Bits, full, to_bits
+from prunebench.surgery.steps import Blocked, Choice, Depthwise, Mix, Opaque, Output, PerChannel, Step
 from prunebench.surgery.trace import Traced, trace
 
 __all__ = ["ChannelGraph", "Layer"]
@@ -37,19 +26,22 @@ class ChannelGraph:
         layers: convolutions and linear layers in the order of execution.
         traced: the operations and their shapes.
         nodes, steps: each operation as it was traced, and its kind.
+        writers: for each step the layers that write its channels, index by index.
     """
 
     def __init__(self, traced: Traced, steps: Sequence[Step], shared: dict[str, str]) -> None:
         self.traced = traced
-        self.nodes = tuple(traced.graph.nodes)
+        self.nodes: tuple[fx.Node, ...] = tuple(traced.graph.nodes)
         self.steps = tuple(steps)
         surroundings = Surroundings(traced, steps)
         self.layers: dict[str, Layer] = surroundings.layers()
+        self.writers = surroundings.writers([name for name, layer in self.layers.items() if layer.kind != "depthwise"])
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
         self._sizes = dict(traced.net.named_parameters())
         self._never = self._never_cut(shared)
         self._reasons: dict[str, str | None] = {}
+        traced.net.to("meta")  # only types and shapes are of use from here on
 
     @classmethod
     def trace(cls, net: nn.Module, example: Tensor) -> ChannelGraph:
@@ -194,21 +186,19 @@ class ChannelGraph:
         return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
 
     def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
-        cut = self._cut_before(blocked.source, live, choice)
+        names = ", ".join(self._culprits(blocked.source, live, choice))
         if not live[blocked.source]:
-            empty = [name for name in cut if choice.keep.get(name) == 0 or choice.inputs.get(name) == 0]
-            names = ", ".join(empty or cut)
             return (
-                f"layer {names} keeps no channel and no addition or concatenation bypasses it on the way to "
-                f"{self._operation(blocked.step)}; keep at least one"
+                f"layer {names} keeps no channel, or reads none, and no addition or concatenation bypasses it; "
+                "keep at least one"
             )
         return (
-            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts "
-            f"{', '.join(cut)}; leave these layers whole or replace that operation"
+            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
+            "leave that whole or replace the operation"
         )
 
-    def _cut_before(self, source: int, live: Sequence[Bits], choice: Choice) -> list[str]:
-        """The cut layers whose channels reach a step; behind an empty one also those before it."""
+    def _culprits(self, source: int, live: Sequence[Bits], choice: Choice) -> list[str]:
+        """The layers that left a step's output without some channels, or without any."""
         found: list[str] = []
         waiting, seen = [source], set[int]()
         while waiting:
@@ -216,11 +206,10 @@ class ChannelGraph:
             if step.index in seen:
                 continue
             seen.add(step.index)
-            cut = choice.keep.get(step.module, full(step.width)) != full(step.width)
-            if isinstance(step, Mix) and (cut or choice.inputs.get(step.module) == 0):
-                found.append(step.module)
-            elif not isinstance(step, Mix) or not live[step.index]:  # a layer dies with its input
+            if not isinstance(step, Mix) or (not live[step.index] and not live[step.inputs[0]]):
                 waiting += step.inputs
+            elif choice.keep.get(step.module, full(step.width)) != full(step.width) or not live[step.index]:
+                found.append(step.module)
         return list(reversed(found))
 
 

@@ -9,7 +9,8 @@ from torch import fx
 
 from prunebench.surgery.context import Context
 from prunebench.surgery.names import name_of
-from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Through, full
+from prunebench.surgery.sets import full
+from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Through
 
 
 def _pair(context: Context, node: fx.Node) -> tuple[fx.Node, fx.Node] | fx.Node | None:

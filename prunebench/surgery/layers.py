@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,24 +97,28 @@ class Surroundings:
                 name = leader[name]
             return name
 
-        written: list[tuple[str, ...]] = []  # the layers that write the channels of each step's output
+        written = self.writers(leader)
         for step in self._steps:
-            own = self._writers(step, written, leader)
-            if isinstance(step, Add) and not isinstance(step, Multiply):
-                for name in own[1:]:
-                    leader[root(name)] = root(own[0])
-            written.append(own)
+            if is_sum(step):
+                for name in written[step.index][1:]:
+                    leader[root(name)] = root(written[step.index][0])
         members: dict[str, list[str]] = {}
         for name in leader:
             members.setdefault(root(name), []).append(name)
         return tuple(tuple(names) for names in members.values())
 
-    def _writers(self, step: Step, written: Sequence[tuple[str, ...]], known: Mapping[str, str]) -> tuple[str, ...]:
-        if step.module in known:
-            return (step.module,)
-        if isinstance(step, Through | Add) or (isinstance(step, Depthwise) and step.multiplier == 1):
-            return tuple(dict.fromkeys(name for source in step.inputs for name in written[source]))
-        return ()
+    def writers(self, known: Collection[str]) -> list[tuple[str, ...]]:
+        """For each step the ``known`` layers that write its channels, index by index."""
+        written: list[tuple[str, ...]] = []
+        for step in self._steps:
+            if step.module in known:
+                written.append((step.module,))
+            elif isinstance(step, Through | Add) or (isinstance(step, Depthwise) and step.multiplier == 1):
+                names = [name for source in step.inputs for name in written[source]]
+                written.append(tuple(dict.fromkeys(names)))
+            else:
+                written.append(())
+        return written
 
     def _layer(self, step: Step, node: fx.Node, module: nn.Module) -> Layer:
         shape = self._traced.values[node].shape
@@ -177,8 +181,7 @@ class Surroundings:
             is_output |= isinstance(step, Output)
             if isinstance(step, Opaque) or not isinstance(step, Through | Shift | Cat | Add | Depthwise):
                 continue
-            added = isinstance(step, Add) and not isinstance(step, Multiply)
-            meets_addition |= added
+            meets_addition |= is_sum(step)
             same = same and isinstance(step, Through | Multiply | Depthwise)
             waiting += [(reader, same) for reader in reversed(self._readers[step.index])]
         return tuple(sorted(readers, key=self._place)), meets_addition, is_output
@@ -191,6 +194,11 @@ class Surroundings:
 
     def _place(self, module: str) -> int:
         return next(step.index for step in self._steps if step.module == module)
+
+
+def is_sum(step: Step) -> bool:
+    """Whether a step adds tensors."""
+    return isinstance(step, Add) and not isinstance(step, Multiply)
 
 
 def _snake(name: str) -> str:

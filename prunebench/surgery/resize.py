@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.steps import Depthwise, Mix, PerChannel, Step, full, to_indices
+from prunebench.surgery.sets import full, to_indices
+from prunebench.surgery.steps import Depthwise, Mix, PerChannel, Step
 
 
 @dataclass(frozen=True)

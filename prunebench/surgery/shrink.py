@@ -16,22 +16,8 @@ from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.names import is_inplace
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import check_net, cut, slices
-from prunebench.surgery.steps import (
-    Add,
-    Bits,
-    Cat,
-    ChannelCount,
-    Mix,
-    Multiply,
-    Opaque,
-    Reshape,
-    Shift,
-    Step,
-    full,
-    positions,
-    to_indices,
-    widen,
-)
+from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
+from prunebench.surgery.steps import Add, Cat, ChannelCount, Mix, Multiply, Opaque, Reshape, Shift, Step
 from prunebench.surgery.trace import DROPOUTS
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,9 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from prunebench.errors import UserError
 from prunebench.settings import TrainerSettings
+from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import History, PhaseProgress
 from prunebench.training.lit import Lit
-
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-KNOWN_WARNINGS = (
-    ".*does not have many workers.*",  # our loaders are whole-set tensors without workers, on purpose
-    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
-    ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a phase is resumed
-)
 
 
 def fit(
@@ -84,8 +77,7 @@ def fit(
     )
     try:
         with warnings.catch_warnings():
-            for message in KNOWN_WARNINGS:
-                warnings.filterwarnings("ignore", message=message)
+            hide_known_warnings()
             trainer.fit(lit, ckpt_path=resume, weights_only=True if resume else None)
     except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         _reraise(error)

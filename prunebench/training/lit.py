@@ -80,7 +80,9 @@ class Lit(pl.LightningModule):
                 f"(now {self.phase.lr:g}) or set its clip_norm. The last good checkpoint stays."
             )
         for name, term in terms.items():
-            self.log(f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]))
+            self.log(
+                f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True
+            )
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

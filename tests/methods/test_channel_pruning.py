@@ -320,8 +320,11 @@ def test_mistakes_are_refused_before_training(options: dict[str, Any], message: 
 
 def test_more_mistakes() -> None:
     net = resnet20(width=8)
-    with pytest.raises(UserError, match=r"greedy .* needs method.coupling=free"):
+    with pytest.raises(UserError, match=r"greedy .* needs method\.coupling=free"):
         ChannelPruning(criterion=FilterNorm(order=1, strategy="greedy"), prune_ratio=0.5, coupling="aligned")
     method = ChannelPruning(criterion=L2, prune_ratio=0.5, compensate_mean=True)
     with pytest.raises(UserError, match="with schedule=simultaneous set it to false"):
         method.check(net, StubJob(net, schedule="simultaneous"))  # type: ignore[arg-type]
+    soft = ChannelPruning(criterion=L2, prune_ratio=0.5, schedules=["simultaneous", "scratch"])
+    with pytest.raises(UserError, match="schedule=oneshot is not supported by this method; use one of: scratch, simul"):
+        soft.check(net, StubJob(net, schedule="oneshot"))  # type: ignore[arg-type]

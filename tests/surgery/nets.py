@@ -1,16 +1,12 @@
-"""Small nets, one for each structure that surgery has to know, and what all tests do with them."""
+"""Small nets, one for each structure that surgery has to know."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.plan import Plan
 
 
 def conv_norm(num_in: int, num_out: int, kernel: int = 3, stride: int = 1, *, groups: int = 1) -> nn.Sequential:
@@ -226,10 +222,6 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def images(batch: int = 3) -> Tensor:
-    return torch.randn(batch, 3, 8, 8)
-
-
 def build(name: str, *, seed: int = 0) -> nn.Module:
     """The net with random norms, so that an error of one channel is seen."""
     torch.manual_seed(seed)
@@ -248,18 +240,3 @@ def randomise(net: nn.Module) -> None:
             if module.affine:
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, 0.0, 0.3)
-
-
-def draw_plan(graph: ChannelGraph, rng: random.Random, *, share: float = 0.6) -> Plan:
-    """Each layer that can be cut keeps a random set of its own; some keep all."""
-    keep = {}
-    for name, layer in graph.layers.items():
-        if graph.why_not(name) is None and rng.random() < 0.9:
-            num_kept = max(1, round(layer.out_channels * rng.uniform(share - 0.3, share + 0.3)))
-            keep[name] = tuple(sorted(rng.sample(range(layer.out_channels), min(num_kept, layer.out_channels))))
-    return Plan(keep)
-
-
-def largest_difference(one: nn.Module, other: nn.Module, x: Tensor) -> float:
-    with torch.no_grad():
-        return float((one(x) - other(x)).abs().max())

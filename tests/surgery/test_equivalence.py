@@ -5,24 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore, zero
-from tests.surgery.nets import NETS, build, draw_plan, images, largest_difference
+from tests.surgery.kit import counted, draw_plan, images, largest_difference
+from tests.surgery.nets import NETS, build
 
 NUM_PLANS = 4
-
-
-def counted(net: nn.Module, x: torch.Tensor) -> tuple[int, int]:
-    """(MACs of one sample, parameters) of a real net."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x[:1])
-    return counter.get_total_flops() // 2, sum(parameter.numel() for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -11,7 +11,8 @@ from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
-from tests.surgery.nets import images
+from prunebench.surgery.zero import zero
+from tests.surgery.kit import counted, images, largest_difference
 
 
 class Net(nn.Module):
@@ -90,7 +91,9 @@ def test_operations_that_need_all_channels(net: type[nn.Module], text: str, what
     dense = net().eval()
     graph = ChannelGraph.trace(dense, x)
     assert torch.allclose(shrink(dense, graph, Plan())(x), dense(x))
-    with pytest.raises(UserError, match=rf"{what} .*{line_of(net, text)} needs all channels .* cuts conv; leave"):
+    with pytest.raises(
+        UserError, match=rf"{what} .*{line_of(net, text)} needs all channels .* cuts conv; leave that whole"
+    ):
         graph.check(Plan({"conv": (0, 2)}))
     reason = graph.why_not("conv")
     assert reason is not None
@@ -105,3 +108,73 @@ def test_the_net_is_left_alone() -> None:
     assert net.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+class Padded(Net):
+    """A padded shortcut that ends in an operation on all channels: the dense net has zeros there too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 6, eps=1e-2)
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(F.pad(F.relu(self.conv(x)), (0, 0, 0, 0, 1, 1)))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_padding_before_an_operation_on_all_channels() -> None:
+    net, x = Padded().eval(), images(2)
+    graph = ChannelGraph.trace(net, x)
+    assert torch.allclose(shrink(net, graph, Plan())(x), net(x), atol=1e-6)
+    assert "GroupNorm 'norm'" in str(graph.why_not("conv"))
+
+
+class Sequence(nn.Module):
+    """One dimension, and a linear layer on the last dimension of a tensor whose channels are in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn, self.conv2 = nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6), nn.Conv1d(6, 4, 1)
+        self.time, self.fc = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(F.max_pool1d(F.relu(self.bn(self.conv1(x))), 2))
+        return self.fc(torch.relu(self.time(x)).permute(0, 2, 1).mean(2))
+
+
+def test_one_dimension() -> None:
+    net, x = Sequence().eval(), torch.randn(2, 3, 8)
+    graph = ChannelGraph.trace(net, x)
+    plan = Plan({"conv1": (1, 4), "time": (0, 3)})
+    small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
+    assert largest_difference(small, zeroed, x) < 1e-6
+    assert (graph.macs(plan), graph.params(plan)) == counted(small, x)
+    assert "Linear 'time'" in str(graph.why_not("conv2"))
+
+
+class Standardised(nn.Conv2d):
+    """Its weights depend on all of its inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias, padding=1)
+
+
+class Named(nn.Conv2d):
+    """Only the name differs."""
+
+
+def test_subclasses_and_computed_weights() -> None:
+    x = images(1)
+    net = nn.Sequential(Named(3, 4, 3, padding=1), nn.ReLU(), Standardised(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    graph = ChannelGraph.trace(net, x)
+    assert list(graph.layers) == ["0", "4"]
+    assert graph.layers["0"].activation == "relu"
+    assert "'conv2d' at" in str(graph.why_not("0")), "the subclass is followed into its own forward"
+    assert (graph.macs(Plan()), graph.params(Plan())) == counted(shrink(net, graph, Plan()), x)
+    computed = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.Flatten()
+    )
+    graph = ChannelGraph.trace(computed, x)
+    assert graph.why_not("1") == "its output is the output of the net"
+    assert "its weight is computed from other parameters" in str(graph.why_not("0"))

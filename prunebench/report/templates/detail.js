@@ -51,7 +51,9 @@ function facts(run) {
   const over = D.estimates[run.id];
   const versions = run.fact("versions") ?? {};
   const git = run.fact("git");
+  const expected = run.fact("expected");
   add("Row of a paper", run.row);
+  add("The paper's values", expected && [el("div", {}, `${expected.source}, in the units of the store:`), ...pairs(Object.entries(expected.reported)) ?? []]);
   add("Accuracy, 95 % interval", interval ? `${percent(interval[0])} to ${percent(interval[1])} % (Clopper–Pearson, this net, this test set)` : null);
   add("Over seeds", over && over[3] > 1 ? `${percent(over[0])} ± ${percent(over[1])} % (sample sd, ${over[3]} seeds); 95 % t interval of the mean ± ${percent(over[2])}` : null);
   add("Selection", guarantee.selection && `${guarantee.selection}; the test set was evaluated ${guarantee.test_evaluations} times`);
@@ -74,8 +76,15 @@ function facts(run) {
   return list;
 }
 
-const pairs = (list) => (list.length ? list.map(([name, value]) =>
-  el("div", {}, el("span", { class: "muted" }, `${name} `), typeof value === "object" ? JSON.stringify(value) : String(value))) : null);
+function pairs(list) {
+  const known = list.filter(([, value]) => value !== null && value !== undefined);
+  return known.length ? known.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, `${name} `), shown(value))) : null;
+}
+
+function shown(value) {
+  if (typeof value === "object") return JSON.stringify(value);
+  return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(5))) : String(value);
+}
 
 // -------------------------------------------------------------------------------------------- charts
 const CHART = { width: 460, height: 250, left: 40, right: 10, top: 24, bottom: 40 };
@@ -148,6 +157,7 @@ function layers(run) {
   const rows = names.map(([name, kind, dense], i) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, name)), el("td", {}, kind),
     el("td", { class: "num" }, String(run.kept[i] ?? NOTHING)), el("td", { class: "num" }, String(dense ?? NOTHING))));
   const table = el("table", {}, el("thead", {}, el("tr", {}, ["Layer", "Kind", "Kept", "Dense"].map((title, i) => el("th", { scope: "col", class: i > 1 ? "num" : null }, title)))), el("tbody", {}, rows));
-  return el("section", { class: "panel" }, el("h4", {}, "Kept channels per layer"), node,
+  const wide = el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Kept channels per layer" }, node);
+  return el("section", { class: "panel" }, el("h4", {}, "Kept channels per layer"), wide,
     el("details", { class: "small" }, el("summary", {}, "As a table"), el("div", { class: "scroll" }, table)));
 }

@@ -35,7 +35,7 @@ function filterPapers() {
     shown += hits;
   }
   if ($("#waiting") && (words.length || wanted)) $("#waiting").open = true;
-  $("#paper-count").textContent = `${whole(shown)} rows`;
+  $("#paper-count").textContent = `${whole(shown)} ${shown === 1 ? "row" : "rows"}`;
 }
 
 function theme() {

@@ -1,0 +1,85 @@
+"""The papers' rows: what they are, and whether they are right.
+
+    python scripts/rows.py list                      every row: its experiment, what it reports, from where
+    python scripts/rows.py list fpgm l1norm          of these papers
+    python scripts/rows.py list --status runnable    runnable, pending or quoted ones
+    python scripts/rows.py check                     cells that contradict each other; each row that can run is
+                                                     composed, built and cut, and its counts compared with the paper's
+
+Check ends with exit code 1 if a row cannot be composed, or a count differs by more than 1 % without a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from prunebench import rows
+from prunebench.errors import UserError
+from prunebench.rows import Row
+from prunebench.rows.counting import LIMIT, Count
+from prunebench.rows.verify import verify
+
+
+def list_rows(found: Sequence[Row], status: str | None) -> int:
+    shown = [row for row in found if status in (None, row.status)]
+    for row in shown:
+        for part in row.parts:
+            accuracy = part.value("accuracy")
+            accuracy = part.value("dense_accuracy") if accuracy is None else accuracy
+            removed = part.value("macs_removed")
+            cells = [
+                f"{part.name:<60}",
+                f"{row.status:<8}",
+                f"{row.kind:<8}",
+                "      –" if accuracy is None else f"{100 * accuracy:6.2f}%",
+                "           " if removed is None else f"-{100 * removed:5.1f}% MACs",
+                f"{row.table}: {row.setting}" if row.setting else row.table,
+                f"({row.mark})",
+            ]
+            print("  ".join(cells))
+    print(f"{len(shown)} rows, {sum(part.overrides is not None for row in shown for part in row.parts)} runs")
+    return 0
+
+
+def check_rows(found: Sequence[Row]) -> int:
+    print("Cells that contradict each other:")
+    for contradiction in rows.check_derived(found):
+        print(f"  {contradiction}")
+    parts = [part for row in found for part in row.parts if part.overrides is not None]
+    counts: list[Count] = []
+    broken: list[str] = []
+    for index, part in enumerate(parts, 1):
+        print(f"\r{index} of {len(parts)} rows that run", end="", file=sys.stderr, flush=True)
+        try:
+            counts += verify(part).counts
+        except UserError as error:
+            broken.append(f"{part.name}: {error}")
+    print(file=sys.stderr)
+    print(f"\n{len(counts)} published counts of {len({c.row for c in counts})} runs; beyond {LIMIT:.0%}:")
+    for count in counts:
+        if count.differs:
+            head = f"  {count.row}: {count.what} {count.published:.6g} in the paper, {count.ours:.6g} here"
+            print(f"{head} ({count.difference:+.1%}): {count.note or 'NO REASON GIVEN'}")
+    for text in broken:
+        print(f"  cannot run: {text}")
+    return 1 if broken or any(count.unexplained for count in counts) else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["list", "check"])
+    parser.add_argument("papers", nargs="*", help="names of files in conf/rows; none = all")
+    parser.add_argument("--status", choices=["runnable", "pending", "quoted"])
+    given = parser.parse_args()
+    try:
+        found = rows.load(papers=given.papers or None)
+        return list_rows(found, given.status) if given.command == "list" else check_rows(found)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""The page in a real browser: sort, filter, follow a point to its run, with and without a mouse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.common.exceptions import NoAlertPresentException
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from prunebench.report import build
+from tests.report.browser import chromium
+from tests.report.conftest import Built
+from tests.report.factory import make
+
+NAME = "<script>alert(1)</script>"
+CSS = By.CSS_SELECTOR
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Chrome, built: Built) -> Iterator[Chrome]:
+    """The page, freshly opened; at the end the console must be empty."""
+    browser.get("about:blank")
+    browser.get((built.out / "index.html").as_uri())
+    yield browser
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def head(page: Chrome, table: str, title: str) -> WebElement:
+    heads = page.find_elements(CSS, f"{table} thead tr:last-child th")
+    return next(found for found in heads if found.text.split("\n")[0].strip("↕↑↓ ") == title)
+
+
+def column(page: Chrome, table: str, title: str) -> list[str]:
+    heads = page.find_elements(CSS, f"{table} thead tr:last-child th")
+    index = heads.index(head(page, table, title))
+    return [row.find_elements(CSS, "td")[index].text for row in page.find_elements(CSS, f"{table} tbody tr")]
+
+
+def numbers(texts: list[str]) -> list[float]:
+    return [float(text.split(" ")[0].replace("−", "-")) for text in texts if text != "–"]
+
+
+def opened(page: Chrome, expected: bool = True) -> bool:
+    """True as soon as the dialog is open, or is closed if that is expected; the address changes a moment later."""
+    wait = WebDriverWait(page, 10)
+    return wait.until(lambda found: found.execute_script("return document.querySelector('dialog').open") == expected)
+
+
+def test_nothing_is_requested_and_no_script_of_a_name_runs(page: Chrome) -> None:
+    requested: list[Any] = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert requested == []
+    with pytest.raises(NoAlertPresentException):
+        page.switch_to.alert.accept()
+    link = next(found for found in page.find_elements(CSS, "#all tbody a") if found.text == NAME)
+    link.click()
+    assert opened(page)
+    assert page.find_element(By.ID, "detail-title").text == NAME
+    assert NAME in page.find_element(By.ID, "detail-subtitle").text
+    with pytest.raises(NoAlertPresentException):
+        page.switch_to.alert.accept()
+
+
+def test_the_table_of_runs_sorts_both_ways(page: Chrome) -> None:
+    for direction in ("descending", "ascending"):
+        head(page, "#all", "Accuracy %").find_element(CSS, "button").click()
+        assert head(page, "#all", "Accuracy %").get_attribute("aria-sort") == direction
+        values = numbers(column(page, "#all", "Accuracy %"))
+        assert len(values) == 50
+        assert values == sorted(values, reverse=direction == "descending")
+    assert len(page.find_elements(CSS, "#all th[aria-sort]")) == 1
+
+
+def test_runs_without_a_number_come_last(page: Chrome) -> None:
+    select(page, "schedule", "finetune")
+    select(page, "dataset", "digits")
+    for _ in range(2):
+        head(page, "#all", "Accuracy %").find_element(CSS, "button").click()
+        assert column(page, "#all", "Accuracy %")[-1] == "–"
+
+
+def test_a_table_of_a_paper_sorts(page: Chrome) -> None:
+    table = "#paper-l1norm .paper-table table"
+    head(page, table, "paper").find_element(CSS, "button").click()
+    values = numbers([text.rstrip("SRAM") for text in column(page, table, "paper")])
+    assert values == sorted(values)
+
+
+def select(page: Chrome, name: str, value: str) -> None:
+    Select(page.find_element(CSS, f"#filters [name={name}]")).select_by_visible_text(value)
+
+
+def test_filters_and_search_narrow_runs_and_plots(page: Chrome) -> None:
+    total = page.find_element(By.ID, "count").text
+    select(page, "dataset", "cifar10")
+    select(page, "model", "resnet56")
+    select(page, "method", "random")
+    select(page, "seed", "1")
+    assert set(column(page, "#all", "Data set")) == {"cifar10"}
+    assert set(column(page, "#all", "Seed")) == {"1"}
+    assert page.find_element(By.ID, "count").text == f"5 of {total}"
+    titles = [found.text for found in page.find_elements(CSS, "#subjects h4")]
+    assert titles == ["resnet56 on cifar10"]
+    assert len(page.find_elements(CSS, "#subjects a.point")) == 3 * 5
+    page.find_element(By.ID, "clear").click()
+    assert page.find_element(By.ID, "count").text == total
+    page.find_element(CSS, "#filters [name=search]").send_keys("FPGM 0.4")
+    assert {text.split("\n")[0] for text in column(page, "#all", "Method")} == {"fpgm"}
+    page.find_element(CSS, "#filters [name=search]").send_keys(" no such words")
+    assert column(page, "#all", "Method") == []
+    assert "No measured run fits" in page.find_element(By.ID, "subjects").text
+
+
+def test_seeds_can_be_averaged(page: Chrome) -> None:
+    select(page, "method", "random")
+    select(page, "dataset", "cifar10")
+    singles = len(column(page, "#all", "Seed"))
+    page.find_element(By.ID, "mean").click()
+    averaged = column(page, "#all", "Seed")
+    assert (singles, len(averaged)) == (30, 10)
+    assert set(averaged) == {"3 seeds"}
+    assert all("±" in text for text in column(page, "#all", "Accuracy %"))
+
+
+def test_a_point_leads_to_its_run_and_back(page: Chrome) -> None:
+    point = page.find_element(CSS, "#subjects a.point")
+    method, label = (point.get_attribute("aria-label") or "").split("\n")[0].split(" · ")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    page.execute_script("arguments[0].focus()", point)
+    point.click()
+    assert opened(page)
+    assert page.find_element(By.ID, "detail-title").text == method
+    assert page.find_element(By.ID, "detail-subtitle").text.endswith(label)
+    body = page.find_element(By.ID, "detail-body").text
+    for expected in ("Reliability", "Kept channels per layer", "python -m prunebench", "95 % interval", "Not pruned"):
+        assert expected in body
+    page.find_element(CSS, "body").send_keys(Keys.ESCAPE)
+    assert opened(page, False)
+    assert "#run" not in page.current_url
+
+
+def test_the_points_are_reached_and_opened_with_the_keyboard(page: Chrome) -> None:
+    first = page.find_element(CSS, "#subjects a.point")
+    page.execute_script("arguments[0].focus()", first)
+    label = first.get_attribute("aria-label")
+    first.send_keys(Keys.ARROW_RIGHT)
+    second = page.switch_to.active_element
+    assert second.get_attribute("aria-label") != label
+    assert page.find_element(CSS, ".tip").text == (second.get_attribute("aria-label") or "")
+    second.send_keys(Keys.ENTER)
+    assert opened(page)
+
+
+def test_the_address_of_a_run_opens_it_and_its_seeds_are_links(page: Chrome, built: Built) -> None:
+    record = next(r for r in built.report.collection.records if r.schedule == "finetune" and r.seed == 1)
+    page.get("about:blank")
+    page.get(f"{(built.out / 'index.html').as_uri()}#run/{record.id}/1")
+    assert page.find_element(CSS, ".seeds a[aria-current]").text == "1"
+    assert "Losses" in page.find_element(By.ID, "detail-body").text
+    page.find_elements(CSS, ".seeds a")[0].click()
+    WebDriverWait(page, 10).until(lambda found: found.find_element(CSS, ".seeds a[aria-current]").text == "0")
+
+
+def test_a_row_of_a_paper_is_shown_with_its_source(page: Chrome) -> None:
+    link = page.find_element(CSS, '#papers a[href^="#run"]')
+    page.execute_script("arguments[0].click()", link)
+    assert opened(page)
+    facts = page.find_element(CSS, "#detail .facts").text
+    assert "secondary, in the units of the store:" in facts
+    assert "accuracy 0.931" in facts
+
+
+@pytest.mark.parametrize("kind", ["empty", "failed", "language"])
+def test_reports_without_accuracies(browser: Chrome, tmp_path: Path, kind: str) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    if kind == "failed":
+        make(runs, status="failed")
+    if kind == "language":
+        path = make(runs) / "result.json"
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result |= {"latency": {}, "guarantee": {}, "not_pruned": [], "metrics": {"final": {"bpc": 1.2345}}}
+        path.write_text(json.dumps(result), encoding="utf-8")
+    browser.get(build(runs, tmp_path / "out", pictures=False).page.as_uri())
+    for link in browser.find_elements(CSS, "#all tbody a"):
+        browser.execute_script("arguments[0].click()", link)
+        assert opened(browser)
+        assert ("1.2345" in browser.find_element(By.ID, "detail-body").text) == (kind == "language")
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_a_failed_run_shows_its_error(page: Chrome) -> None:
+    select(page, "status", "failed")
+    page.find_element(CSS, "#all tbody a").click()
+    assert opened(page)
+    assert "the loss is not finite" in page.find_element(CSS, "#detail .alert").text
+
+
+def test_rows_of_papers_are_filtered_by_state(page: Chrome) -> None:
+    Select(page.find_element(By.ID, "paper-state")).select_by_visible_text("reproduced")
+    rows = [row for row in page.find_elements(CSS, "tbody tr[data-state]") if row.is_displayed()]
+    assert [row.get_attribute("data-state") for row in rows] == ["reproduced"]
+    assert page.find_element(By.ID, "paper-count").text == "1 row"
+
+
+def test_every_control_has_a_name(page: Chrome) -> None:
+    for found in page.find_elements(CSS, "button, select, input"):
+        if found.is_displayed():  # inside of what is folded up there is no accessible name
+            assert found.accessible_name.strip(), found.get_attribute("outerHTML")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_nothing_sticks_out(built: Built, dark: bool) -> None:
+    with chromium(width=390, height=844, dark=dark) as phone:
+        phone.get((built.out / "index.html").as_uri())
+        assert phone.execute_script("return document.documentElement.scrollWidth") == 390
+        background = phone.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(14, 18, 22)" if dark else "rgb(247, 248, 250)")
+        phone.find_element(CSS, "#all tbody a").send_keys(Keys.ENTER)
+        assert opened(phone)
+        dialog = phone.find_element(CSS, "dialog")
+        assert phone.execute_script("return arguments[0].scrollWidth <= 390", dialog)
+        phone.find_element(By.ID, "close").click()
+        for expected in ("light", "dark", "system"):
+            phone.find_element(By.ID, "theme").click()
+            assert phone.find_element(By.ID, "theme-name").text == expected
+        assert phone.get_log("browser") == []  # type: ignore[no-untyped-call]

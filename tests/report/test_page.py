@@ -1,0 +1,179 @@
+"""The file itself: closed against requests and against what configurations may hold, complete without JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prunebench.measure.calibration import reliability_table
+from prunebench.report.details import MAX_POINTS, curves, reliability, spread
+from prunebench.report.page import embed
+from tests.report.conftest import Built
+
+NAME = "<script>alert(1)</script>"
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, and the content of scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.contents: list[tuple[str, dict[str, str | None], str]] = []
+        self.cells: list[str] = []
+        self._open: tuple[str, dict[str, str | None]] = ("", {})
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open = (tag, dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        if self._open[0] in ("script", "style") and data:
+            self.contents.append((*self._open, data))
+        elif self._open[0] in ("td", "a"):
+            self.cells.append(data.strip())
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ("", {})
+
+
+@pytest.fixture(scope="module")
+def page(built: Built) -> str:
+    return (built.out / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+@pytest.fixture(scope="module")
+def data(read: Reader) -> dict[str, Any]:
+    [text] = [text for tag, attributes, text in read.contents if attributes.get("type") == "application/json"]
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_nothing_is_loaded_and_nothing_is_inline_but_what_the_policy_names(page: str, read: Reader) -> None:
+    policy = next(a["content"] for tag, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    allowed = set(re.findall(r"'(sha256-[^']+)'", policy))
+    used = {
+        f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+        for tag, attributes, text in read.contents
+        if attributes.get("type") != "application/json"
+    }
+    assert used == allowed
+    for tag, attributes in read.elements:
+        assert "src" not in attributes, tag
+        assert "style" not in attributes, tag
+        assert not any(name.startswith("on") for name in attributes), tag
+        if tag == "link":
+            assert attributes["href"] == "data:,"
+        if tag == "a":
+            assert str(attributes["href"]).startswith(("#", "https://"))
+
+
+def test_a_name_that_is_a_script_is_text(read: Reader, data: dict[str, Any]) -> None:
+    assert sum(tag == "script" for tag, _ in read.elements) == 3
+    assert NAME in data["words"]
+    assert NAME in read.cells  # in the table of checks, which the page brings along
+
+
+@pytest.mark.parametrize("text", ["</script><img src=x>", "<!--", "a & b", "\u2028\u2029", "]]>", "&lt;"])
+def test_embedded_text_cannot_end_its_element(text: str) -> None:
+    embedded = embed({"name": text})
+    assert not set("<>&\u2028\u2029") & set(embedded)
+    assert json.loads(embedded) == {"name": text}
+
+
+def test_the_data_are_those_of_the_results(built: Built, data: dict[str, Any]) -> None:
+    records = built.report.collection.records
+    assert len(data["runs"]) == len(records)
+    column = data["names"].index("final.accuracy")
+    by_key = {f"{run[0]}/{run[1]}": run[-1][column] for run in data["runs"]}
+    for record in records:
+        expected = record.numbers.get("final.accuracy")
+        assert by_key[record.key] == (None if expected is None else pytest.approx(expected, rel=1e-5))
+
+
+def test_details_of_all_runs_of_a_small_report(built: Built, data: dict[str, Any]) -> None:
+    measured = [record.key for record in built.report.collection.records if record.measured]
+    assert sorted(data["details"]) == sorted(measured)
+
+
+def test_reliability_is_that_of_the_calibration_module(built: Built) -> None:
+    record = next(r for r in built.report.collection.records if r.measured and r.dataset == "cifar10")
+    with np.load(record.folder / "predictions.npz") as arrays:
+        confidence = torch.from_numpy(arrays["confidence"]).double()
+        correct = torch.from_numpy(arrays["correct"])
+    # three classes, so that the second one never exceeds the first; the label is 0 where the prediction is right
+    rest = (1 - confidence) / 2
+    confident = confidence > 0.34
+    probs = torch.stack([confidence, rest, rest], 1)[confident]
+    labels = torch.where(correct, 0, 1)[confident]
+    expected = {
+        round(row["low"] * 15): (row["count"], row["confidence"], row["accuracy"])
+        for row in reliability_table(probs, labels)
+        if row["count"]
+    }
+    found = {index: (count, c, a) for index, count, c, a in reliability(record) or [] if index > 5}
+    assert found
+    for index, (count, mean, accuracy) in found.items():
+        assert expected[index] == (count, pytest.approx(mean, abs=1e-4), pytest.approx(accuracy, abs=1e-4))
+
+
+def test_curves_have_a_phase_each_and_long_ones_are_thinned(built: Built) -> None:
+    record = next(
+        r for r in built.report.collection.records if r.measured and r.schedule == "finetune" and not r.checkpoint
+    )
+    found = curves(record)
+    assert [(phase["phase"], len(phase["epochs"])) for phase in found] == [("pretrain", 30), ("finetune", 10)]
+    assert set(found[0]["series"]) == {"lr", "train/ce", "val/accuracy", "val/nll"}
+    kept = spread(1000)
+    assert len(kept) == MAX_POINTS
+    assert (kept[0], kept[-1]) == (0, 999)
+    assert spread(3) == [0, 1, 2]
+
+
+def test_papers_and_tests_are_readable_without_a_script(page: str) -> None:
+    assert "fpgm-t1_resnet56_only40" in page
+    assert "refused" in page
+    assert "Below each accuracy: the places that the tests leave open" in page
+    assert "is not a result of schema 1" in page
+
+
+def test_colours_can_be_told_from_their_background(page: str) -> None:
+    """Contrast of text (4.5:1) and of marks (3:1) in both themes, from the page's own colours."""
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", page)
+    colours = {name: (light, dark) for name, light, dark in found}
+    for theme in (0, 1):
+        for back in ("bg", "surface", "sunken"):
+            for name in ("text", "muted", "accent", "good", "warn", "bad"):
+                assert contrast(colours[name][theme], colours[back][theme]) >= 4.5, (name, back, theme)
+            for name in (f"c{i}" for i in range(8)):
+                assert contrast(colours[name][theme], colours[back][theme]) >= 3, (name, back, theme)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours (WCAG 2.2)."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

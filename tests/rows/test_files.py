@@ -1,0 +1,215 @@
+"""The rows files: complete, strict, and with the numbers of the papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunebench import rows
+from prunebench.errors import UserError
+from prunebench.help import options
+from prunebench.rows.fields import UNITS
+
+# lines of the tables that each paper's specification lists
+NUM_ROWS = {
+    "anp": 26,
+    "bbb": 23,
+    "bn_importance": 2,
+    "cap": 8,
+    "channel_pruning": 17,
+    "dcff": 23,
+    "dllp": 2,
+    "flop_l0": 10,
+    "fpgm": 62,
+    "fsm": 11,
+    "js_bnn": 9,
+    "l1norm": 15,
+    "lm_models": 6,
+    "lottery_ticket": 5,
+    "magnitude": 4,
+    "pruning_from_scratch": 21,
+    "radio_vi": 5,
+    "resource_efficient": 3,
+    "rethinking": 56,
+    "sanp": 1,
+    "scl": 2,
+    "simultaneous_vi": 9,
+    "slimming": 41,
+    "soft_filter_pruning": 22,
+    "sparse_vi_criteria": 2,
+    "ss_ig": 16,
+    "sss": 5,
+    "statistical_protocol": 1,
+    "swag": 58,
+    "tas": 41,
+    "thinet": 12,
+    "variational_dropout": 26,
+    "vnd": 3,
+}
+
+HEAD = """
+title: A
+authors: B
+venue: C
+convention: conv_linear
+tolerance: 0.005
+provenance: {source: official-repo, file: README.md}
+deviations: {ours: D}
+recipes: {short: {method: none, schedule: simultaneous, schedule.phases.train: {epochs: 1, lr: 0.1}}}
+rows:
+"""
+GOOD = "- {id: one, table: T, dataset: digits, model: resnet20, kind: own, reported: {accuracy: 0.9}"
+
+
+def read(tmp_path: Path, text: str, name: str = "paper") -> list[rows.Row]:
+    (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return rows.load(tmp_path)
+
+
+def test_no_row_is_missing() -> None:
+    assert sum(NUM_ROWS.values()) == 547
+    assert {paper.name: len(paper.rows) for paper in rows.load_papers()} == NUM_ROWS
+
+
+def test_names_are_unique_and_fit_into_a_folder() -> None:
+    names = [part.name for row in rows.load() for part in row.parts]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= 60
+
+
+def test_every_row_runs_or_says_why_not() -> None:
+    for row in rows.load():
+        for part in row.parts:
+            assert (part.overrides is None) == bool(part.pending), part.name
+            if part.kind == "quoted":
+                assert part.overrides is None, part.name
+
+
+def test_links_lead_somewhere() -> None:
+    every = rows.load()
+    names = {part.name for row in every for part in (row, *row.arms)}
+    assert {row.same_as for row in every if row.same_as} <= names
+
+
+def test_rows_choose_existing_options() -> None:
+    known = {group: options(group) for group in ("method", "model", "dataset", "schedule")}
+    for part in (part for row in rows.load() for part in row.parts if part.overrides is not None):
+        assert part.overrides is not None
+        for group, found in known.items():
+            assert part.overrides[group] in found, part.name
+
+
+def test_pending_methods_are_not_built() -> None:
+    """A method that exists is no reason to wait."""
+    methods = options("method")
+    for paper in rows.load_papers():
+        for row in paper.rows:
+            assert f"the method {paper.name} is not built yet" != row.pending or paper.name not in methods, row.name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # FPGM Table 1: 93.59 (+-0.58) -> 92.93 (+-0.49), 5.94e7, 52.6 %
+        (
+            "fpgm-t1_resnet56_only40",
+            {"dense_accuracy": 0.9359, "accuracy": 0.9293, "accuracy_sd": 0.0049, "macs": 59_400_000}
+            | {"macs_removed": 0.526, "accuracy_drop": 0.0066},
+        ),
+        # Li et al. Table 1: errors 6.96 and 6.94, 1.25e8 -> 9.09e7 MACs, 8.5e5 -> 7.3e5 parameters
+        (
+            "l1norm-t1_resnet56_b",
+            {"dense_accuracy": 0.9304, "accuracy": 0.9306, "macs": 90_900_000, "macs_removed": 1 - 90.9 / 125}
+            | {"params_removed": 1 - 73 / 85},
+        ),
+        # Network Slimming Table 1a: 2 FLOPs a MAC, error 6.20
+        ("slimming-t1a_vgg19_70", {"flops": 391_000_000, "accuracy": 0.938, "macs_removed": 1 - 3.91 / 7.97}),
+        # Rethinking Table 1, Scratch-B of ResNet-110-B
+        ("rethinking-t1_resnet110_b-scratch_b", {"accuracy": 0.936, "dense_accuracy": 0.9314, "accuracy_sd": 0.0025}),
+        # three seeds in the log
+        ("ss_ig-cifar10_resnet20_ssig", {"accuracy": (0.9276 + 0.9292 + 0.93) / 3}),
+        ("magnitude-t1_lenet5", {"accuracy": 0.9923, "compression": 431 / 36}),
+    ],
+)
+def test_values_are_in_our_units(name: str, expected: dict[str, float]) -> None:
+    row = rows.find(name)
+    assert {key: row.value(key) for key in expected} == pytest.approx(expected)
+
+
+def test_recalled_numbers_carry_their_mark() -> None:
+    recalled = [part for row in rows.load() for part in row.parts if part.source == "recall"]
+    assert len(recalled) > 100
+    assert all("recall" in part.mark and "confidence" in part.mark for part in recalled)
+
+
+def test_a_value_that_follows_is_not_typed_twice() -> None:
+    for row in rows.load():
+        assert not row.printed.keys() & row.reported.keys(), row.name
+        assert row.reported.keys() | row.printed.keys() <= UNITS.keys()
+
+
+def test_unknown_row() -> None:
+    with pytest.raises(
+        UserError, match=r"there is no row fpgm-t1_resnet56_only41; did you mean fpgm-t1_resnet56_only40"
+    ):
+        rows.find("fpgm-t1_resnet56_only41")
+    with pytest.raises(UserError, match="no rows of the paper fpgn; did you mean fpgm"):
+        rows.load(papers=["fpgn"])
+
+
+def test_a_small_file(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, HEAD + GOOD + ", overrides: {use: short, schedule.phases.train: {lr: 0.2}}}")
+    assert row.name == "paper-one"
+    assert row.overrides == {
+        "dataset": "digits",
+        "model": "resnet20",
+        "method": "none",
+        "schedule": "simultaneous",
+        "schedule.phases.train": {"epochs": 1, "lr": 0.2},
+    }
+
+
+def test_text_is_data(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, HEAD + GOOD + ", setting: '<script>${oc.env:HOME}</script>', pending: '???!'}")
+    assert row.setting == "<script>${oc.env:HOME}</script>"
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (", pending: x, acuracy: 0.9}", "paper-one.acuracy is an unknown key"),
+        (", pending: x, printed: {acuracy: 0.9}}", "no known value; did you mean accuracy"),
+        (", pending: x, printed: {top5: 92.2}}", r"printed.top5 must be a fraction in \[0, 1\], got 92.2"),
+        (", pending: x, printed: {macs: 1.5e+6}}", None),
+        (", pending: x, printed: {macs: '3'}}", "must be a count"),
+        (", pending: x, convention: flops}", "convention must be one of conv_linear"),
+        (", pending: x, source: recall}", "a confidence"),
+        (", pending: x, source: memory}", "source must be one of official-repo"),
+        (", pending: x, tolerance: 0.5}", r"must be in \(0, 0.1\), got 0.5"),
+        (", pending: x, baseline: two}", "no row two for its baseline"),
+        (", pending: x, overrides: {use: short}}", "leave out one of them"),
+        (", overrides: {use: shorts}}", "the recipe shorts, which does not exist"),
+        (", overrides: {method: none}}", r"overrides.schedule must be a text, got None"),
+        ("}", "neither overrides nor a reason in pending"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, rest: str, message: str | None) -> None:
+    if message is None:
+        assert read(tmp_path, HEAD + GOOD + rest)
+        return
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, HEAD + GOOD + rest)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"paper.yaml cannot be read"):
+        read(tmp_path, "rows: [")
+    (tmp_path / "paper.yaml").unlink()
+    with pytest.raises(UserError, match=r"other.deviations is missing"):
+        read(tmp_path, HEAD.replace("deviations", "phases"), "other")
+
+
+def test_an_id_names_one_row(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the id one names two rows"):
+        read(tmp_path, HEAD + f"{GOOD}, pending: x}}\n{GOOD}, pending: x}}")
