@@ -20,6 +20,7 @@ EXAMPLES = (
         "python -m prunebench method=l1norm method.target_macs=0.5 model=vgg16 dataset=cifar10 method.round_to=8",
         "cut to half of the multiply-accumulates, widths in multiples of 8",
     ),
+    ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
         "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",
         "a sweep; run it again to go on where it stopped",
@@ -76,7 +77,7 @@ def help_text() -> str:
     lines += [
         "",
         "A finished run is never repeated: the same command prints its row. An interrupted one goes on.",
-        "Other commands: scripts/data.py (check and fetch data), scripts/export.py (ONNX, torch.export),",
-        "scripts/bench.py (speed against peers).",
+        "Other commands: scripts/data.py (check and fetch data), scripts/rows.py (the papers' rows), scripts/export.py",
+        "(ONNX, torch.export), scripts/report.py (tables and a page over all runs), scripts/bench.py (speed).",
     ]
     return "\n".join(lines)

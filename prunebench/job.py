@@ -138,11 +138,15 @@ class Job:
 
     # -- steps
 
+    def measure_dense(self, net: nn.Module, method: Method) -> None:
+        """Measure ``net`` as the dense baseline if it is one: trained, by us or by others, and still whole."""
+        untouched = all(record["settings"]["pretrain"] for record in self.phase_records)
+        if untouched and (self.trained or self.pretrained):
+            self.measure("dense", net, method)
+
     def prune(self, net: nn.Module, phase: Phase, method: Method) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
         self.phase = phase
-        if self.trained or self.pretrained:
-            self.measure("dense", net, method)
         if self.plan.keep or self.plan.inputs:
             net = restore(self.template, self.graph, self.plan, net)
         net = method.prune(net, self)

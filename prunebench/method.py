@@ -69,6 +69,8 @@ class Method(nn.Module):
             The trained net, before ``extract``.
         """
         for phase in job.phases:
+            if not phase.pretrain:
+                job.measure_dense(net, self)
             if phase.prune:
                 net = job.prune(net, phase, self)
             net = job.fit(net, phase, self)

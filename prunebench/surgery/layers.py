@@ -164,26 +164,26 @@ class Surroundings:
         return name_of(node) if name_of(node) in ACTIVATION_FUNCTIONS else None
 
     def _downstream(self, start: Step) -> tuple[tuple[str, ...], bool, bool]:
-        """Readers of a layer's channels, whether an addition and whether the output is among what follows."""
-        readers: list[str] = []
+        """Readers of a layer's channels, whether an addition reads them, whether the output comes before a layer."""
+        readers: set[str] = set()
         meets_addition = is_output = False
-        waiting = [(reader, True) for reader in reversed(self._readers[start.index])]
-        seen: set[tuple[int, bool]] = set()
+        waiting = [(reader, True, True) for reader in self._readers[start.index]]
+        seen: set[tuple[int, bool, bool]] = set()
         while waiting:
-            step, same = waiting.pop()
-            if (step.index, same) in seen:
+            step, known, same = waiting.pop()  # whether its input has channels that are known, and their indices
+            if (step.index, known, same) in seen:
                 continue
-            seen.add((step.index, same))
+            seen.add((step.index, known, same))
             if isinstance(step, Mix) or self._is_layer(step):
-                if same and step.module not in readers:
-                    readers.append(step.module)
+                readers |= {step.module} if known and same else set()
                 continue
             is_output |= isinstance(step, Output)
-            if isinstance(step, Opaque) or not isinstance(step, Through | Shift | Cat | Add | Depthwise):
+            meets_addition |= known and is_sum(step)
+            if step.params and isinstance(step, Opaque):  # a recurrent layer, for example
                 continue
-            meets_addition |= is_sum(step)
+            known = known and isinstance(step, Through | Shift | Cat | Add | Depthwise)
             same = same and isinstance(step, Through | Multiply | Depthwise)
-            waiting += [(reader, same) for reader in reversed(self._readers[step.index])]
+            waiting += [(reader, known, same) for reader in self._readers[step.index]]
         return tuple(sorted(readers, key=self._place)), meets_addition, is_output
 
     def _is_layer(self, step: Step) -> bool:

@@ -30,29 +30,12 @@ def fit(
     Raises:
         UserError: the loss became infinite; ``last.ckpt`` of the last complete epoch stays in ``folder``.
     """
-    callbacks: list[pl.Callback] = [
-        History(),
-        # save_last of a monitored callback skips epochs that do not improve, hence two callbacks
-        ModelCheckpoint(
-            dirpath=folder,
-            filename="last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-    ]
+    callbacks: list[pl.Callback] = [History()]
     if lit.data.num_val:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder,
-                filename="best",
-                monitor=lit.task.monitor,
-                mode=lit.task.mode,
-                save_weights_only=True,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
+        callbacks.append(_checkpoint(folder, "best", monitor=lit.task.monitor, mode=lit.task.mode, weights_only=True))
+    # save_last of a monitored callback skips epochs that do not improve, hence two callbacks; this one comes after the
+    # other, so that what is resumed knows the best score of the same epoch
+    callbacks.append(_checkpoint(folder, "last"))
     if settings.progress:
         callbacks.append(PhaseProgress())
     trainer = pl.Trainer(
@@ -69,6 +52,7 @@ def fit(
         logger=loggers,
         default_root_dir=folder,
         num_sanity_val_steps=0,
+        limit_val_batches=1.0 if lit.data.num_val else 0,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -84,6 +68,21 @@ def fit(
     if not trainer.state.finished:
         raise KeyboardInterrupt(f"phase {lit.phase.name} was interrupted")
     return read_history(folder / "last.ckpt")
+
+
+def _checkpoint(
+    folder: Path, name: str, *, monitor: str | None = None, mode: str = "max", weights_only: bool = False
+) -> ModelCheckpoint:
+    """Write ``<folder>/<name>.ckpt`` at the end of each epoch (with ``monitor``: of each better one)."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename=name,
+        monitor=monitor,
+        mode=mode,
+        save_weights_only=weights_only,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
 
 
 def _reraise(error: Exception) -> None:

@@ -172,6 +172,9 @@ def test_subclasses_and_computed_weights() -> None:
     assert graph.layers["0"].activation == "relu"
     assert "'conv2d' at" in str(graph.why_not("0")), "the subclass is followed into its own forward"
     assert (graph.macs(Plan()), graph.params(Plan())) == counted(shrink(net, graph, Plan()), x)
+    log_probabilities = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3), nn.LogSoftmax(1))
+    layers = ChannelGraph.trace(log_probabilities, x).layers
+    assert [layer.is_output for layer in layers.values()] == [False, True]
     computed = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.Flatten()
     )
