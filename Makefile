@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	@echo "result: $$(ls -t $(PRUNEBENCH_OUTPUTS)/runs/fpgm-resnet20-digits/*/*/result.json | head -n 1)"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(if $(SLOW),-m "slow or not slow") $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(if $(SLOW),-m "slow or not slow") $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ class Phase:
         active: the method's training hooks act in this phase.
         fresh: train from new random weights (Rethinking's scratch arms), after the cut if there is one.
         equal_compute: stretch the epochs by the MACs that the cut saved (Rethinking's Scratch-B).
-        max_stretch: upper limit of that factor (Rethinking caps it at 2 on ImageNet).
+        max_stretch: upper limit of that factor (Rethinking caps it at 2 on ImageNet); null = none.
         rounds: repeat cut and training this often, each time closer to the target.
         fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
@@ -56,7 +56,7 @@ class Phase:
     active: bool = False
     fresh: bool = False
     equal_compute: bool = False
-    max_stretch: float = math.inf
+    max_stretch: float | None = None
     rounds: int = 1
     fraction: float = 1.0
     optimizer: str = "sgd"
@@ -96,12 +96,13 @@ class Phase:
             "warmup_factor": (0.0, 1.0),
             "onecycle_rise": (0.0, 1.0),
             "label_smoothing": (0.0, 1.0),
-            "max_stretch": (1.0, math.inf),
         }
         for name, (lowest, highest) in limits.items():
             given = getattr(self, name)
             if not isinstance(given, int | float) or isinstance(given, bool) or not lowest <= given <= highest:
                 raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
+        if self.max_stretch is not None and not self.max_stretch >= 1:
+            raise UserError(f"{where}.max_stretch must be at least 1 or null, got {self.max_stretch!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
         if self.batch_size is not None and self.batch_size < 1:
@@ -118,7 +119,7 @@ class Phase:
 
     def stretched(self, dense_macs: int, small_macs: int) -> Phase:
         """The phase with the dense net's training compute: ``floor(epochs * dense / small)`` (Rethinking, sec. 3)."""
-        factor = min(dense_macs / small_macs, self.max_stretch)
+        factor = min(dense_macs / small_macs, self.max_stretch or math.inf)
         return replace(self, epochs=int(self.epochs * factor), equal_compute=False)
 
 

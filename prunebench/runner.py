@@ -109,7 +109,8 @@ def _measurements(
     }
     dense_cost, final_cost = job.dense_cost, cost.count(compact, job.example)
     final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
-    per_layer = final.pop("per_layer")
+    widths = {row["layer"]: row["out_channels"] for row in dense_cost.per_layer}
+    per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
     dense["file_bytes"], final["file_bytes"] = cost.file_bytes(job.template), cost.file_bytes(compact)
     costs = {

@@ -53,14 +53,13 @@ def build(
     tested, untested = families.families(configurations)
     advance("testing pairs", 1, 1)
     views = papers.views(rows, configurations)
-    # thousands of lines with all numbers: for programs, not for readers
-    written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])
     made = [summaries.configurations(configurations), summaries.comparisons(tested), summaries.ranks(tested)]
     made += [checks.table(configurations), papers.overview(views), papers.rows_run(views)[0]]
     made += [table for view in views for table, _ in view.tables]
+    # thousands of lines with all numbers: for programs, not for readers
+    written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])
     for done, table in enumerate(made, 1):
-        if table.rows:
-            written += tables.write(table, out / "tables")
+        written += tables.write(table, out / "tables") if table.rows else []
         advance("writing tables", done, len(made))
     pictured = configurations if pictures else []
     drawn, undrawn = figures.write_figures(pictured, out / "figures", lambda *at: advance("drawing pictures", *at))

@@ -48,19 +48,9 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-    def read(name: str) -> str:
-        assert templates.loader is not None
-        return templates.loader.get_source(templates, name)[0].strip()
-
-    style, early = read("style.css"), read("early.js")
-    script = "\n".join(["(() => {", '"use strict";', *(read(f"{name}.js") for name in SCRIPTS), "})();"])
     counts = totals(views)
     content = templates.get_template("page.html.j2").render(
-        policy=_policy([style], [early, script]),
-        style=Markup(style),
-        early=Markup(early),
-        script=Markup(script),
+        **_assets(templates),
         data=Markup(embed(page_data(collection, groups))),
         built=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         source=source,
@@ -77,6 +67,19 @@ def write_page(
     )
     write_text(path, content)
     return path
+
+
+def _assets(templates: Environment) -> dict[str, str]:
+    """Style and scripts as they stand in the page, and the policy that allows these and nothing else."""
+
+    def read(name: str) -> str:
+        assert templates.loader is not None
+        return templates.loader.get_source(templates, name)[0].strip()
+
+    style, early = read("style.css"), read("early.js")
+    script = "\n".join(["(() => {", '"use strict";', *(read(f"{name}.js") for name in SCRIPTS), "})();"])
+    found = {"style": Markup(style), "early": Markup(early), "script": Markup(script)}
+    return {"policy": _policy([style], [early, script]), **found}
 
 
 def embed(value: Any) -> str:

@@ -132,7 +132,9 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_optimiser_holds_what_trains_and_a_step_moves_it(method: str, outputs: Path) -> None:
-    config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *EXTRA.get(method, ()))
+    schedule = next(schedule for name, schedule in supported() if name == method)
+    chosen = (f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+    config, _ = configure(outputs, *SHORT, *NET, *chosen)
     job, net, built, _ = cli.build(config, outputs / "unused")
     built.check(net, job)
     phase = job.phases[-1]
