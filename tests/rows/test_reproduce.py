@@ -1,0 +1,97 @@
+"""What is missing of a table is run once; what fails is named; what is busy is waited for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunebench.errors import UserError
+from prunebench.lock import FolderLock
+from prunebench.result import write_json
+from prunebench.rows import load_papers
+from prunebench.rows.reproduce import Task, plan, rows_of, work
+
+(FPGM,) = load_papers(papers=["fpgm"])
+
+
+def configuration(arguments: Sequence[str]) -> dict[str, Any]:
+    """As much of a configuration as decides folder and epochs."""
+    given = dict(argument.split("=", 1) for argument in arguments)
+    return {
+        **{group: {"name": "x"} for group in ("method", "model", "dataset")},
+        "arguments": dict(given, seed=None),
+        "schedule": {"phases": {"train": {"epochs": 200}, "cut": {"epochs": 0}, "tune": {"epochs": 8}}},
+        "trainer": {},
+        "paths": {"outputs": given["paths.outputs"]},
+        "seed": given.get("seed", 0),
+    }
+
+
+def tasks_in(folder: Path, *, seeds: int = 1, quick: bool = False, rows: int = 2) -> list[Task]:
+    found = rows_of(FPGM, "1")[:rows]
+    return plan(found, seeds=seeds, quick=quick, overrides=[f"paths.outputs={folder}"], configure=configuration)
+
+
+def test_a_table_is_named_by_its_number() -> None:
+    assert rows_of(FPGM, "1") == rows_of(FPGM, "Table 1")
+    assert {row.table for row in rows_of(FPGM, "1")} == {"Table 1"}
+    assert all(row.kind != "quoted" for row in rows_of(FPGM, "all"))
+    with pytest.raises(UserError, match="has no table 9; it has: .*Table 1"):
+        rows_of(FPGM, "9")
+
+
+def test_quick_is_a_twentieth_of_the_epochs_and_another_run(tmp_path: Path) -> None:
+    (whole, *_), (quick, *_) = tasks_in(tmp_path), tasks_in(tmp_path, quick=True)
+    assert [a for a in quick.arguments if "epochs" in a] == [
+        "schedule.phases.train.epochs=10",
+        "schedule.phases.tune.epochs=1",
+    ]
+    assert whole.folder != quick.folder
+
+
+def finish(task: Task) -> None:
+    write_json(task.folder / "result.json", {"schema": 1, "status": "complete"})
+
+
+def test_each_is_run_once_and_a_failure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_in(tmp_path, seeds=2)
+    assert len({task.folder for task in tasks}) == 4
+    finish(tasks[0])
+    by_arguments = {task.arguments: task for task in tasks}
+    started: list[Task] = []
+
+    def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "prunebench"]
+        task = by_arguments[tuple(command[3:])]
+        started.append(task)
+        if task is tasks[2]:
+            return subprocess.CompletedProcess(command, 1)
+        finish(task)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    failed = work(tasks, say=lambda text: None)
+    assert started == tasks[1:]
+    assert len(failed) == 1 and tasks[2].row.name in failed[0]
+
+
+def test_a_busy_row_is_waited_for_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = tasks_in(tmp_path, rows=1)
+
+    def never(command: list[str]) -> subprocess.CompletedProcess[str]:
+        raise AssertionError("the row was run twice")
+
+    def other_finishes(seconds: float) -> None:
+        finish(task)
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(subprocess, "run", never)
+    monkeypatch.setattr("time.sleep", other_finishes)
+    lock = FolderLock(task.folder)
+    lock.__enter__()
+    assert work([task], say=lambda text: None) == []
