@@ -41,7 +41,7 @@ def test_a_table_is_named_by_its_number() -> None:
     assert rows_of(FPGM, "1") == rows_of(FPGM, "Table 1")
     assert {row.table for row in rows_of(FPGM, "1")} == {"Table 1"}
     assert all(row.kind != "quoted" for row in rows_of(FPGM, "all"))
-    with pytest.raises(UserError, match="has no table 9; it has: .*Table 1"):
+    with pytest.raises(UserError, match=r"has no table 9; it has: .*Table 1"):
         rows_of(FPGM, "9")
 
 
