@@ -139,7 +139,7 @@ def test_a_run_locked_by_another_process_is_refused(command, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Path) -> None:
-    arguments = [*FAST, "-m", "method=none,random", "model.pretrained=null,/nowhere.th", f"paths.outputs={tmp_path}"]
+    arguments = ["-m", *FAST, "method=none,random", "model.pretrained=null,/nowhere.th", f"paths.outputs={tmp_path}"]
     process = subprocess.run(
         [sys.executable, "-m", "prunebench", *arguments], capture_output=True, text=True, env={**os.environ}
     )
