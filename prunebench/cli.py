@@ -113,7 +113,7 @@ def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
     """Build the objects of ``config`` and run them."""
     from prunebench import runtime
 
-    runtime.let_threads_sleep()  # before torch starts its threads
+    runtime.limit_spinning()  # before torch starts its threads
     runtime.tune_allocator()  # before torch takes its first block
 
     from prunebench import runner

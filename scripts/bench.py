@@ -20,13 +20,16 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from prunebench import runtime
+
+runtime.let_threads_sleep()  # as the command line does; it has to come before torch
+
 import bench_epochs
 import torch
 import torch.nn.functional as F
 from bench_timing import console, paired, show
 from torch import Tensor, nn
 
-from prunebench import runtime
 from prunebench.budget import choose
 from prunebench.criteria.filters import geometric_median
 from prunebench.measure import cost
