@@ -22,7 +22,7 @@ from typing import Any
 
 from prunebench import runtime
 
-runtime.let_threads_sleep()  # as the command line does; it has to come before torch
+runtime.limit_spinning()  # as the command line does; it has to come before torch
 
 import bench_epochs
 import torch
