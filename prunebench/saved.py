@@ -1,6 +1,7 @@
 """A net in a folder, without a pickle: how to build it (``net.yaml``), what was cut, its weights.
 
-``model/net.yaml``              what builds the dense net, its arguments, the shape and normalisation of inputs
+``model/net.yaml``              what builds the dense net, its arguments, the shape and normalisation of inputs, and the
+                                layers that a method has put in the place of the net's own
 ``model/plan.json``             which channels stay
 ``model/weights.safetensors``   parameters and buffers of the compact net
 
@@ -14,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from prunebench.errors import UserError
 from prunebench.result import write_text
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.rebuild import describe, rebuild
 from prunebench.surgery.shrink import shrink
 from prunebench.target import arguments, build, find
 from prunebench.weights import read_into, to_bytes
@@ -47,6 +49,7 @@ class Spec:
         example_dtype: its type, for example ``float32``.
         mean, std: per-channel normalisation of inputs in [0, 1], None if unknown.
         class_names: names of the classes in the order of the outputs, None if unknown.
+        layers: layers that stand where the dense net has others, see :mod:`prunebench.surgery.rebuild`.
     """
 
     target: str
@@ -57,6 +60,7 @@ class Spec:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     class_names: Sequence[str] | None = None
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def example(self) -> torch.Tensor:
         """Zeros of the input's shape and type."""
@@ -100,6 +104,7 @@ def save(
         mean=mean,
         std=std,
         class_names=class_names,
+        layers=describe(net),
     )
     _write(folder, spec, plan, net)
     return folder / FOLDER
@@ -123,8 +128,9 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     plan = read_plan(folder)
     with torch.random.fork_rng([]):  # new weights are drawn, only to be overwritten
         net = build(spec.target, spec.arguments, trust=trust).eval()
-    if _cuts(net, plan):
-        net = shrink(net, ChannelGraph.trace(net, spec.example()), plan).eval()
+        if _cuts(net, plan):
+            net = shrink(net, ChannelGraph.trace(net, spec.example()), plan)
+        net = rebuild(net, spec.layers).eval()
     read_into(net, folder / WEIGHTS)
     return net
 

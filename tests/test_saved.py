@@ -276,3 +276,34 @@ def test_version_is_that_of_pyproject() -> None:
         pytest.skip("prunebench is not installed, so it has no version")
     project = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{prunebench.__version__}"' in project
+
+
+class Doubled(nn.Module):
+    """A layer that a method has put in the place of a convolution."""
+
+    def __init__(self, *, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.sizes = (in_channels, out_channels)
+        self.inner = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def config(self) -> dict[str, int]:
+        return {"in_channels": self.sizes[0], "out_channels": self.sizes[1]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled: Tensor = 2 * self.inner(x)
+        return doubled
+
+
+def test_layers_of_a_method_come_back_beside_a_cut(tmp_path: Path) -> None:
+    net = small_net()
+    net.set_submodule("layer2.1.conv1", Doubled(in_channels=16, out_channels=6))
+    save(tmp_path, net, CUT)
+    again = prunebench.load(tmp_path)
+    torch.testing.assert_close(outputs(again), outputs(net), rtol=0, atol=0)
+    spec = saved.read_spec(tmp_path)
+    assert spec.layers == {
+        "layer2.1.conv1": {
+            "target": f"{Doubled.__module__}.Doubled",
+            "arguments": {"in_channels": 16, "out_channels": 6},
+        }
+    }

@@ -1,0 +1,41 @@
+"""Layers that a saved net needs beside those of its model: written down as plain data, put back by path.
+
+A layer of a method that stays in the final net (gates, Gaussian weights, factors) offers ``config()``: the keyword
+arguments of its class as plain data, so that ``type(layer)(**layer.config())`` has the same tensors in the same shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from prunebench.surgery.replace import replace
+from prunebench.target import build
+
+Table = Mapping[str, Mapping[str, Any]]
+"""Path -> ``{"target": dotted path of the class, "arguments": its keyword arguments}``."""
+
+
+def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """The layers of ``net`` that offer ``config()``, the outermost of nested ones."""
+    table: dict[str, dict[str, Any]] = {}
+    for path, module in net.named_modules():
+        config = getattr(module, "config", None)
+        inside = any(path.startswith(f"{outer}.") for outer in table)
+        if path and callable(config) and not inside:
+            kind = type(module)
+            table[path] = {"target": f"{kind.__module__}.{kind.__qualname__}", "arguments": dict(config())}
+    return table
+
+
+def rebuild(net: nn.Module, table: Table) -> nn.Module:
+    """A copy of ``net`` with the layers of ``table`` in their places, their weights still random.
+
+    Raises:
+        UserError: an unknown path, or a target that is no ``nn.Module`` or does not take the arguments.
+    """
+    if not table:
+        return net
+    return replace(net, {path: build(row["target"], row["arguments"], trust=False) for path, row in table.items()})
