@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from prunebench.errors import UserError, nearest
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LR_SCHEDULES = ("constant", "multistep", "step", "cosine", "onecycle")
+LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,12 @@ class Phase:
         fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         lr: peak learning rate.
-        lr_schedule: ``constant``, ``multistep``, ``step``, ``cosine`` or ``onecycle``; both of the latter per step.
-        milestones: for ``multistep``: where the rate drops, as fractions of the epochs.
+        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine`` or ``onecycle``; both of the latter
+            per step.
+        milestones: as fractions of the epochs; for ``multistep``: where the rate drops; for ``linear``: the two
+            places between which it falls from ``lr`` to ``gamma`` x lr, before and after them it is constant.
         step_epochs: for ``step``: the rate drops each time so many epochs have passed.
-        gamma: factor of a drop.
+        gamma: factor of a drop; for ``linear`` of the whole fall.
         warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``).
         warmup_factor: where the rise starts, as a fraction of ``lr``.
         onecycle_rise: share of the steps that rise, for ``onecycle``.
@@ -111,6 +113,11 @@ class Phase:
             raise UserError(
                 f"{where}.milestones must be rising fractions of the epochs in (0, 1), got {list(self.milestones)}"
             )
+        if self.lr_schedule == "linear" and len(set(self.milestones)) != 2:
+            raise UserError(
+                f"{where}.lr_schedule=linear needs two milestones, where the fall begins and where it ends, "
+                f"got {list(self.milestones)}"
+            )
 
     @property
     def shared(self) -> bool:
@@ -156,8 +163,9 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
 def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
     """Learning rate at optimiser step ``step`` (0-based) as a fraction of ``phase.lr``.
 
-    ``multistep`` and ``step`` change at epoch boundaries (milestone fraction m drops at epoch ``int(m * epochs)``,
-    as in Rethinking's main_B.py); warm-up, ``cosine`` and ``onecycle`` move at every step.
+    ``multistep``, ``step`` and ``linear`` change at epoch boundaries (milestone fraction m drops at epoch
+    ``int(m * epochs)``, as in Rethinking's main_B.py; ``linear`` is SWAG's, run_swag.py:219-228); warm-up, ``cosine``
+    and ``onecycle`` move at every step.
     """
     total = max(1, phase.epochs * steps_per_epoch)
     if phase.lr_schedule == "onecycle":
@@ -173,6 +181,9 @@ def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
             return phase.gamma ** sum(epoch >= int(m * phase.epochs) for m in phase.milestones)
         case "step":
             return phase.gamma ** (epoch // phase.step_epochs)
+        case "linear":
+            begin, end = (m * phase.epochs for m in phase.milestones)
+            return 1.0 - (1.0 - phase.gamma) * min(1.0, max(0.0, (epoch - begin) / (end - begin)))
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
         case _:

@@ -36,6 +36,17 @@ def test_step_and_constant() -> None:
     assert lr_factor(phase(lr_schedule="constant"), 1599, 10) == 1
 
 
+def test_linear_is_swags_schedule() -> None:
+    # SWAG, CIFAR: lr 0.05 falls to 0.01 from half to nine tenths of the 161 epochs before the first collection
+    swa = phase(epochs=300, lr=0.05, lr_schedule="linear", milestones=[0.5 * 161 / 300, 0.9 * 161 / 300], gamma=0.2)
+    rates = [0.05 * lr_factor(swa, epoch * 10 + 9, 10) for epoch in (0, 80, 81, 100, 120, 144, 145, 299)]
+    assert rates == pytest.approx([0.05, 0.05, 0.049689, 0.037888, 0.025466, 0.010559, 0.01, 0.01], abs=5e-7)
+    # its SGD baseline falls to a hundredth
+    sgd = phase(epochs=300, lr=0.05, lr_schedule="linear", milestones=[0.5, 0.9], gamma=0.01)
+    rates = [0.05 * lr_factor(sgd, epoch, 1) for epoch in (150, 151, 200, 269, 270, 299)]
+    assert rates == pytest.approx([0.05, 0.049588, 0.029375, 0.000913, 0.0005, 0.0005], abs=6e-7)
+
+
 def test_warm_up_rises_linearly_then_hands_over() -> None:
     warm = phase(lr_schedule="constant", warmup_epochs=1, warmup_factor=0.1)
     assert [lr_factor(warm, step, 10) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 1.0])
@@ -84,6 +95,7 @@ def test_rounds_are_unrolled_into_phases_with_growing_fractions() -> None:
         ({"optimizer": "sdg"}, "did you mean sgd"),
         ({"lr_schedule": "cosin"}, "did you mean cosine"),
         ({"milestones": [80, 120]}, "fractions"),
+        ({"lr_schedule": "linear", "milestones": [0.5]}, "two milestones"),
         ({"epoch": 3}, "did you mean epochs"),
         ({"clip_norm": 0}, "clip_norm"),
     ],
