@@ -128,13 +128,14 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     from prunebench.checkpoints import load_foreign
     from prunebench.identity import dense_folder
     from prunebench.job import Job
+    from prunebench.method import NOT_ARGUMENTS
     from prunebench.phase import build_phases
     from prunebench.settings import TrainerSettings
     from prunebench.task import Classification
 
     settings = TrainerSettings(**config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    method = make("method", config["method"], drop=("name", "recipe"))
+    method = make("method", config["method"], drop=NOT_ARGUMENTS)
     data = make("dataset", config["dataset"], drop=("epochs",))
     data.channels_last = settings.channels_last
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
@@ -188,17 +189,17 @@ def make_net(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the closing table: dense / pruned / final."""
+    """Print the closing table: dense / pruned / final, and before the cut where that is not the dense net."""
     from rich.console import Console
     from rich.table import Table
 
-    from prunebench.result import summary
+    from prunebench.result import shown_stages, summary
 
     run_, cost = result["run"], result["cost"]
     names = " · ".join(result[key]["name"] for key in ("method", "model", "dataset", "schedule"))
     table = Table(title=f"{names} · seed {run_['seed']}", title_justify="left")
-    for column in ("", "dense", "pruned", "final"):
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("", *shown_stages(result)):
+        table.add_column(column.replace("_", " "), justify="left" if not column else "right")
     for label, cells in summary(result):
         table.add_row(label, *cells)
     console = Console()

@@ -46,7 +46,8 @@ class Job:
     Attributes:
         build: makes the dense net with fresh random weights.
         folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
-        pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped.
+        pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
+            method acts in one, it starts from those weights).
         plan: what is cut so far, in channels of the dense net.
         phase: the phase in progress.
     """
@@ -139,10 +140,14 @@ class Job:
     # -- steps
 
     def measure_dense(self, net: nn.Module, method: Method) -> None:
-        """Measure ``net`` as the dense baseline if it is one: trained, by us or by others, and still whole."""
-        untouched = all(record["settings"]["pretrain"] for record in self.phase_records)
-        if untouched and (self.trained or self.pretrained):
-            self.measure("dense", net, method)
+        """Measure ``net`` if it is trained, by us or by others, and still whole.
+
+        It is the dense baseline (``dense``) only if no method has had a hand in its training; else it is what the
+        method has made of the whole net (``before_cut``), and the baseline is another run's (``method=none``).
+        """
+        settings = [record["settings"] for record in self.phase_records]
+        if all(phase["pretrain"] for phase in settings) and (self.trained or self.pretrained):
+            self.measure("before_cut" if any(phase["active"] for phase in settings) else "dense", net, method)
 
     def prune(self, net: nn.Module, phase: Phase, method: Method) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
@@ -185,7 +190,7 @@ class Job:
             UserError: the loss became infinite, or another process writes to the folder.
         """
         self.phase = phase
-        if phase.epochs == 0 or (phase.pretrain and self.pretrained):
+        if phase.epochs == 0 or (phase.pretrain and self.pretrained and not phase.active):
             return net
         if phase.fresh:
             net = method.fresh(net, self)
@@ -228,7 +233,7 @@ class Job:
         )
 
     def measure(self, stage: str, net: nn.Module, method: Method) -> dict[str, Any]:
-        """Metrics of ``net`` on the test set, stored under ``stage`` (dense, pruned, final, test_best_val)."""
+        """Metrics of ``net`` on the test set, stored as ``stage``: dense, before_cut, pruned, final, test_best_val."""
 
         def evaluate_now() -> dict[str, Any]:
             device = self.settings.device

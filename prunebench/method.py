@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
 
 
+NOT_ARGUMENTS = ("name", "recipe", "acts")
+"""Keys of a method's configuration that are for results and schedules, not for its constructor."""
+
+
 class Method(nn.Module):
     """The base of all methods, and the method ``none``: train, change nothing.
 
@@ -33,7 +37,7 @@ class Method(nn.Module):
           attach                    if the method is active in the phase, before the optimiser exists
           start_epoch
             losses, before_step, after_step      each step
-          end_epoch                 after the last step, BEFORE validation and the checkpoint
+          end_epoch, report         after the last step, BEFORE validation and the checkpoint
         extract                   the compact net that is measured
     """
 
@@ -69,7 +73,7 @@ class Method(nn.Module):
             The trained net, before ``extract``.
         """
         for phase in job.phases:
-            if not phase.pretrain:
+            if phase.active or not phase.pretrain:
                 job.measure_dense(net, self)
             if phase.prune:
                 net = job.prune(net, phase, self)
@@ -123,6 +127,10 @@ class Method(nn.Module):
 
     def end_epoch(self, net: nn.Module, epoch: int) -> None:
         """After the last batch and before validation, so that a checkpoint holds the weights its metric measured."""
+
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        """Numbers of interest at the end of an epoch, after ``end_epoch``; logged as ``method/<name>``."""
+        return {}
 
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         """Probabilities ``[samples, batch, classes]``; one sample for a deterministic net."""

@@ -23,9 +23,12 @@ class Phase:
     Attributes:
         name: unique in the schedule; also the folder of the phase.
         epochs: passes over the training set; 0 = cut without training.
-        pretrain: produces the dense net without help of the method; ``model.pretrained`` replaces it.
+        pretrain: trains the whole net before the cut. ``model.pretrained`` replaces the phase, unless the method acts
+            in it: then the phase starts from those weights.
         prune: the phase begins with a cut.
         active: the method's training hooks act in this phase.
+        active_last: with ``rounds``: whether they act in the last one too, after which nothing is cut; null = as
+            ``active`` says.
         fresh: train from new random weights (Rethinking's scratch arms), after the cut if there is one.
         equal_compute: stretch the epochs by the MACs that the cut saved (Rethinking's Scratch-B).
         max_stretch: upper limit of that factor (Rethinking caps it at 2 on ImageNet); null = none.
@@ -56,6 +59,7 @@ class Phase:
     pretrain: bool = False
     prune: bool = False
     active: bool = False
+    active_last: bool | None = None
     fresh: bool = False
     equal_compute: bool = False
     max_stretch: float | None = None
@@ -155,6 +159,8 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
         phases += [
             replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in range(1, phase.rounds + 1)
         ]
+        if phase.active_last is not None:
+            phases[-1] = replace(phases[-1], active=phase.active_last)
     if not phases:
         raise UserError("schedule.phases is empty; choose a schedule, for example schedule=finetune")
     return tuple(phases)

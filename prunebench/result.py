@@ -94,10 +94,15 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def shown_stages(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns of the closing table; ``before_cut`` only where the method has trained the whole net."""
+    return ("dense", *(stage for stage in ("before_cut",) if stage in result["metrics"]), "pruned", "final")
+
+
 def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows of the closing table: a label and the cells dense / pruned / final; percent only here."""
+    """Rows of the closing table: a label and a cell for each of ``shown_stages``; percent only here."""
     metrics, cost, latency = result["metrics"], result["cost"], result.get("latency") or {}
-    stages = ("dense", "pruned", "final")
+    stages = shown_stages(result)
 
     def cells(values: Mapping[str, Any], key: str, form: str, scale: int = 1) -> list[str]:
         picked = [(values.get(stage) or {}).get(key) for stage in stages]

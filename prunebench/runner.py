@@ -103,7 +103,7 @@ def _measurements(
     job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
-    stages = ("dense", "pruned", "final", "test_best_val")
+    stages = ("dense", "before_cut", "pruned", "final", "test_best_val")
     metrics: dict[str, dict[str, Any]] = {
         s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
     }

@@ -85,6 +85,12 @@ def test_rounds_are_unrolled_into_phases_with_growing_fractions() -> None:
     assert [p.fraction for p in phases[1:]] == [0.25, 0.5, 0.75, 1.0]
 
 
+def test_the_last_round_may_train_without_the_method() -> None:
+    tune = {"epochs": 2, "lr": 0.01, "rounds": 3, "active": True}
+    assert [p.active for p in build_phases({"tune": tune})] == [True, True, True]
+    assert [p.active for p in build_phases({"tune": {**tune, "active_last": False}})] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

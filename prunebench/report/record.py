@@ -12,7 +12,7 @@ from typing import Any
 from prunebench.errors import UserError
 from prunebench.report import checked
 
-STAGES = ("dense", "pruned", "final", "test_best_val")
+STAGES = ("dense", "before_cut", "pruned", "final", "test_best_val")
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 
@@ -206,7 +206,7 @@ def _published(expected: Any) -> dict[str, Any] | None:
 def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Settings of a config group, without what only names it or only offers defaults to the schedules."""
     settings = checked.mapping(checked.mapping(result, group), f"{group}.settings", optional=True)
-    return {key: value for key, value in settings.items() if key not in ("_target_", "name", "recipe")}
+    return {key: value for key, value in settings.items() if key not in ("_target_", "name", "recipe", "acts")}
 
 
 def _test_set(result: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from prunebench.budget import ratio_table
 from prunebench.criteria.scorers import Random
+from prunebench.method import NOT_ARGUMENTS
 from prunebench.phase import build_phases
 from prunebench.rows.counting import Count, compare_counts
 from prunebench.rows.row import Row
@@ -47,7 +48,7 @@ def verify(row: Row) -> Verified:
 
     config = compose(row)
     net, graph = _net(json.dumps(config["model"]), config["dataset"]["size"])
-    method = make("method", config["method"], drop=("name", "recipe"))
+    method = make("method", config["method"], drop=NOT_ARGUMENTS)
     if hasattr(method, "criterion"):
         method.criterion = Random()  # how many channels go does not depend on which
     job = _Job(graph=graph, schedule=config["schedule"]["name"], phases=build_phases(config["schedule"]["phases"]))

@@ -93,6 +93,8 @@ class Lit(pl.LightningModule):
         if self.trainer.is_last_batch:
             # here and not in on_train_epoch_end, which runs after validation
             self.method.end_epoch(self.net, self.current_epoch)
+            for name, value in self.method.report(self.net).items():
+                self.log(f"method/{name}", float(value), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         probabilities = self.method.predict(self.net, batch, self.task).mean(0)

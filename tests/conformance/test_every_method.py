@@ -18,7 +18,7 @@ import prunebench
 from prunebench import cli
 from prunebench.help import options
 from prunebench.measure import cost
-from prunebench.method import ALL_SCHEDULES
+from prunebench.method import ALL_SCHEDULES, NOT_ARGUMENTS
 from prunebench.result import read_result
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
@@ -30,7 +30,7 @@ NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=sma
 def supported() -> Iterator[tuple[str, str]]:
     for method in METHODS:
         config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
-        built = cli.make("method", config["method"], drop=("name", "recipe"))
+        built = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
         for schedule in sorted(built.schedules):
             yield method, schedule
 
