@@ -17,6 +17,7 @@ from prunebench.help import GROUPS, conf_folder, help_text, options
 if TYPE_CHECKING:
     from torch import nn
 
+    from prunebench.data.loaders import ImageData
     from prunebench.job import Job
     from prunebench.method import Method
 
@@ -149,6 +150,7 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
         folder=folder,
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
+        ood=make_ood(config, settings.channels_last),
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
@@ -162,6 +164,28 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
     job.pretrained = True
     return job, net, method, {"source": Path(found.source).name, "sha256": found.sha256}
+
+
+def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:
+    """The foreign pictures of the config group ``ood``, None without.
+
+    Raises:
+        UserError: they have another shape than the run's own pictures, or the files are missing.
+    """
+    settings, own = config.get("ood"), config["dataset"]
+    if settings is None:
+        return None
+    given, needed = ([group[key] for key in ("in_channels", "size")] for group in (settings, own))
+    if given != needed:
+        shape, wanted = (f"{channels}x{size}x{size}" for channels, size in (given, needed))
+        raise UserError(
+            f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
+            "use ood=noise or a set of that shape"
+        )
+    data: ImageData = make("ood", settings, drop=("epochs",))
+    data.channels_last = channels_last
+    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    return data
 
 
 def make(group: str, settings: Mapping[str, Any], *, drop: Sequence[str]) -> Any:

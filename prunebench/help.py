@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GROUPS = ("method", "model", "dataset", "schedule", "trainer", "logger", "paths")
+GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
+
+NOTES = {"ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given"}
 
 EXAMPLES = (
     ("python -m prunebench", "train, prune and fine-tune ResNet-20 on handwritten digits, about a minute"),
@@ -19,6 +21,10 @@ EXAMPLES = (
     (
         "python -m prunebench method=l1norm method.target_macs=0.5 model=vgg16 dataset=cifar10 method.round_to=8",
         "cut to half of the multiply-accumulates, widths in multiples of 8",
+    ),
+    (
+        "python -m prunebench dataset=mnist model=lenet5 ood=fashion_mnist",
+        "also measure how well the nets' uncertainty tells foreign pictures from MNIST's",
     ),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
@@ -60,7 +66,7 @@ def help_text() -> str:
         found = options(group)
         if not found:
             continue
-        lines.append(f"{group}=")
+        lines.append(f"{group}={NOTES.get(group, '')}")
         width = max(len(name) for name in found)
         lines += [f"  {name:<{width}}  {description}" for name, description in found.items()]
         lines.append("")

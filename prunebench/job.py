@@ -22,7 +22,7 @@ from prunebench import stored
 from prunebench.budget import Choice
 from prunebench.data.loaders import ImageData
 from prunebench.lock import FolderLock
-from prunebench.measure import cost, evaluate
+from prunebench.measure import cost, evaluate, uncertainty
 from prunebench.method import Method
 from prunebench.phase import Phase
 from prunebench.result import read_json
@@ -30,7 +30,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore, zero
-from prunebench.task import Task
+from prunebench.task import Batch, Task
 
 if TYPE_CHECKING:
     from prunebench.settings import TrainerSettings
@@ -48,6 +48,7 @@ class Job:
         folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
         pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
             method acts in one, it starts from those weights).
+        ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
         plan: what is cut so far, in channels of the dense net.
         phase: the phase in progress.
     """
@@ -64,6 +65,7 @@ class Job:
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
     pretrained: bool = False
+    ood: ImageData | None = None
     plan: Plan = field(default_factory=lambda: Plan({}))
     phase: Phase | None = None
     not_pruned: list[dict[str, str]] = field(default_factory=list)
@@ -239,15 +241,33 @@ class Job:
             device = self.settings.device
             self._arrange(net).to(device)
             self.data.to(device)
-            found = evaluate.probabilities(lambda batch: method.predict(net.eval(), batch, self.task), self.data.test())
+
+            def predict(batch: Batch) -> Tensor:
+                return method.predict(net.eval(), batch, self.task)
+
+            found = evaluate.probabilities(predict, self.data.test())
+            metrics = {"split": "test", **evaluate.summarise(found, self.data.num_classes)}
+            if self.ood is not None:
+                metrics["ood"] = self._compare_with_foreign(found, predict)
             net.to("cpu")
             path = self.folder / "stored" / f"predictions-{stage}.npz"
-            stored.save_predictions(path, found.probs, found.labels)
-            return {"split": "test", **evaluate.summarise(found, self.data.num_classes)}
+            stored.save_predictions(path, found.probs, found.labels, found.scores())
+            return metrics
 
         metrics = self.once(f"metrics-{stage}", evaluate_now)
         log.info("%s: test accuracy %.2f %%", stage, 100 * metrics["accuracy"])
         return metrics
+
+    def _compare_with_foreign(self, own: evaluate.Evaluation, predict: Callable[[Batch], Tensor]) -> dict[str, Any]:
+        """How well the uncertainty of ``predict`` tells foreign pictures from those of the test set."""
+        assert self.ood is not None
+        self.ood.to(self.settings.device)
+        foreign = evaluate.probabilities(predict, self.ood.test())
+        return {
+            "dataset": self.ood.name,
+            "num_samples": self.ood.num_test,
+            **uncertainty.compare(own.scores(), foreign.scores()),
+        }
 
     def _arrange(self, net: nn.Module) -> nn.Module:
         """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""

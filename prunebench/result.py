@@ -108,11 +108,16 @@ def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         picked = [(values.get(stage) or {}).get(key) for stage in stages]
         return ["–" if value is None else form.format(value * scale) for value in picked]
 
+    def inner(group: str, key: str) -> list[str]:
+        return cells({stage: (metrics.get(stage) or {}).get(group) for stage in stages}, key, "{:.4f}")
+
     rows = [
         ("test accuracy %", cells(metrics, "accuracy", "{:.2f}", 100)),
         ("top-5 %", cells(metrics, "top5", "{:.2f}", 100)),
         ("NLL", cells(metrics, "nll", "{:.4f}")),
         ("ECE %", cells(metrics, "ece", "{:.2f}", 100)),
+        ("error AUROC (entropy)", inner("uncertainty", "error_auroc_entropy")),
+        ("OOD AUROC (entropy)", inner("ood", "auroc_entropy")),
         ("MACs", cells(cost, "macs", "{:,}")),
         ("parameters", cells(cost, "params", "{:,}")),
         ("non-zero parameters", cells(cost, "nonzero_params", "{:,}")),

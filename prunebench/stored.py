@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -40,21 +40,23 @@ def load_tensors(path: Path, *, net: nn.Module, method: nn.Module | None = None)
     return net
 
 
-def save_predictions(path: Path, probs: Tensor, labels: Tensor) -> None:
+def save_predictions(path: Path, probs: Tensor, labels: Tensor, scores: Mapping[str, Tensor] | None = None) -> None:
     """Per example: label, prediction, confidence, correctness; enough for paired tests and reliability diagrams.
 
     Args:
         probs: ``[samples, classes]``.
         labels: ``[samples]``.
+        scores: uncertainties per example, ``[samples]`` each; ``confidence`` is the prediction's own and left out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     confidence, prediction = probs.max(1)
+    arrays: dict[str, Any] = {
+        "label": labels.numpy().astype(np.int16),
+        "prediction": prediction.numpy().astype(np.int16),
+        "confidence": confidence.numpy().astype(np.float32),
+        "correct": (prediction == labels).numpy(),
+    }
+    doubts = {name: score.numpy().astype(np.float32) for name, score in (scores or {}).items()}
     temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(
-        temporary,
-        label=labels.numpy().astype(np.int16),
-        prediction=prediction.numpy().astype(np.int16),
-        confidence=confidence.numpy().astype(np.float32),
-        correct=(prediction == labels).numpy(),
-    )
+    np.savez_compressed(temporary, **(doubts | arrays))
     temporary.replace(path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunebench.errors import UserError
-from prunebench.measure import calibration
+from prunebench.measure import calibration, uncertainty
 from prunebench.measure.statistics import clopper_pearson
 
 TOP5_CLASSES = 100  # from so many classes on, the top-5 accuracy says something
@@ -26,11 +26,19 @@ class Evaluation:
         probs: [N, classes], float64, mean over the samples of the predictive distribution.
         labels: [N], int64.
         samples: [S, N, classes] in the dtype of the prediction, if they were asked for.
+        num_predictions: S.
+        expected_entropy: [N], float64, nats: mean over the samples of the entropy of each; None with one sample.
     """
 
     probs: Tensor
     labels: Tensor
     samples: Tensor | None = None
+    num_predictions: int = 1
+    expected_entropy: Tensor | None = None
+
+    def scores(self) -> dict[str, Tensor]:
+        """Uncertainties of each input, [N], see :func:`prunebench.measure.uncertainty.scores`."""
+        return uncertainty.scores(self.probs, self.expected_entropy)
 
 
 def probabilities(
@@ -50,6 +58,8 @@ def probabilities(
     means: list[Tensor] = []
     labels: list[Tensor] = []
     samples: list[Tensor] = []
+    expected: list[Tensor] = []
+    num_predictions = 1
     with torch.no_grad():
         for batch in batches:
             predicted = predict(batch).detach()
@@ -60,11 +70,20 @@ def probabilities(
                 )
             means.append(predicted.double().mean(0).cpu())
             labels.append(batch[1].detach().long().cpu())
+            num_predictions = len(predicted)
+            if num_predictions > 1:  # here, since all samples of a large set would not fit into the memory
+                expected.append(uncertainty.expected_entropy(predicted).cpu())
             if keep_samples:
                 samples.append(predicted.cpu())
     if not labels:
         raise UserError("evaluate: the data set has no batch; choose a split that is not empty")
-    return Evaluation(torch.cat(means), torch.cat(labels), torch.cat(samples, dim=1) if samples else None)
+    return Evaluation(
+        probs=torch.cat(means),
+        labels=torch.cat(labels),
+        samples=torch.cat(samples, dim=1) if samples else None,
+        num_predictions=num_predictions,
+        expected_entropy=torch.cat(expected) if expected else None,
+    )
 
 
 def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
@@ -72,7 +91,8 @@ def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
 
     Keys: ``num_samples``, ``correct``, ``accuracy``, ``interval`` (Clopper-Pearson 95 %, [low, high]), ``top5``
     (from 100 classes on), ``nll`` (nats), ``brier`` (sum over classes), ``ece`` and ``adaptive_ece`` (of
-    ``ece_bins`` bins with the norm ``ece_norm``), ``per_class_accuracy`` (None for a class without samples).
+    ``ece_bins`` bins with the norm ``ece_norm``), ``per_class_accuracy`` (None for a class without samples),
+    ``num_predictions`` (S, how many predictions were averaged), ``uncertainty`` (see ``measure.uncertainty``).
 
     Raises:
         UserError: the predictions have another number of classes.
@@ -97,4 +117,6 @@ def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
         "ece_bins": calibration.NUM_BINS,
         "ece_norm": "l1",
         "per_class_accuracy": calibration.per_class_accuracy(probs, labels),
+        "num_predictions": evaluation.num_predictions,
+        "uncertainty": uncertainty.summarise(probs, labels, evaluation.expected_entropy),
     }

@@ -17,6 +17,8 @@ CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 
 _METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples")
+_DOUBTS = (("uncertainty", "error_auroc_entropy", "error_auroc"), ("ood", "auroc_entropy", "ood_auroc"))
+"""A group of values in a stage's metrics, the key that tables show, its name there."""
 _COSTS = ("macs", "params", "nonzero_params", "file_bytes")
 _LATENCIES = ("batch_1_ms", "batch_64_ms", "batch_1_spread_ms", "batch_64_spread_ms")
 _GROUPS = ("method", "model", "dataset", "schedule")
@@ -146,6 +148,7 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             for key in keys:
                 if values.get(key) is not None:
                     yield f"{stage}.{key}", checked.number(values[key], f"{group}.{stage}.{key}")
+    yield from _doubts(checked.mapping(result, "metrics", optional=True))
     cost = checked.mapping(result, "cost", optional=True)
     speed = checked.mapping(checked.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
     single = {name: cost.get(name) for name in ("macs_removed", "params_removed", "speedup_macs")}
@@ -158,6 +161,17 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in single.items():
         if value is not None:
             yield name, checked.number(value, name)
+
+
+def _doubts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """How well the entropy of the predictions finds errors, and foreign pictures if some were shown."""
+    for stage in STAGES:
+        values = checked.mapping(metrics, f"metrics.{stage}", optional=True)
+        for group, key, name in _DOUBTS:
+            path = f"metrics.{stage}.{group}"
+            value = checked.mapping(values, path, optional=True).get(key)
+            if value is not None:
+                yield f"{stage}.{name}", checked.number(value, f"{path}.{key}")
 
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,10 @@ _SEEDS_NOTE = (
     "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
     "the page has the 95 % t intervals of the means"
 )
+_AUROC_NOTE = (
+    "AUROC: how well the entropy of the predictions tells wrong from right ones (error), and foreign pictures from "
+    "those of the test set (OOD); 0.5 is chance"
+)
 _UNITS_NOTE = "MACs are multiply-accumulates for one sample, counted on the net that is left; accuracy on the test set"
 
 
@@ -45,6 +49,8 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("BPC", numeric=True, name="bpc"), lambda g: plain(g.estimate("final.bpc"), "{:.4f}")),
         (Column("NLL", numeric=True, name="nll"), lambda g: plain(g.estimate("final.nll"), "{:.3f}")),
         (Column("ECE %", numeric=True, name="ece"), lambda g: percent(g.estimate("final.ece"))),
+        (Column("Error AUROC", numeric=True, name="error_auroc"), lambda g: _auroc(g, "final.error_auroc")),
+        (Column("OOD AUROC", numeric=True, name="ood_auroc"), lambda g: _auroc(g, "final.ood_auroc")),
         (Column("MACs M", numeric=True, name="macs"), lambda g: plain(g.estimate("final.macs"), "{:.2f}", 1e-6)),
         (Column("MACs removed %", numeric=True, name="macs_removed"), lambda g: _share(g, "macs_removed")),
         (Column("Params M", numeric=True, name="params"), lambda g: plain(g.estimate("final.params"), "{:.3f}", 1e-6)),
@@ -60,7 +66,13 @@ def configurations(groups: Sequence[Group]) -> Table:
     ]
     rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
     return _without_empty(
-        Table("configurations", "All configurations", tuple(c for c, _ in wanted), rows, (_SEEDS_NOTE, _UNITS_NOTE))
+        Table(
+            "configurations",
+            "All configurations",
+            tuple(c for c, _ in wanted),
+            rows,
+            (_SEEDS_NOTE, _UNITS_NOTE, _AUROC_NOTE),
+        )
     )
 
 
@@ -197,6 +209,10 @@ def _accuracy(found: Group) -> Cell:
     cell = percent(found.estimate("final.accuracy"))
     source = "checkpoint" if found.first.checkpoint else "trained"
     return Cell(cell.text, cell.value, source if cell.text != NOTHING else "", cell.note, found.id)
+
+
+def _auroc(found: Group, name: str) -> Cell:
+    return plain(found.estimate(name), "{:.3f}")
 
 
 def _share(found: Group, name: str) -> Cell:

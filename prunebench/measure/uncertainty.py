@@ -1,0 +1,138 @@
+"""What a net says about its own doubt: entropies of its predictions, and how well they find errors and foreign data.
+
+With S predictions p_s(y|x) of one input (S weight samples) the predictive distribution is their mean. Its entropy is
+the total uncertainty; the mean of the S entropies is what remains if the weights were known (aleatoric); the
+difference, the mutual information of label and weights, is what the weights do not know (epistemic; Houlsby et al.
+2011; Depeweg et al. 2018). All are in nats and computed in float64.
+
+A score finds errors (or foreign inputs) as well as its ranking does: the AUROC is the probability that a positive has a
+higher score than a negative, ties counted half; 0.5 is chance. The scores are 1 - largest probability (Hendrycks and
+Gimpel 2017), the entropy of the mean prediction and, with S > 1, the mutual information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.errors import UserError
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy in nats of each distribution along the last dimension, ``[..., classes]`` to ``[...]``; 0 ln 0 = 0."""
+    nats: Tensor = torch.special.entr(probs.detach().double()).sum(-1)
+    return nats
+
+
+def expected_entropy(samples: Tensor) -> Tensor:
+    """Mean over the samples of the entropy of each prediction, ``[S, N, classes]`` to ``[N]``, nats."""
+    return entropy(samples).mean(0)
+
+
+def mutual_information(total: Tensor, expected: Tensor) -> Tensor:
+    """Entropy of the mean prediction minus the mean entropy, ``[N]``, nats; never negative (Jensen)."""
+    return (total - expected).clamp_min(0.0)
+
+
+def scores(probs: Tensor, expected: Tensor | None) -> dict[str, Tensor]:
+    """The uncertainty of each input, higher = less certain.
+
+    Args:
+        probs: mean prediction, ``[N, classes]``.
+        expected: mean entropy of the single predictions, ``[N]``; None if there is only one.
+
+    Returns:
+        ``confidence`` (1 - largest probability), ``entropy`` and, with ``expected``, ``mutual_information``; ``[N]``.
+    """
+    total = entropy(probs)
+    found = {"confidence": 1.0 - probs.detach().double().max(-1).values, "entropy": total}
+    return found if expected is None else found | {"mutual_information": mutual_information(total, expected)}
+
+
+def auroc(score: Tensor, positive: Tensor) -> float | None:
+    """P(score of a positive > score of a negative) + P(equal) / 2; None without positives or without negatives.
+
+    Args:
+        score: ``[N]``, finite.
+        positive: bool ``[N]``.
+
+    Raises:
+        UserError: shapes that do not fit, or a score that is not a number.
+    """
+    score, positive = _checked(score, positive)
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return None
+    _, place, counts = score.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    mean_rank = last - (counts.double() - 1) / 2  # ranks from 1; equal scores share their mean rank
+    rank_sum = float(mean_rank[place][positive].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+
+
+def aupr(score: Tensor, positive: Tensor) -> float | None:
+    """Average precision: sum over the thresholds of (recall gained) x precision; None without positives.
+
+    Equal scores are one threshold. Chance is the share of positives. Arguments and errors as for :func:`auroc`.
+    """
+    score, positive = _checked(score, positive)
+    num_positive = int(positive.sum())
+    if not num_positive:
+        return None
+    values, place, counts = score.unique(return_inverse=True, return_counts=True)
+    hits = torch.zeros(len(values), dtype=torch.float64).index_add_(0, place, positive.double())
+    hits, counts = hits.flip(0), counts.flip(0).double()  # from the highest score down
+    precision = hits.cumsum(0) / counts.cumsum(0)
+    return float((hits / num_positive * precision).sum())
+
+
+def summarise(probs: Tensor, labels: Tensor, expected: Tensor | None) -> dict[str, Any]:
+    """``metrics.<stage>.uncertainty`` of ``result.json``.
+
+    Keys: the means over the set ``entropy``, and with several predictions ``expected_entropy`` and
+    ``mutual_information`` (nats); for each score of :func:`scores` ``error_auroc_<score>`` and ``error_aupr_<score>``:
+    how well it separates errors from hits; null if there are none of one kind.
+    """
+    wrong = probs.argmax(1) != labels
+    found = scores(probs, expected)
+    result: dict[str, Any] = {"entropy": float(found["entropy"].mean())}
+    if expected is not None:
+        result["expected_entropy"] = float(expected.double().mean())
+        result["mutual_information"] = float(found["mutual_information"].mean())
+    for name, score in found.items():
+        result[f"error_auroc_{name}"] = auroc(score, wrong)
+        result[f"error_aupr_{name}"] = aupr(score, wrong)
+    return result
+
+
+def compare(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How well each score separates foreign inputs (``outside``) from those of the test set (``inside``).
+
+    Args:
+        inside, outside: the scores of :func:`scores`, ``[N]`` and ``[M]``.
+
+    Returns:
+        ``entropy`` and ``mutual_information`` (means over the foreign inputs, nats) and ``auroc_<score>``.
+    """
+    result: dict[str, Any] = {
+        name: float(outside[name].mean()) for name in ("entropy", "mutual_information") if name in outside
+    }
+    for name, score in outside.items():
+        foreign = torch.arange(len(inside[name]) + len(score)) >= len(inside[name])
+        result[f"auroc_{name}"] = auroc(torch.cat([inside[name], score]), foreign)
+    return result
+
+
+def _checked(score: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    if score.ndim != 1 or positive.shape != score.shape:
+        raise UserError(
+            f"uncertainty: needs scores [N] and as many truth values, got {list(score.shape)} and "
+            f"{list(positive.shape)}"
+        )
+    score, positive = score.detach().cpu().double(), positive.detach().cpu().bool()
+    if score.isnan().any():
+        raise UserError("uncertainty: a score is not a number; the predictions are broken")
+    return score, positive
