@@ -73,6 +73,7 @@ class Job:
     phase_records: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best_weights: Path | None = None
+    _best_has_method: bool = False
     trained: bool = False
 
     # -- facts about the dense net
@@ -213,8 +214,22 @@ class Job:
         self.history += [{"phase": phase.name, **record} for record in done["history"]]
         best = folder / "best.safetensors"
         self.best_weights = best if best.exists() else None
+        self._best_has_method = phase.active
         self.trained = True
         return net
+
+    def measure_best(self, net: nn.Module, method: Method) -> None:
+        """Measure ``net`` and ``method`` as they were after the last phase's epoch that was best on validation.
+
+        Nothing happens if there is no such epoch: no validation split, or nothing was trained since the last cut.
+        """
+        if self.best_weights is None:
+            return
+        last = {name: value.clone() for name, value in method.state_dict().items()}
+        best = copy.deepcopy(net)
+        stored.load_tensors(self.best_weights, net=best, method=method if self._best_has_method else None)
+        self.measure("test_best_val", best, method)
+        method.load_state_dict(last)
 
     def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, macs: int) -> None:
         from prunebench.training.phase import train_phase  # takes seconds; a one-shot run never needs it
@@ -241,9 +256,10 @@ class Job:
             device = self.settings.device
             self._arrange(net).to(device)
             self.data.to(device)
+            measured = method.before_measure(net.eval(), self).eval()
 
             def predict(batch: Batch) -> Tensor:
-                return method.predict(net.eval(), batch, self.task)
+                return method.predict(measured, batch, self.task)
 
             found = evaluate.probabilities(predict, self.data.test())
             metrics = {"split": "test", **evaluate.summarise(found, self.data.num_classes)}

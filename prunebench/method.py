@@ -39,6 +39,7 @@ class Method(nn.Module):
             losses, before_step, after_step      each step
           end_epoch, report         after the last step, BEFORE validation and the checkpoint
         extract                   the compact net that is measured
+      before_measure            once a measurement (dense, pruned, final, best epoch), then ``predict`` for each batch
     """
 
     schedules: frozenset[str] = ALL_SCHEDULES
@@ -131,6 +132,15 @@ class Method(nn.Module):
     def report(self, net: nn.Module) -> Mapping[str, float]:
         """Numbers of interest at the end of an epoch, after ``end_epoch``; logged as ``method/<name>``."""
         return {}
+
+    def before_measure(self, net: nn.Module, job: Job) -> nn.Module:
+        """What ``predict`` is given, instead of ``net``, for each batch of one measurement on ``job.settings.device``.
+
+        For predictions by several nets: they are drawn once here, from a generator seeded by (``job.seed``, purpose),
+        so that a measurement depends neither on the batches nor on what was computed before. What is returned is
+        dropped afterwards and is no state of the run; validation during training does not pass here.
+        """
+        return net
 
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         """Probabilities ``[samples, batch, classes]``; one sample for a deterministic net."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
 import logging
 import sys
@@ -23,7 +22,6 @@ from prunebench.lock import FolderLock
 from prunebench.measure import cost, latency
 from prunebench.method import Method
 from prunebench.result import FILE, SCHEMA, write_json, write_rows, write_text
-from prunebench.stored import load_tensors
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
@@ -74,7 +72,6 @@ def execute(
 def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
     """All phases, the extraction and the measurement of the final net."""
     trained = method.run(net, job)
-    best_weights = job.best_weights
     compact, plan = method.extract(trained, job)
     after_cut = [phase.epochs for phase in job.phases[_last_cut(job) :]]
     if _last_cut(job) < len(job.phases) and not any(after_cut) and (job.trained or job.pretrained):
@@ -84,8 +81,7 @@ def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
         _copy_predictions(job.folder, "pruned", "final")
     else:
         job.measure("final", compact, method)
-    if best_weights is not None:
-        job.measure("test_best_val", load_tensors(best_weights, net=copy.deepcopy(trained)), method)
+    job.measure_best(trained, method)
     return compact, plan
 
 
