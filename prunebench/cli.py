@@ -141,7 +141,8 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     data.channels_last = settings.channels_last
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     job = Job(
-        build=lambda: make_net(config["model"]),
+        build=make_net,
+        model=config["model"],
         data=data,
         task=Classification(num_classes=data.num_classes),
         schedule=config["schedule"]["name"],

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench import stored
+from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
 from prunebench.data.loaders import ImageData
 from prunebench.lock import FolderLock
@@ -44,16 +45,18 @@ class Job:
     """One run.
 
     Attributes:
-        build: makes the dense net with fresh random weights.
+        build: makes a net with random weights from settings of the config group ``model``.
+        model: the settings of the dense net.
         folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
         pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
             method acts in one, it starts from those weights).
         ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
-        plan: what is cut so far, in channels of the dense net.
+        plan: what is cut so far, in channels of ``base``.
         phase: the phase in progress.
     """
 
-    build: Callable[[], nn.Module]
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    model: Mapping[str, Any]
     data: ImageData
     task: Task
     schedule: str
@@ -75,6 +78,7 @@ class Job:
     best_weights: Path | None = None
     _best_has_method: bool = False
     trained: bool = False
+    _adopted: Blueprint | None = None
 
     # -- facts about the dense net
 
@@ -84,18 +88,36 @@ class Job:
         return self.data.example()
 
     @cached_property
+    def dense(self) -> Blueprint:
+        """The net that sizes, speed and accuracies are compared with."""
+        return Blueprint(self.model, make=self._make, example=self.example)
+
+    @property
+    def base(self) -> Blueprint:
+        """The net whose channels plans count: the dense net, or the variant of it that a method prunes."""
+        return self._adopted or self.dense
+
+    def adopt(self, variant: Blueprint) -> nn.Module:
+        """Prune ``variant`` (a wider net, say) from now on; returns it with new random weights.
+
+        Everything that the result states relatively stays relative to the dense net.
+        """
+        self._adopted, self.plan = variant, Plan({})
+        return variant.fresh("variant")
+
+    @property
     def template(self) -> nn.Module:
-        """An untrained dense net, for shapes and counts."""
-        return self.fresh_dense("template").eval()
+        """An untrained net of ``base``, for shapes and counts."""
+        return self.base.template
 
-    @cached_property
+    @property
     def graph(self) -> ChannelGraph:
-        """Channel graph of the dense net."""
-        return ChannelGraph.trace(self.template, self.example)
+        """Channel graph of ``base``."""
+        return self.base.graph
 
-    @cached_property
+    @property
     def dense_cost(self) -> cost.Cost:
-        return cost.count(self.template, self.example)
+        return self.dense.cost
 
     @property
     def fraction(self) -> float:
@@ -104,8 +126,11 @@ class Job:
 
     def fresh_dense(self, purpose: str) -> nn.Module:
         """A dense net with new random weights: a function of (seed, purpose)."""
+        return self.dense.fresh(purpose)
+
+    def _make(self, settings: Mapping[str, Any], purpose: str) -> nn.Module:
         self.seed_all(purpose)
-        return self.build()
+        return self.build(settings)
 
     def seed_all(self, purpose: str) -> None:
         """Seed torch's global generator from (seed, purpose)."""
@@ -200,14 +225,14 @@ class Job:
         if phase.active:
             net = method.attach(net, self)
         self._arrange(net)
-        macs = cost.count(net, self.example).macs
+        counted = cost.count(net, self.example)
         if phase.equal_compute:
-            phase = phase.stretched(self.dense_cost.macs, macs)
+            phase = phase.stretched(self.dense_cost.macs, counted.macs)
         hooks = method if phase.active else Method()
         folder = self.dense_folder(phase) if phase.shared else self.folder / "phases" / phase.name
         with FolderLock(folder, wait=True) if phase.shared else nullcontext():
             if not (folder / "phase.json").exists():
-                self._train(net, hooks, phase, folder, macs)
+                self._train(net, hooks, phase, folder, cost.training_macs(net, counted))
         stored.load_tensors(folder / "weights.safetensors", net=net, method=hooks)
         done = read_json(folder / "phase.json")
         self.phase_records.append(done["record"])
@@ -231,7 +256,7 @@ class Job:
         self.measure("test_best_val", best, method)
         method.load_state_dict(last)
 
-    def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, macs: int) -> None:
+    def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, step_macs: int) -> None:
         from prunebench.training.phase import train_phase  # takes seconds; a one-shot run never needs it
 
         train_phase(
@@ -241,7 +266,7 @@ class Job:
             task=self.task,
             data=self.data,
             seed=self.seed,
-            macs=macs,
+            step_macs=step_macs,
             settings=self.settings,
             logger=self.logger,
             run_name=self.name,

@@ -105,10 +105,10 @@ def _measurements(
     }
     dense_cost, final_cost = job.dense_cost, cost.count(compact, job.example)
     final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
-    widths = {row["layer"]: row["out_channels"] for row in dense_cost.per_layer}
+    widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
-    dense["file_bytes"], final["file_bytes"] = cost.file_bytes(job.template), cost.file_bytes(compact)
+    dense["file_bytes"], final["file_bytes"] = cost.file_bytes(job.dense.template), cost.file_bytes(compact)
     costs = {
         "dense": dense,
         "final": final,
@@ -117,8 +117,11 @@ def _measurements(
         "speedup_macs": dense["macs"] / max(1, final["macs"]),
         "per_layer": per_layer,
     }
+    if job.base is not job.dense:
+        # the net that was pruned is another one than the net it is compared with
+        costs["base"] = {"macs": job.base.cost.macs, "params": job.base.cost.params, "model": job.base.settings}
     speed = (
-        latency.compare({"dense": job.template, "final": compact}, job.example, device=job.settings.device)
+        latency.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.settings.device)
         if config["latency"]
         else {}
     )
@@ -152,7 +155,7 @@ def _write_files(job: Job, compact: nn.Module, plan: Plan, config: Mapping[str, 
     saved.save(
         job.folder,
         compact,
-        model_config=config["model"],
+        model_config=job.base.settings,
         example_shape=tuple(job.example.shape),
         plan=plan,
         mean=config["dataset"]["mean"],

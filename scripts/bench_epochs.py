@@ -103,7 +103,8 @@ def measure(other: Callable[[], None], data: Part, *, rounds: int) -> tuple[list
     method = Beside(other)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
-            build=resnet20,
+            build=lambda _: resnet20(),
+            model={},
             data=data,
             task=Classification(num_classes=10),
             schedule="scratch",

@@ -84,6 +84,24 @@ def count(net: nn.Module, example: Tensor) -> Cost:
     )
 
 
+def training_macs(net: nn.Module, counted: Cost) -> int:
+    """Multiply-accumulates of a forward and a backward pass of one sample, the usual estimate.
+
+    Once for the output, once for the gradient of the input, once for that of the weights, unless they are frozen.
+
+    Args:
+        net: says which weights are frozen.
+        counted: the cost of ``net``.
+    """
+    modules = {name or ROOT: module for name, module in net.named_modules()}
+    total = 0
+    for row in counted.per_layer:
+        own = list(modules[row["layer"]].parameters(recurse=False))
+        frozen = bool(own) and not any(p.requires_grad for p in own)
+        total += row["macs"] * (2 if frozen else 3)
+    return total
+
+
 def file_bytes(net: nn.Module) -> int:
     """Size in bytes of the safetensors file with the net's parameters and buffers."""
     return len(to_bytes(net))

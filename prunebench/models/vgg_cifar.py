@@ -18,12 +18,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.models import check_choice, check_input
+from prunebench.models import check_choice, check_input, check_positive
 
 CLASSIFIERS = ("linear", "two_layer")
 # convolutions in each of the five groups; their widths are the same for every depth
 GROUPS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-WIDTHS = (64, 128, 256, 512, 512)
+MULTIPLES = (1, 2, 4, 8, 8)  # of the first group's width
 
 
 class CifarVGG(nn.Module):
@@ -35,6 +35,7 @@ class CifarVGG(nn.Module):
         classifier, conv_bias: see the module's text.
         norm_weight: initial scale of the batch norms after convolutions. 0.5 is Network Slimming's and
             Rethinking's value (``models/vgg.py:70``), 1.0 that of other papers.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden linear layers 8.
     """
 
     def __init__(
@@ -46,16 +47,18 @@ class CifarVGG(nn.Module):
         classifier: str,
         conv_bias: bool,
         norm_weight: float,
+        width: int,
     ) -> None:
         super().__init__()
-        self.features = _features(GROUPS[depth], in_channels=in_channels, conv_bias=conv_bias)
+        self.features = _features(GROUPS[depth], in_channels=in_channels, conv_bias=conv_bias, width=width)
+        last = MULTIPLES[-1] * width
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier: nn.Module
         if classifier == "linear":
-            self.classifier = nn.Linear(WIDTHS[-1], num_classes)
+            self.classifier = nn.Linear(last, num_classes)
         else:
             self.classifier = nn.Sequential(
-                nn.Linear(WIDTHS[-1], 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, num_classes)
+                nn.Linear(last, last), nn.BatchNorm1d(last), nn.ReLU(), nn.Linear(last, num_classes)
             )
         self.norm_weight = norm_weight
         self.initialise(self)
@@ -83,16 +86,17 @@ class CifarVGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def _features(groups: tuple[int, ...], *, in_channels: int, conv_bias: bool) -> nn.Sequential:
+def _features(groups: tuple[int, ...], *, in_channels: int, conv_bias: bool, width: int) -> nn.Sequential:
     """Groups of convolution, batch norm and ReLU, with a 2x2 max pooling between two groups."""
     layers: list[nn.Module] = []
-    for index, (count, width) in enumerate(zip(groups, WIDTHS, strict=True)):
+    for index, (count, multiple) in enumerate(zip(groups, MULTIPLES, strict=True)):
         if index > 0:
             layers.append(nn.MaxPool2d(2))
         for _ in range(count):
-            layers.append(nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=conv_bias))
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
-            in_channels = width
+            channels = multiple * width
+            layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=conv_bias))
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+            in_channels = channels
     return nn.Sequential(*layers)
 
 
@@ -112,6 +116,7 @@ def _vgg(
     classifier: str,
     conv_bias: bool,
     norm_weight: float,
+    width: int,
 ) -> CifarVGG:
     name = f"vgg{depth}"
     check_input(
@@ -123,6 +128,7 @@ def _vgg(
         why="five poolings",
     )
     check_choice(name, "classifier", classifier, CLASSIFIERS)
+    check_positive(name, "width", width)
     _check_options(name, conv_bias, norm_weight)
     return CifarVGG(
         depth=depth,
@@ -131,6 +137,7 @@ def _vgg(
         classifier=classifier,
         conv_bias=conv_bias,
         norm_weight=norm_weight,
+        width=width,
     )
 
 
@@ -142,9 +149,10 @@ def vgg11(
     classifier: str = "linear",
     conv_bias: bool = False,
     norm_weight: float = 0.5,
+    width: int = 64,
 ) -> CifarVGG:
     """VGG-11 (A): 9,228,362 parameters, 152,769,536 MACs (linear classifier). Raises ``UserError``."""
-    return _vgg(11, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight)
+    return _vgg(11, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
 def vgg13(
@@ -155,9 +163,10 @@ def vgg13(
     classifier: str = "linear",
     conv_bias: bool = False,
     norm_weight: float = 0.5,
+    width: int = 64,
 ) -> CifarVGG:
     """VGG-13 (B): 9,413,066 parameters, 228,267,008 MACs (linear classifier). Raises ``UserError``."""
-    return _vgg(13, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight)
+    return _vgg(13, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
 def vgg16(
@@ -168,9 +177,10 @@ def vgg16(
     classifier: str = "two_layer",
     conv_bias: bool = False,
     norm_weight: float = 0.5,
+    width: int = 64,
 ) -> CifarVGG:
     """VGG-16 (D): 14,987,722 parameters, 313,463,808 MACs (two-layer classifier). Raises ``UserError``."""
-    return _vgg(16, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight)
+    return _vgg(16, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
 def vgg19(
@@ -181,6 +191,7 @@ def vgg19(
     classifier: str = "linear",
     conv_bias: bool = False,
     norm_weight: float = 0.5,
+    width: int = 64,
 ) -> CifarVGG:
     """VGG-19 (E): 20,035,018 parameters, 398,136,320 MACs (linear classifier). Raises ``UserError``."""
-    return _vgg(19, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight)
+    return _vgg(19, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunebench.blueprint import Blueprint
 from prunebench.budget import ratio_table
 from prunebench.criteria.scorers import Random
 from prunebench.method import NOT_ARGUMENTS
@@ -47,16 +48,19 @@ def verify(row: Row) -> Verified:
     from prunebench.rows import compose
 
     config = compose(row)
-    net, graph = _net(json.dumps(config["model"]), config["dataset"]["size"])
+    dense = _blueprint(json.dumps(config["model"]), config["dataset"]["size"])
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     if hasattr(method, "criterion"):
         method.criterion = Random()  # how many channels go does not depend on which
-    job = _Job(graph=graph, schedule=config["schedule"]["name"], phases=build_phases(config["schedule"]["phases"]))
-    method.check(net, job)
+    phases = build_phases(config["schedule"]["phases"])
+    job = _Job(dense=dense, graph=dense.graph, schedule=config["schedule"]["name"], phases=phases)
+    method.check(dense.template, job)
     cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
     if cuts and row.reported.keys() & {"macs", "flops", "params", "macs_removed", "params_removed"}:
-        method.prune(net, job)
-    counts = compare_counts(row, graph, job.plan, _rates(config["method"].get("prune_ratio"), graph, job.plan))
+        method.prune(dense.template, job)
+    counts = compare_counts(
+        row, dense.graph, job.plan, _rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
+    )
     return Verified(config, job.plan, counts)
 
 
@@ -77,13 +81,13 @@ class _Job(SimpleNamespace):
 
 
 @lru_cache(maxsize=8)
-def _net(settings: str, size: int) -> tuple[nn.Module, ChannelGraph]:
+def _blueprint(settings: str, size: int) -> Blueprint:
     """A dense net with random weights and its graph; rows of one table share them."""
     from prunebench.cli import make_net
 
     model = json.loads(settings)
-    net = make_net(model).eval()
-    return net, ChannelGraph.trace(net, torch.zeros(1, model["in_channels"], size, size))
+    example = torch.zeros(1, model["in_channels"], size, size)
+    return Blueprint(model, make=lambda given, _: make_net(given), example=example)
 
 
 def _rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, float]:

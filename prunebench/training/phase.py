@@ -34,7 +34,7 @@ def train_phase(
     task: Task,
     data: ImageData,
     seed: int,
-    macs: int,
+    step_macs: int,
     settings: TrainerSettings,
     logger: Mapping[str, Any],
     run_name: str,
@@ -47,7 +47,7 @@ def train_phase(
     last, ``phase.json``.
 
     Args:
-        macs: of ``net``, for one sample.
+        step_macs: multiply-accumulates of one sample's forward and backward pass.
         run_folder: where loggers write; ``folder`` may be shared with other runs.
     """
     start = time.perf_counter()
@@ -72,8 +72,7 @@ def train_phase(
         "epochs": phase.epochs,
         "seconds": sum(row["seconds"] for row in history),
         "wall_seconds": time.perf_counter() - start,
-        # forward 1, backward 2: the usual estimate
-        "train_macs": 3 * macs * data.num_train * phase.epochs,
+        "train_macs": step_macs * data.num_train * phase.epochs,
         "lr": [row["lr"] for row in history],
         "best_epoch": best_epoch,
         "selected_epoch": phase.epochs - 1,

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunebench.errors import UserError
-from prunebench.measure.cost import count, file_bytes
+from prunebench.measure.cost import count, file_bytes, training_macs
 from prunebench.models.resnet import resnet50
 from prunebench.models.resnet_cifar import resnet20, resnet56
 from prunebench.weights import to_bytes
@@ -36,6 +36,14 @@ def test_closed_form_of_conv_bn_relu_pool_linear() -> None:
     assert cost.per_layer[0]["output_shape"] == [16, 32, 32]
     channels = [(row["in_channels"], row["out_channels"]) for row in cost.per_layer]
     assert channels == [(3, 16), (None, None), (16, 10)]
+
+
+def test_a_training_step_is_three_passes_or_two_through_frozen_weights() -> None:
+    net = small_net()
+    counted = count(net, torch.zeros(1, 3, 32, 32))
+    assert training_macs(net, counted) == 3 * 442_528
+    net[0].requires_grad_(False)
+    assert training_macs(net, counted) == 2 * 442_368 + 3 * 160
 
 
 @pytest.mark.parametrize("batch", [1, 2, 128])

@@ -89,3 +89,13 @@ def test_options_are_checked():
     for value in (0, -1.0, "half", float("nan"), True):
         with pytest.raises(UserError, match="norm_weight must be a number above 0"):
             vgg16(norm_weight=value)
+
+
+def test_wider_nets(count):
+    # models/vgg.py of Pruning from Scratch with e=80: 488,823,040 MACs, 23,001,530 parameters, 5,280 channels
+    assert count(vgg16, size=32, classifier="linear", width=80) == (488_823_040, 23_001_530)
+    net = vgg16(classifier="linear", width=80)
+    assert sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d)) == 5280
+    assert vgg16(width=8)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(UserError, match="width must be a whole number"):
+        vgg16(width=0)
