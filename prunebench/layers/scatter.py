@@ -70,7 +70,9 @@ class Gather(nn.Module):
 class ScatterAdd(nn.Module):
     """Sum of two tensors that hold different channels of one stream.
 
-    Each channel is moved and added once, so the result is exact, and the default kernels count no multiply-accumulates.
+    It stands where :mod:`prunebench.layers.wide` cannot: at shortcuts that pad channels, and behind layers without a
+    wide form. Each channel is moved and added once, so the result is exact, and the default kernels count no
+    multiply-accumulates.
     Which kernel is fastest depends on how the channels lie in memory. Training steps of ResNet-56 (batch 128, 10, 20
     and 39 filters kept, sets differ) per step of the dense net, in CPU time of one thread of an AMD Zen 5 core; "none"
     is a net of that width whose additions need no scatter:

@@ -11,11 +11,13 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prunebench.layers.scatter import Gather, ScatterAdd, Spread
+from prunebench.layers.wide import WIDE, widened
+from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.names import is_inplace
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.resize import check_net, cut, slices
+from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
 from prunebench.surgery.steps import Add, Cat, ChannelCount, Mix, Multiply, Opaque, Reshape, Shift, Step
 from prunebench.surgery.trace import DROPOUTS
@@ -25,8 +27,10 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """A smaller net whose output equals that of ``zero(net, graph, plan)``.
 
     The layers keep their names and lose what is dead; the keys and shapes of the state dict follow from net and plan
-    alone. Where the live channels of an addition differ, a :class:`ScatterAdd` stands in its place; with equal sets no
-    operation is added. It takes any batch size and image size that the dense net takes, and both modes.
+    alone. Where the live channels of an addition differ, the layers that write them compute in the width of their union
+    (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
+    addition. With equal sets nothing is added. It takes any batch size and image size that the dense net takes, and
+    both modes.
 
     Args:
         net: the dense net, which stays as it is.
@@ -42,14 +46,37 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     parts = slices(graph, plan)
     check_net(net, graph, parts)
     root = copy.deepcopy(net)
-    for part in parts:
+    shape, wide = _shape(root, graph, plan, parts)
+    for part, around in zip(parts, wide, strict=True):
         if part.rows:
-            cut(root.get_submodule(part.step.module), part)
-    small = fx.GraphModule(root, _Writer(root, graph, plan).write(), class_name=type(net).__name__)
+            name = part.step.module
+            cut(root.get_submodule(name), part)
+            if around is not part:
+                columns = None if part.columns is None else (part.columns, around.columns or [])
+                layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
+                root.set_submodule(name, layer)
+    small = fx.GraphModule(root, _Writer(root, graph, shape).write(), class_name=type(net).__name__)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():
-        module.training = modes.get(name, net.training)
+        module.training = modes.get(name, modes.get(name.rpartition(".")[0], net.training))
     return small
+
+
+def _shape(net: nn.Module, graph: ChannelGraph, plan: Plan, parts: list[Slice]) -> tuple[Plan, list[Slice]]:
+    """The plan whose tensors the small net computes in, and its slices: aligned where all layers concerned allow it."""
+    shape = align(graph, plan)
+    wide = slices(graph, shape)
+    pairs = [
+        (part, around if _sizes(part) != _sizes(around) else part) for part, around in zip(parts, wide, strict=True)
+    ]
+    changed = [part for part, around in pairs if part is not around]
+    if all(part.rows and type(net.get_submodule(part.step.module)) in WIDE for part in changed):
+        return shape, [around for _, around in pairs]
+    return plan, parts
+
+
+def _sizes(part: Slice) -> tuple[int, int | None]:
+    return len(part.rows), None if part.columns is None else len(part.columns)
 
 
 class _Writer:

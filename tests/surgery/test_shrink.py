@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunebench.layers.wide import WideConv2d
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -135,11 +136,28 @@ def test_equal_sets_add_no_operation() -> None:
     assert largest_difference(small, zero(net, graph, Plan(keep)), x) < 1e-5
 
 
-def test_free_sets_scatter_only_at_additions() -> None:
-    small, net, *_ = small_net("option B")
-    extra = [name for name in operations(small) if name not in operations(net)]
-    assert 0 < len(extra) <= 4, "one for each addition"
-    assert all(type(small.get_submodule(name)).__name__ == "ScatterAdd" for name in extra)
+@pytest.mark.parametrize(("name", "num_scatters"), [("option B", 0), ("option A, both ends", 1)])
+def test_free_sets_scatter_only_where_a_shortcut_pads(name: str, num_scatters: int) -> None:
+    small, net, *_ = small_net(name)
+    extra = [node for node in operations(small) if node not in operations(net)]
+    assert len(extra) == num_scatters
+    assert all(type(small.get_submodule(node)).__name__ == "ScatterAdd" for node in extra)
+    # the layers compute in the width of the stream, but they hold what the plan left
+    assert any(isinstance(module, WideConv2d) for module in small.modules())
+
+
+def test_layers_that_have_no_wide_form_are_scattered() -> None:
+    """Instance norms: the addition moves the channels, the result is the same."""
+    net = build("option B")
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            net.set_submodule(name, nn.InstanceNorm2d(module.num_features, affine=True))
+    graph = ChannelGraph.trace(net.eval(), images(1))
+    plan = draw_plan(graph, random.Random(0))
+    small = shrink(net, graph, plan)
+    assert any(type(module).__name__ == "ScatterAdd" for module in small.modules())
+    assert not any(isinstance(module, WideConv2d) for module in small.modules())
+    assert largest_difference(small, zero(net, graph, plan), images()) < 1e-4
 
 
 @pytest.mark.parametrize(

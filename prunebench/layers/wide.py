@@ -1,0 +1,192 @@
+"""Layers with few channels that compute in a wider tensor: additions of different sets then need no scatter.
+
+Where the live channels of an addition differ, somebody has to put them in their places. Moving activations costs more
+than the pruning saves (see :class:`prunebench.layers.scatter.ScatterAdd`); moving weights costs next to nothing. These
+layers hold the live weights only, and place them among zeros for the duration of a call: the output has the dead
+channels too, as exact zeros, and an ordinary addition follows.
+
+Parameters, files and gradients are those of the small layer. While operations are counted the small layer runs between
+a gather and a scatter, so that the count is the small layer's as well: the products with zeros are a kernel's way of
+moving data, no work of the net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+class _Places(nn.Module):
+    """Where ``part`` stands in ``whole``; both ascending, ``part`` inside ``whole``."""
+
+    index: Tensor
+
+    def __init__(self, part: Sequence[int], whole: Sequence[int]) -> None:
+        super().__init__()
+        self.width = len(whole)
+        self.same = len(part) == len(whole)
+        ranks = {channel: rank for rank, channel in enumerate(whole)}
+        # not in the state dict: it follows from the plan
+        self.register_buffer("index", torch.tensor([ranks[channel] for channel in part]), persistent=False)
+
+    def spread(self, tensor: Tensor, *, filling: float = 0.0) -> Tensor:
+        """``[part, ...]`` to ``[whole, ...]``."""
+        if self.same:
+            return tensor
+        return torch.index_put(tensor.new_full((self.width, *tensor.shape[1:]), filling), (self.index,), tensor)
+
+    def extra_repr(self) -> str:
+        """Numbers of channels."""
+        return f"{len(self.index)} of {self.width}"
+
+
+def _is_counted() -> bool:
+    return is_in_torch_dispatch_mode() and not torch.compiler.is_compiling()
+
+
+def _matrix(weight: Tensor, rows: _Places, columns: _Places) -> Tensor:
+    """``[small out, small in, ...]`` to ``[out, in, ...]``, zeros elsewhere, in the memory format of ``weight``."""
+    shape = (rows.width, columns.width, *weight.shape[2:])
+    wide = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+    if weight.ndim == 4 and not weight.is_contiguous():
+        wide = wide.contiguous(memory_format=torch.channels_last)
+    return torch.index_put(wide, (rows.index[:, None], columns.index), weight)
+
+
+class WideConv2d(nn.Conv2d):
+    """A convolution that reads and writes tensors in which only some channels are live.
+
+    Args:
+        small: the convolution of the live channels; its parameters are taken over.
+        rows: its outputs among those of the result. ``columns``: its inputs among those of the argument.
+    """
+
+    def __init__(self, small: nn.Conv2d, *, rows: _Places, columns: _Places) -> None:
+        super().__init__(
+            small.in_channels,
+            small.out_channels,
+            small.kernel_size,  # type: ignore[arg-type]
+            small.stride,  # type: ignore[arg-type]
+            small.padding,  # type: ignore[arg-type]
+            small.dilation,  # type: ignore[arg-type]
+            small.groups,
+            small.bias is not None,
+            small.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias = small.weight, small.bias
+        self.rows, self.columns = rows, columns
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[batch, wide in, h, w]`` to ``[batch, wide out, h, w]``."""
+        if _is_counted():
+            narrow = self._conv_forward(input.index_select(1, self.columns.index), self.weight, self.bias)
+            return _spread_second(narrow, self.rows)
+        bias = None if self.bias is None else self.rows.spread(self.bias)
+        output: Tensor = self._conv_forward(input, _matrix(self.weight, self.rows, self.columns), bias)
+        return output
+
+
+class WideLinear(nn.Linear):
+    """A linear layer that reads and writes vectors in which only some features are live; see :class:`WideConv2d`."""
+
+    def __init__(self, small: nn.Linear, *, rows: _Places, columns: _Places) -> None:
+        super().__init__(small.in_features, small.out_features, small.bias is not None, device="meta")
+        self.weight, self.bias = small.weight, small.bias
+        self.rows, self.columns = rows, columns
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., wide in]`` to ``[..., wide out]``."""
+        if _is_counted():
+            narrow = F.linear(input.index_select(-1, self.columns.index), self.weight, self.bias)
+            return _spread_last(narrow, self.rows)
+        bias = None if self.bias is None else self.rows.spread(self.bias)
+        return F.linear(input, _matrix(self.weight, self.rows, self.columns), bias)
+
+
+class WideBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm of a tensor in which only some channels are live; dead ones stay 0 and have no statistics.
+
+    Args:
+        small: the norm of the live channels; its parameters and statistics are taken over.
+        rows: its channels among those of the argument.
+    """
+
+    def __init__(self, small: nn.BatchNorm2d, *, rows: _Places) -> None:
+        super().__init__(
+            small.num_features,
+            small.eps,
+            small.momentum,
+            small.affine,
+            small.track_running_stats,
+            device="meta",
+        )
+        self.weight, self.bias = small.weight, small.bias
+        for name, buffer in small.named_buffers(recurse=False):
+            setattr(self, name, buffer)
+        self.rows = rows
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[batch, wide, h, w]`` to the same shape."""
+        if self.weight is None or self.bias is None or self.running_mean is None or self.running_var is None:
+            return _spread_second(super().forward(input.index_select(1, self.rows.index)), self.rows)
+        share = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                share = 1.0 / float(self.num_batches_tracked)
+        mean, variance = self.rows.spread(self.running_mean), self.rows.spread(self.running_var, filling=1.0)
+        weight, bias = self.rows.spread(self.weight), self.rows.spread(self.bias)
+        output = F.batch_norm(input, mean, variance, weight, bias, self.training, share, self.eps)
+        if self.training:
+            with torch.no_grad():
+                self.running_mean.copy_(mean[self.rows.index])
+                self.running_var.copy_(variance[self.rows.index])
+        return output
+
+
+def _spread_second(narrow: Tensor, places: _Places) -> Tensor:
+    """``[batch, part, ...]`` to ``[batch, whole, ...]``."""
+    if places.same:
+        return narrow
+    wide = narrow.new_zeros(narrow.shape[0], places.width, *narrow.shape[2:])
+    return wide.index_copy(1, places.index, narrow)
+
+
+def _spread_last(narrow: Tensor, places: _Places) -> Tensor:
+    if places.same:
+        return narrow
+    return narrow.new_zeros(*narrow.shape[:-1], places.width).index_copy(-1, places.index, narrow)
+
+
+WIDE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+"""Layers that have a wide form."""
+
+
+def widened(
+    small: nn.Module,
+    *,
+    rows: tuple[Sequence[int], Sequence[int]],
+    columns: tuple[Sequence[int], Sequence[int]] | None,
+) -> nn.Module:
+    """The wide form of a small layer, or the layer itself where its channels are all that there are.
+
+    Args:
+        small: a layer of :data:`WIDE`; its parameters are taken over.
+        rows: its output channels, and those of the tensor that it shall write, both ascending.
+        columns: the same for what it reads; None for a norm.
+    """
+    if len(rows[0]) == len(rows[1]) and (columns is None or len(columns[0]) == len(columns[1])):
+        return small
+    if isinstance(small, nn.BatchNorm2d):
+        wide: nn.Module = WideBatchNorm2d(small, rows=_Places(*rows))
+    else:
+        assert columns is not None
+        assert isinstance(small, nn.Conv2d | nn.Linear)
+        kind = WideConv2d if isinstance(small, nn.Conv2d) else WideLinear
+        wide = kind(small, rows=_Places(*rows), columns=_Places(*columns))  # type: ignore[arg-type]
+    return wide.train(small.training)
