@@ -1,0 +1,151 @@
+"""Linear layers and convolutions with Gaussian weights, and the way from plain layers to them and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunebench.layers.gaussian_weights import GaussianWeights
+
+
+class GaussianLinear(GaussianWeights, nn.Linear):
+    """A linear layer with Gaussian weights, ``[..., in]`` to ``[..., out]``.
+
+    Args:
+        in_features, out_features, bias: as of ``nn.Linear``.
+        scale: what ``spread`` means, see :data:`~prunebench.layers.gaussian_weights.SCALES`.
+        estimator: how the output is drawn in training, see :mod:`prunebench.layers.gaussian_weights`.
+        shape: what has a spread of its own, see :data:`~prunebench.layers.gaussian_weights.SHAPES`.
+        initial: first value of all spreads; ``bias_initial``: the same for biases, None = biases are not random.
+        threshold: weights with log alpha at or above it are dead: 0 in evaluation mode; None = all live.
+        train_clip: dead weights are 0 in training too. They keep their noise here and lose it in a convolution, as in
+            Molchanov et al.'s nets/layers.py:88 and 141.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    clips_noise = False
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        scale: str = "softplus",
+        estimator: str = "lrt",
+        shape: str = "weight",
+        initial: float = -3.0,
+        bias_initial: float | None = None,
+        threshold: float | None = None,
+        train_clip: bool = False,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias=bias)
+        self._add(scale, estimator, shape, initial, bias_initial, threshold, train_clip)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that build a layer of the same shapes."""
+        return {"in_features": self.in_features, "out_features": self.out_features, **self._options()}
+
+    def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class GaussianConv2d(GaussianWeights, nn.Conv2d):
+    """A convolution with Gaussian weights, ``[B, in, H, W]`` to ``[B, out, H', W']``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as of
+            ``nn.Conv2d``.
+        scale, estimator, shape, initial, bias_initial, threshold, train_clip: as of :class:`GaussianLinear`.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    clips_noise = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        scale: str = "softplus",
+        estimator: str = "lrt",
+        shape: str = "weight",
+        initial: float = -3.0,
+        bias_initial: float | None = None,
+        threshold: float | None = None,
+        train_clip: bool = False,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self,
+            in_channels,
+            out_channels,
+            _pair(kernel_size),
+            stride=_pair(stride),
+            padding=padding if isinstance(padding, str) else _pair(padding),
+            dilation=_pair(dilation),
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,  # type: ignore[arg-type]
+        )
+        self._add(scale, estimator, shape, initial, bias_initial, threshold, train_clip)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that build a layer of the same shapes."""
+        pairs = {
+            name: value if isinstance(value := getattr(self, name), str) else list(value)
+            for name in ("kernel_size", "stride", "padding", "dilation")
+        }
+        own = {"in_channels": self.in_channels, "out_channels": self.out_channels, "groups": self.groups}
+        return {**own, **pairs, "padding_mode": self.padding_mode, **self._options()}
+
+    def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output: Tensor = self._conv_forward(x, weight, bias)
+        return output
+
+
+def _pair(value: int | Sequence[int]) -> Any:
+    return value if isinstance(value, int) else tuple(value)
+
+
+def gaussian(layer: nn.Linear | nn.Conv2d, **options: Any) -> GaussianLinear | GaussianConv2d:
+    """A Gaussian layer with the means of ``layer`` (the same parameters) and the given options."""
+    new: GaussianLinear | GaussianConv2d
+    if isinstance(layer, nn.Linear):
+        new = GaussianLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, **options)
+    else:
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        shapes = {name: getattr(layer, name) for name in names}
+        new = GaussianConv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **shapes, **options)
+    new.weight, new.bias = layer.weight, layer.bias
+    return new.to(layer.weight.device)
+
+
+@torch.no_grad()
+def plain(layer: GaussianWeights) -> nn.Linear | nn.Conv2d:
+    """The layer at its means, dead weights exactly 0."""
+    new: nn.Linear | nn.Conv2d
+    if isinstance(layer, GaussianLinear):
+        new = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    else:
+        assert isinstance(layer, GaussianConv2d)
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        shapes: dict[str, Any] = {name: getattr(layer, name) for name in names}
+        new = nn.Conv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **shapes)
+    new.weight = nn.Parameter(layer.posterior()[0])
+    new.bias = layer.bias
+    return new.train(layer.training)

@@ -1,0 +1,180 @@
+"""Weights that are independent normal variables: what linear layers and convolutions of that kind share.
+
+The posterior of a weight is N(w, s^2): the mean w is the parameter ``weight``, s follows from the parameter ``spread``.
+Priors and divergences are in :mod:`prunebench.layers.kl`; the layers know of none. Three estimators of the expected
+output, all with the same distribution for each single input of a linear layer:
+
+- ``lrt``: local reparameterisation (Kingma et al. 2015, sec. 2.3): the output itself is drawn, from
+  N(op(x, w), op(x^2, s^2)), for each input anew. For convolutions the positions are drawn independently, which is
+  exact for each of them, not for all together.
+- ``weight``: one draw of the weights for the whole batch.
+- ``flipout``: one draw, whose signs are flipped for each input (Wen et al. 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunebench.errors import UserError, nearest
+from prunebench.layers.sampling import Stochastic
+
+EPS = 1e-8  # keeps ln w^2 and the derivative of the square root finite
+LIMIT = 8.0  # |log alpha| of scale=log_variance stays below (Molchanov et al., nets/layers.py:79)
+
+SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "softplus": lambda spread, weight: F.softplus(spread),
+    "exp": lambda spread, weight: spread.exp(),
+    "log_variance": lambda spread, weight: (0.5 * _near(spread, weight)).exp(),
+    "log_alpha": lambda spread, weight: (0.5 * spread).exp() * weight.abs(),
+    "std": lambda spread, weight: spread.expand_as(weight),
+}
+"""How ``spread`` becomes a standard deviation: s = ln(1 + e^spread), e^spread, e^(spread/2) kept within a factor e^4 of
+|w|, |w| e^(spread/2) (multiplicative noise), spread itself (of a finished net; 0 = a weight without noise)."""
+ESTIMATORS = ("lrt", "weight", "flipout")
+SHAPES = ("weight", "unit", "layer")
+"""What has a spread of its own: each weight, each input unit or channel, the whole layer."""
+
+
+def log_square(weight: Tensor) -> Tensor:
+    """ln(w^2 + 1e-8)."""
+    return (weight.square() + EPS).log()
+
+
+def _near(log_variance: Tensor, weight: Tensor) -> Tensor:
+    """ln s^2 with ln alpha = ln s^2 - ln w^2 clamped to +-8; unclamped it does not depend on the weight at all."""
+    centre = log_square(weight)
+    return torch.minimum(torch.maximum(log_variance, centre - LIMIT), centre + LIMIT)
+
+
+class GaussianWeights(Stochastic, nn.Module):
+    """What both layers share; see :class:`~prunebench.layers.gaussian.GaussianLinear` for the arguments.
+
+    Attributes:
+        weight: means, ``[out, in, ...]``. ``spread``: of the same shape, or one that broadcasts to it.
+        bias: means, ``[out]``. ``bias_spread``: makes them random too; None = they are plain parameters.
+    """
+
+    weight: Tensor
+    bias: Any
+    clips_noise: ClassVar[bool]
+
+    def _add(
+        self,
+        scale: str,
+        estimator: str,
+        shape: str,
+        initial: float,
+        bias_initial: float | None,
+        threshold: float | None,
+        train_clip: bool,
+    ) -> None:
+        """Parameters and options beside those of the plain layer."""
+        for name, value, known in (
+            ("scale", scale, [*SCALES]),
+            ("estimator", estimator, ESTIMATORS),
+            ("shape", shape, SHAPES),
+        ):
+            if value not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+        self.scale, self.estimator, self.shape = scale, estimator, shape
+        self.initial, self.bias_initial = initial, bias_initial
+        self.threshold, self.train_clip = threshold, train_clip
+        ones = [1] * (self.weight.dim() - 2)
+        sizes = {"weight": [*self.weight.shape], "unit": [1, self.weight.shape[1], *ones], "layer": [1, 1, *ones]}
+        self.spread = nn.Parameter(torch.full(sizes[shape], float(initial)))
+        self.bias_spread: nn.Parameter | None = None
+        if bias_initial is not None and self.bias is not None:
+            self.bias_spread = nn.Parameter(torch.full(self.bias.shape, float(bias_initial)))
+
+    def _options(self) -> dict[str, Any]:
+        names = ("scale", "estimator", "shape", "initial", "bias_initial", "threshold", "train_clip")
+        return {"bias": self.bias is not None, **{name: getattr(self, name) for name in names}}
+
+    def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    # -- the posterior
+
+    def std(self) -> Tensor:
+        """Standard deviations of the weights, dead ones too, ``[out, in, ...]``."""
+        return SCALES[self.scale](self.spread, self.weight)
+
+    def bias_std(self) -> Tensor | None:
+        """Standard deviations of the biases, ``[out]``; None if they are plain parameters."""
+        if self.bias is None or self.bias_spread is None:
+            return None
+        return SCALES[self.scale](self.bias_spread, self.bias)
+
+    def log_alpha(self) -> Tensor:
+        """ln of the dropout rate alpha = s^2 / w^2, of the shape of ``spread`` or of ``weight``."""
+        if self.scale == "log_alpha":
+            return self.spread
+        centre = log_square(self.weight)
+        if self.scale == "log_variance":
+            return (self.spread - centre).clamp(-LIMIT, LIMIT)
+        return 2.0 * self.std().log() - centre
+
+    def live(self) -> Tensor | None:
+        """False where a weight is dead, ``[out, in, ...]``; None without a threshold: all live."""
+        if self.threshold is None:
+            return None
+        return (self.log_alpha() < self.threshold).expand_as(self.weight)
+
+    @torch.no_grad()
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, both exactly 0 where a weight is dead; ``[out, in, ...]`` each."""
+        live = self.live()
+        mask = torch.ones_like(self.weight) if live is None else live.to(self.weight.dtype)
+        return self.weight * mask, self.std() * mask
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """One draw of weights and biases; dead weights are 0."""
+        weight, live = self.weight + self.std() * torch.randn_like(self.weight), self.live()
+        return weight if live is None else weight * live, self._drawn_bias()
+
+    # -- the output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain layer; in training mode a draw of the output, with ``sampling`` one with drawn weights."""
+        if self.training:
+            return self._estimate(x)
+        if self.sampling:
+            return self._op(x, *self.draw())
+        live = self.live()
+        return self._op(x, self.weight if live is None else self.weight * live, self.bias)
+
+    def _drawn_bias(self) -> Tensor | None:
+        bias, std = self.bias, self.bias_std()
+        return bias if bias is None or std is None else bias + std * torch.randn_like(bias)
+
+    def _estimate(self, x: Tensor) -> Tensor:
+        mean, std, live = self.weight, self.std(), self.live() if self.train_clip else None
+        if live is not None:
+            mean = mean * live
+            std = std * live if self.clips_noise else std
+        if self.estimator == "lrt":
+            return self._local(x, mean, std)
+        noise = std * torch.randn_like(self.weight)
+        if self.estimator == "weight":
+            return self._op(x, mean + noise, self._drawn_bias())
+        return self._op(x, mean, self._drawn_bias()) + self._flipped(x, noise)
+
+    def _local(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        centre, bias_std = self._op(x, mean, self.bias), self.bias_std()
+        # the variance has no mean bias; convolution algorithms may leave it a rounding error below 0
+        variance = self._op(x.square(), std.square(), None if bias_std is None else bias_std.square())
+        return centre + (variance.clamp_min(0.0) + EPS).sqrt() * torch.randn_like(centre)
+
+    def _flipped(self, x: Tensor, noise: Tensor) -> Tensor:
+        """op(x * s, noise) * r with random signs s and r for each input and channel."""
+        moved = self._op(x * self._signs(x), noise, None)
+        return moved * self._signs(moved)
+
+    def _signs(self, x: Tensor) -> Tensor:
+        shape = x.shape if isinstance(self, nn.Linear) else (*x.shape[:2], *[1] * (x.dim() - 2))
+        return torch.randint(0, 2, shape, device=x.device).to(x.dtype) * 2 - 1

@@ -1,0 +1,80 @@
+"""Divergences of Gaussian posteriors from their priors, in nats, one value per weight.
+
+A sum over all weights of all layers is the KL term of the evidence lower bound. With the mean cross-entropy of a batch
+it is divided by the number of training samples, once; a mean over weights would take the pressure to be sparse away.
+All functions are pure and elementwise; arguments broadcast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Molchanov et al. 2017, eq. 14
+K1, K2, K3 = 0.63576, 1.87320, 1.48695
+# Kingma et al. 2015, appendix C; the official text prints the first digits
+C1, C2, C3 = 1.161451241083230, -1.502041176441722, 0.586299206427007
+LOG_UNIFORM_CONSTANT = 0.5 * (0.5772156649015329 + math.log(2.0))
+"""0.635181: with it the cubic form has the normalisation of the other one, 0 at infinite alpha."""
+
+
+def log_uniform(log_alpha: Tensor) -> Tensor:
+    """KL(N(t, alpha t^2) || log-uniform prior), for all alpha: Molchanov et al. 2017, eq. 14.
+
+    Normalised to 0 at alpha = infinity; for small alpha it approaches 0.6358 - ln(alpha) / 2. The error is at most
+    0.0094 for log alpha in [-8, 8].
+    """
+    return K1 * torch.sigmoid(-(K2 + K3 * log_alpha)) + 0.5 * F.softplus(-log_alpha)
+
+
+def log_uniform_cubic(log_alpha: Tensor) -> Tensor:
+    """The same for alpha <= 1 only: the polynomial of Kingma et al. 2015, appendix C; explodes above.
+
+    Their constant is left open; here it is :data:`LOG_UNIFORM_CONSTANT`, so that both forms agree within 0.041.
+    """
+    alpha = log_alpha.exp()
+    polynomial = alpha * (C1 + alpha * (C2 + alpha * C3))
+    return LOG_UNIFORM_CONSTANT - 0.5 * log_alpha - polynomial
+
+
+def gaussian(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
+    """KL(N(mean, std^2) || N(0, prior_std^2))."""
+    return math.log(prior_std) - std.log() + (std.square() + mean.square()) / (2 * prior_std**2) - 0.5
+
+
+def laplace(mean: Tensor, std: Tensor, scale: float) -> Tensor:
+    """KL(N(mean, std^2) || Laplace(0, scale)); minus the entropy, plus ln(2 scale) + E|w| / scale."""
+    ratio = mean / std
+    absolute = std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square())
+    absolute = absolute + mean * torch.erf(ratio / math.sqrt(2.0))
+    return math.log(2 * scale) - 0.5 * math.log(2 * math.pi * math.e) - std.log() + absolute / scale
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
+    """ln N(value; mean, std^2); ``std`` is a standard deviation, never a variance."""
+    std = torch.as_tensor(std, dtype=value.dtype, device=value.device)
+    return -0.5 * ((value - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+
+
+def scale_mixture_log_prob(value: Tensor, *, share: float, wide: float, narrow: float) -> Tensor:
+    """ln of ``share`` N(0, wide^2) + (1 - share) N(0, narrow^2), per weight: Blundell et al. 2015, eq. 7.
+
+    Computed in log space: in float32 the narrow density of a large weight is exactly 0.
+    """
+    first = math.log(share) + gaussian_log_prob(value, 0.0, wide)
+    second = math.log1p(-share) + gaussian_log_prob(value, 0.0, narrow)
+    return torch.logaddexp(first, second)
+
+
+def warmup(epoch: int, *, weight: float, start: int, length: int) -> float:
+    """Weight of the KL term in an epoch: 0 before ``start``, then rising linearly to ``weight`` in ``length`` epochs.
+
+    Epoch ``start`` has 0 and epoch ``start + length`` the whole weight (Molchanov et al., nets/optpolicy.py:35-40);
+    a length of 0 is a step.
+    """
+    if epoch < start:
+        return 0.0
+    return weight * min(1.0, (epoch - start) / length) if length else weight
