@@ -149,7 +149,8 @@ class GaussianWeights(Stochastic, nn.Module):
         return self._op(x, self.weight if live is None else self.weight * live, self.bias)
 
     def _drawn_bias(self) -> Tensor | None:
-        bias, std = self.bias, self.bias_std()
+        bias: Tensor | None = self.bias
+        std = self.bias_std()
         return bias if bias is None or std is None else bias + std * torch.randn_like(bias)
 
     def _estimate(self, x: Tensor) -> Tensor:
