@@ -113,9 +113,12 @@ class Phase:
             raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"{where}.batch_size must be at least 1 or null, got {self.batch_size!r}")
-        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 1 for m in self.milestones):
+        ends = self.lr_schedule == "linear"  # a fall may take the whole phase, a drop there would never be seen
+        inside = all(0 < m < 1 or (ends and m in (0, 1)) for m in self.milestones)
+        if list(self.milestones) != sorted(self.milestones) or not inside:
+            allowed = "[0, 1]" if ends else "(0, 1)"
             raise UserError(
-                f"{where}.milestones must be rising fractions of the epochs in (0, 1), got {list(self.milestones)}"
+                f"{where}.milestones must be rising fractions of the epochs in {allowed}, got {list(self.milestones)}"
             )
         if self.lr_schedule == "linear" and len(set(self.milestones)) != 2:
             raise UserError(

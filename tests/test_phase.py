@@ -47,6 +47,14 @@ def test_linear_is_swags_schedule() -> None:
     assert rates == pytest.approx([0.05, 0.049588, 0.029375, 0.000913, 0.0005, 0.0005], abs=6e-7)
 
 
+def test_linear_may_fall_to_the_very_end() -> None:
+    # Molchanov et al., nets/optpolicy.py: constant for 100 epochs, then to 0 at 200; or falling from the start
+    half = phase(epochs=200, lr_schedule="linear", milestones=[0.5, 1], gamma=0)
+    assert [lr_factor(half, epoch, 1) for epoch in (0, 100, 150, 199)] == pytest.approx([1, 1, 0.5, 0.01])
+    whole = phase(epochs=200, lr_schedule="linear", milestones=[0, 1], gamma=0)
+    assert [lr_factor(whole, epoch, 1) for epoch in (0, 100, 199)] == pytest.approx([1, 0.5, 0.005])
+
+
 def test_warm_up_rises_linearly_then_hands_over() -> None:
     warm = phase(lr_schedule="constant", warmup_epochs=1, warmup_factor=0.1)
     assert [lr_factor(warm, step, 10) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 1.0])
