@@ -15,8 +15,9 @@ def signal_to_noise(mean: Tensor, std: Tensor) -> Tensor:
 
 def filter_signal_to_noise(mean: Tensor, std: Tensor) -> Tensor:
     """``||mean_f||_2 / sqrt(sum of std^2 in f)`` of each filter f: ``[out, ...]`` -> ``[out]``."""
-    noise = torch.linalg.vector_norm(std.flatten(1), dim=1)
-    return torch.linalg.vector_norm(mean.flatten(1), dim=1) / noise.clamp_min(SMALLEST_STD)
+    signal: Tensor = torch.linalg.vector_norm(mean.flatten(1), dim=1)
+    noise: Tensor = torch.linalg.vector_norm(std.flatten(1), dim=1)
+    return signal / noise.clamp_min(SMALLEST_STD)
 
 
 def lowest(scores: Tensor, num: int) -> Tensor:
