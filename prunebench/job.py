@@ -275,7 +275,11 @@ class Job:
         )
 
     def measure(self, stage: str, net: nn.Module, method: Method) -> dict[str, Any]:
-        """Metrics of ``net`` on the test set, stored as ``stage``: dense, before_cut, pruned, final, test_best_val."""
+        """Metrics of ``net`` on the test set, stored as ``stage``.
+
+        Stages: ``dense``, ``before_cut``, ``pruned``, ``final``, ``test_best_val``, and ``saved_net``: one prediction
+        of the net that is saved, where ``final`` is the mean of several.
+        """
 
         def evaluate_now() -> dict[str, Any]:
             device = self.settings.device

@@ -80,7 +80,10 @@ def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
         job.once("metrics-final", lambda: metrics)
         _copy_predictions(job.folder, "pruned", "final")
     else:
-        job.measure("final", compact, method)
+        metrics = job.measure("final", compact, method)
+    if metrics.get("num_predictions", 1) > 1:
+        # an average over several predictions; the net that is saved makes one, without the method
+        job.measure("saved_net", compact, Method())
     job.measure_best(trained, method)
     return compact, plan
 
@@ -99,7 +102,7 @@ def _measurements(
     job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
-    stages = ("dense", "before_cut", "pruned", "final", "test_best_val")
+    stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
     metrics: dict[str, dict[str, Any]] = {
         s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
     }

@@ -12,7 +12,7 @@ from typing import Any
 from prunebench.errors import UserError
 from prunebench.report import checked
 
-STAGES = ("dense", "before_cut", "pruned", "final", "test_best_val")
+STAGES = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 

@@ -1,5 +1,5 @@
 // One run: its numbers, charts and facts, in a dialog that the address names (#run/<id>/<seed>).
-const STAGES = [["dense", "dense"], ["before_cut", "before the cut"], ["pruned", "pruned"], ["final", "final"], ["test_best_val", "best on validation"]];
+const STAGES = [["dense", "dense"], ["before_cut", "before the cut"], ["pruned", "pruned"], ["final", "final"], ["saved_net", "saved net alone"], ["test_best_val", "best on validation"]];
 const MEASURES = [["accuracy", "Accuracy %", percent], ["top5", "Top-5 %", percent], ["bpc", "Bits per character", (v) => plain(v, 4)],
   ["nll", "NLL", (v) => plain(v, 4)], ["ece", "ECE %", percent], ["brier", "Brier", (v) => plain(v, 4)], ["macs", "MACs", whole],
   ["params", "Parameters", whole], ["nonzero_params", "Non-zero parameters", whole], ["file_bytes", "File, bytes", whole],
