@@ -25,12 +25,14 @@ class Blueprint:
         settings: of the config group ``model``: ``_target_``, its arguments, ``name``.
         make: builds the net.
         example: one input, ``[1, ...]``.
+        samples: how many samples that input holds, see ``measure.cost.count``.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, make: Make, example: Tensor) -> None:
+    def __init__(self, settings: Mapping[str, Any], *, make: Make, example: Tensor, samples: int = 1) -> None:
         self.settings = dict(settings)
         self._make = make
         self._example = example
+        self._samples = samples
         self._variants: dict[str, Blueprint] = {}
 
     def fresh(self, purpose: str) -> nn.Module:
@@ -50,7 +52,7 @@ class Blueprint:
     @cached_property
     def cost(self) -> cost.Cost:
         """Of the whole net."""
-        return cost.count(self.template, self._example)
+        return cost.count(self.template, self._example, samples=self._samples)
 
     def argument(self, name: str) -> Any:
         """The value of an argument: the setting, or the target's default.
@@ -73,5 +75,5 @@ class Blueprint:
         key = repr(sorted(arguments.items()))
         if key not in self._variants:
             settings = {**self.settings, **arguments}
-            self._variants[key] = Blueprint(settings, make=self._make, example=self._example)
+            self._variants[key] = Blueprint(settings, make=self._make, example=self._example, samples=self._samples)
         return self._variants[key]

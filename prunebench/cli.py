@@ -132,19 +132,19 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     from prunebench.method import NOT_ARGUMENTS
     from prunebench.phase import build_phases
     from prunebench.settings import TrainerSettings
-    from prunebench.task import Classification
+    from prunebench.task import task_of
 
     settings = TrainerSettings(**config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     data = make("dataset", config["dataset"], drop=("epochs",))
-    data.channels_last = settings.channels_last
+    data.use_channels_last(settings.channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     job = Job(
         build=make_net,
         model=config["model"],
         data=data,
-        task=Classification(num_classes=data.num_classes),
+        task=task_of(data),
         schedule=config["schedule"]["name"],
         phases=phases,
         seed=config["seed"],
@@ -176,6 +176,8 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
     settings, own = config.get("ood"), config["dataset"]
     if settings is None:
         return None
+    if "in_channels" not in own:
+        raise UserError(f"ood compares pictures, and dataset={own['name']} has none; leave ood out")
     given, needed = ([group[key] for key in ("in_channels", "size")] for group in (settings, own))
     if given != needed:
         shape, wanted = (f"{channels}x{size}x{size}" for channels, size in (given, needed))
@@ -184,7 +186,7 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
             "use ood=noise or a set of that shape"
         )
     data: ImageData = make("ood", settings, drop=("epochs",))
-    data.channels_last = channels_last
+    data.use_channels_last(channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data
 

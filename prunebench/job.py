@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from prunebench import stored
 from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
-from prunebench.data.loaders import ImageData
+from prunebench.data.base import Data
 from prunebench.lock import FolderLock
 from prunebench.measure import cost, evaluate, uncertainty
 from prunebench.method import Method
@@ -57,7 +57,7 @@ class Job:
 
     build: Callable[[Mapping[str, Any]], nn.Module]
     model: Mapping[str, Any]
-    data: ImageData
+    data: Data
     task: Task
     schedule: str
     phases: tuple[Phase, ...]
@@ -68,7 +68,7 @@ class Job:
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
     pretrained: bool = False
-    ood: ImageData | None = None
+    ood: Data | None = None
     plan: Plan = field(default_factory=lambda: Plan({}))
     phase: Phase | None = None
     not_pruned: list[dict[str, str]] = field(default_factory=list)
@@ -84,13 +84,14 @@ class Job:
 
     @cached_property
     def example(self) -> Tensor:
-        """One input, ``[1, channels, height, width]``."""
+        """One input: an image ``[1, channels, height, width]`` or a window of symbols ``[1, time]``."""
         return self.data.example()
 
     @cached_property
     def dense(self) -> Blueprint:
         """The net that sizes, speed and accuracies are compared with."""
-        return Blueprint(self.model, make=self._make, example=self.example)
+        samples = self.data.samples_per_example
+        return Blueprint(self.model, make=self._make, example=self.example, samples=samples)
 
     @property
     def base(self) -> Blueprint:
@@ -118,6 +119,10 @@ class Job:
     @property
     def dense_cost(self) -> cost.Cost:
         return self.dense.cost
+
+    def count(self, net: nn.Module) -> cost.Cost:
+        """Cost of ``net`` for one sample: an image, or a symbol within a window."""
+        return cost.count(net, self.example, samples=self.data.samples_per_example)
 
     @property
     def fraction(self) -> float:
@@ -225,7 +230,7 @@ class Job:
         if phase.active:
             net = method.attach(net, self)
         self._arrange(net)
-        counted = cost.count(net, self.example)
+        counted = self.count(net)
         if phase.equal_compute:
             phase = phase.stretched(self.dense_cost.macs, counted.macs)
         hooks = method if phase.active else Method()
@@ -290,18 +295,21 @@ class Job:
             def predict(batch: Batch) -> Tensor:
                 return method.predict(measured, batch, self.task)
 
-            found = evaluate.probabilities(predict, self.data.test())
-            metrics = {"split": "test", **evaluate.summarise(found, self.data.num_classes)}
-            if self.ood is not None:
+            metrics, found = self.task.evaluate(predict, self.data.test())
+            if found is not None and self.ood is not None:
                 metrics["ood"] = self._compare_with_foreign(found, predict)
             net.to("cpu")
-            path = self.folder / "stored" / f"predictions-{stage}.npz"
-            stored.save_predictions(path, found.probs, found.labels, found.scores())
-            return metrics
+            if found is not None:
+                stored.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
+            return {"split": "test", **metrics}
 
         metrics = self.once(f"metrics-{stage}", evaluate_now)
-        log.info("%s: test accuracy %.2f %%", stage, 100 * metrics["accuracy"])
+        log.info("%s: test %s", stage, self.task.headline(metrics))
         return metrics
+
+    def predictions(self, stage: str) -> Path:
+        """Where the predictions of a measured stage are, if its task keeps them."""
+        return self.folder / "stored" / f"predictions-{stage}.npz"
 
     def _compare_with_foreign(self, own: evaluate.Evaluation, predict: Callable[[Batch], Tensor]) -> dict[str, Any]:
         """How well the uncertainty of ``predict`` tells foreign pictures from those of the test set."""
@@ -328,9 +336,8 @@ class Job:
 
     @torch.no_grad()
     def _outputs(self, net: nn.Module) -> Tensor:
-        images = next(iter(self.data.test()))[0][:256]
-        output: Tensor = net.cpu().eval()(images.cpu())
-        return output
+        inputs = next(iter(self.data.test()))[0][:256]
+        return self.task.outputs(net.cpu().eval(), inputs.cpu())
 
 
 def _choice_to_plain(choice: Choice) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from prunebench.errors import UserError, nearest
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle")
+LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,14 @@ class Phase:
         fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         lr: peak learning rate.
-        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine`` or ``onecycle``; both of the latter
-            per step.
+        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine``, ``onecycle`` or ``noam``; the last
+            three per step.
         milestones: as fractions of the epochs; for ``multistep``: where the rate drops; for ``linear``: the two
             places between which it falls from ``lr`` to ``gamma`` x lr, before and after them it is constant.
         step_epochs: for ``step``: the rate drops each time so many epochs have passed.
         gamma: factor of a drop; for ``linear`` of the whole fall.
-        warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``).
+        warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``); ``noam`` rises from
+            zero to ``lr`` in that time and then falls with the inverse square root of the steps made.
         warmup_factor: where the rise starts, as a fraction of ``lr``.
         onecycle_rise: share of the steps that rise, for ``onecycle``.
         momentum, nesterov: of SGD.
@@ -182,6 +183,10 @@ def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
         peak = max(1.0, phase.onecycle_rise * total)
         return (step + 1) / peak if step + 1 <= peak else max(0.0, (total - step) / max(1.0, total - peak + 1))
     warmup = phase.warmup_epochs * steps_per_epoch
+    if phase.lr_schedule == "noam":
+        # Vaswani et al. 2017, sec. 5.3, as a fraction of the peak, which is at the end of the warm-up
+        peak = max(1.0, warmup)
+        return min((step + 1) / peak, math.sqrt(peak / (step + 1)))
     if step < warmup:
         return phase.warmup_factor + (1 - phase.warmup_factor) * step / warmup
     epoch = step // steps_per_epoch

@@ -113,6 +113,7 @@ def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
     rows = [
         ("test accuracy %", cells(metrics, "accuracy", "{:.2f}", 100)),
+        ("bits per character", cells(metrics, "bpc", "{:.4f}")),
         ("top-5 %", cells(metrics, "top5", "{:.2f}", 100)),
         ("NLL", cells(metrics, "nll", "{:.4f}")),
         ("ECE %", cells(metrics, "ece", "{:.2f}", 100)),

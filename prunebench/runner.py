@@ -78,7 +78,8 @@ def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
         # nothing was trained since the cut: the final net is the pruned net
         metrics = job.measure("pruned", compact, method)
         job.once("metrics-final", lambda: metrics)
-        _copy_predictions(job.folder, "pruned", "final")
+        if job.predictions("pruned").exists():
+            job.predictions("final").write_bytes(job.predictions("pruned").read_bytes())
     else:
         metrics = job.measure("final", compact, method)
     if metrics.get("num_predictions", 1) > 1:
@@ -93,11 +94,6 @@ def _last_cut(job: Job) -> int:
     return cuts[-1] if cuts else len(job.phases)
 
 
-def _copy_predictions(folder: Path, source: str, target: str) -> None:
-    stored = folder / "stored"
-    (stored / f"predictions-{target}.npz").write_bytes((stored / f"predictions-{source}.npz").read_bytes())
-
-
 def _measurements(
     job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -106,13 +102,14 @@ def _measurements(
     metrics: dict[str, dict[str, Any]] = {
         s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
     }
-    dense_cost, final_cost = job.dense_cost, cost.count(compact, job.example)
+    dense_cost, final_cost = job.dense_cost, job.count(compact)
     final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
     dense["file_bytes"], final["file_bytes"] = cost.file_bytes(job.dense.template), cost.file_bytes(compact)
     costs = {
+        "sample": job.data.sample,
         "dense": dense,
         "final": final,
         "macs_removed": 1 - final["macs"] / dense["macs"],
@@ -128,7 +125,7 @@ def _measurements(
         if config["latency"]
         else {}
     )
-    _write_files(job, compact, plan, config)
+    _write_files(job, compact, plan)
     achieved = dict(job.achieved)
     status = "complete"
     target = achieved.get("target")
@@ -144,7 +141,7 @@ def _measurements(
         "not_pruned": job.not_pruned,
         "phases": job.phase_records,
         "guarantee": {
-            "accuracy_interval_95": metrics["final"]["interval"],
+            "accuracy_interval_95": metrics["final"].get("interval"),
             "test_evaluations": len(metrics),
             "selection": "last_epoch",
             "objective": method.objective,
@@ -154,19 +151,17 @@ def _measurements(
     }
 
 
-def _write_files(job: Job, compact: nn.Module, plan: Plan, config: Mapping[str, Any]) -> None:
+def _write_files(job: Job, compact: nn.Module, plan: Plan) -> None:
     saved.save(
         job.folder,
         compact,
         model_config=job.base.settings,
-        example_shape=tuple(job.example.shape),
         plan=plan,
-        mean=config["dataset"]["mean"],
-        std=config["dataset"]["std"],
-        class_names=job.data.class_names,
+        **job.data.input_facts(),
     )
     write_rows(job.folder / "metrics.csv", job.history)
-    (job.folder / "predictions.npz").write_bytes((job.folder / "stored" / "predictions-final.npz").read_bytes())
+    if job.predictions("final").exists():
+        (job.folder / "predictions.npz").write_bytes(job.predictions("final").read_bytes())
 
 
 def _head(job: Job, config: Mapping[str, Any], started: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import nn
 
 from prunebench.errors import UserError, nearest
 
-NO_ARGUMENTS = ("name", "pretrained", "pretrained_sha256")  # keys of a model config that its target does not get
+# keys of a model config that its target does not get
+NO_ARGUMENTS = ("name", "pretrained", "pretrained_sha256", "recipe")
 FROM_DATA = ("num_classes", "in_channels", "image_size")  # facts of the data set, passed only to a net that takes them
 
 

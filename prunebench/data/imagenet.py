@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunebench.data.base import Batches
 from prunebench.data.checks import known_keys, truth, whole
 from prunebench.data.files import MissingData
-from prunebench.data.loaders import Batches, ImageData
+from prunebench.data.loaders import ImageData
 from prunebench.data.pictures import CentreCut, Listing, PictureBatches, Pictures, RandomCut
 from prunebench.errors import UserError
 

@@ -1,32 +1,26 @@
-"""What a run sees of an image data set: splits, batches, counts. ``ImageData`` is the interface."""
+"""What all image data sets share: ``ImageData``, on top of what any data set is (``prunebench.data.base``)."""
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.data import splits
+from prunebench.data.base import Batches, Data
 from prunebench.data.checks import fractions, whole
 from prunebench.errors import UserError
 
 
-class Batches(Protocol):
-    """Batches ``(x, y)``: float32 ``[B, C, H, W]``, normalised, and int64 ``[B]``."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
-class ImageData(ABC):
+class ImageData(Data):
     """An image classification set with train, validation and test split.
 
+    Batches are ``(x, y)``: float32 ``[B, C, H, W]``, normalised, and int64 ``[B]``.
     The validation pictures are taken from the official training set; the test set is the official one.
 
     Args:
@@ -42,13 +36,15 @@ class ImageData(ABC):
     Attributes:
         class_names: in the order of the labels, or ``None``.
         num_train, num_val, num_test: pictures per split, known after ``setup``.
-        channels_last: memory format of the batches (the caller sets it).
+        channels_last: memory format of the batches.
         device: where the batches are.
 
     Raises:
         UserError: a value is out of range.
     """
 
+    task = "classification"
+    sample = "image"
     class_names: list[str] | None = None
 
     def __init__(
@@ -167,9 +163,11 @@ class ImageData(ABC):
         """A blank input ``[1, C, size, size]``, for tracing and counting."""
         return torch.zeros(1, self.in_channels, self.size, self.size)
 
-    def to(self, device: torch.device | str) -> None:
-        """Give the batches on ``device`` from now on; a set held in memory moves there whole."""
-        self.device = torch.device(device)
+    def use_channels_last(self, channels_last: bool) -> None:
+        self.channels_last = channels_last
+
+    def input_facts(self) -> dict[str, Any]:
+        return {**super().input_facts(), "mean": self.mean, "std": self.std, "class_names": self.class_names}
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the data and the split of a result: counts, seed, hashes of labels and split."""

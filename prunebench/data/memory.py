@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.data.base import Batches
 from prunebench.data.batches import Draws, Store, StoreBatches
 from prunebench.data.checks import Augment
-from prunebench.data.loaders import Batches, ImageData
+from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.data.base import Batches
 from prunebench.data.batches import Store, StoreBatches
 from prunebench.data.checks import whole
-from prunebench.data.loaders import Batches, ImageData
+from prunebench.data.loaders import ImageData
 from prunebench.data.splits import stream
 
 

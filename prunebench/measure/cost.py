@@ -55,8 +55,13 @@ class Cost:
         }
 
 
-def count(net: nn.Module, example: Tensor) -> Cost:
-    """Cost of the first sample of ``example`` [B, ...], run through a copy of ``net`` in evaluation mode.
+def count(net: nn.Module, example: Tensor, *, samples: int = 1) -> Cost:
+    """Cost of one sample, from a run of the first entry of ``example`` [B, ...] through a copy of ``net`` in eval mode.
+
+    Args:
+        net: any net; it is left as it is.
+        example: inputs; only the first entry is used.
+        samples: how many samples one entry holds (the symbols of a text window); MACs are shared among them.
 
     Raises:
         UserError: the example is empty, or a layer runs an operation whose MACs are not known (``nn.LSTM``).
@@ -75,7 +80,7 @@ def count(net: nn.Module, example: Tensor) -> Cost:
             net(sample)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused_attention)
-    rows = _rows(net, counter.calls)
+    rows = _rows(net, counter.calls, samples)
     return Cost(
         macs=sum(row["macs"] for row in rows),
         params=sum(row["params"] for row in rows),
@@ -107,7 +112,7 @@ def file_bytes(net: nn.Module) -> int:
     return len(to_bytes(net))
 
 
-def _rows(net: nn.Module, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
+def _rows(net: nn.Module, calls: Mapping[str, Call], samples: int) -> list[dict[str, Any]]:
     """Layers with parameters or MACs: those that were called in their order, then the others."""
     modules = {name or ROOT: module for name, module in net.named_modules()}
     rows: list[dict[str, Any]] = []
@@ -122,7 +127,7 @@ def _rows(net: nn.Module, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
                 {
                     "layer": name,
                     "kind": kind,
-                    "macs": call.macs,
+                    "macs": round(call.macs / samples),
                     "params": sum(p.numel() for p in own),
                     "nonzero_params": sum(int(torch.count_nonzero(p)) for p in own),
                     "in_channels": call.channels[0],

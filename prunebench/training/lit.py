@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from prunebench.data.loaders import ImageData
+from prunebench.data.base import Data
 from prunebench.errors import UserError
 from prunebench.method import Method
 from prunebench.phase import Phase, build_optimizer, lr_factor
@@ -25,7 +25,7 @@ class Lit(pl.LightningModule):
         net, method: trained and saved together, as ``net.*`` and ``method.*`` of the checkpoint.
     """
 
-    def __init__(self, net: nn.Module, method: Method, task: Task, phase: Phase, data: ImageData, *, seed: int) -> None:
+    def __init__(self, net: nn.Module, method: Method, task: Task, phase: Phase, data: Data, *, seed: int) -> None:
         super().__init__()
         self.net = net
         self.method = method
@@ -67,6 +67,7 @@ class Lit(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         # a second source of randomness (dropout, sampled gates) must not depend on how often the run was resumed
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        self.task.reset()
         self.method.start_epoch(self.net, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -80,9 +81,8 @@ class Lit(pl.LightningModule):
                 f"(now {self.phase.lr:g}) or set its clip_norm. The last good checkpoint stays."
             )
         for name, term in terms.items():
-            self.log(
-                f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True
-            )
+            weight = batch[1].numel()
+            self.log(f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -96,10 +96,13 @@ class Lit(pl.LightningModule):
             for name, value in self.method.report(self.net).items():
                 self.log(f"method/{name}", float(value), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
+    def on_validation_epoch_start(self) -> None:
+        self.task.reset()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         probabilities = self.method.predict(self.net, batch, self.task).mean(0)
         for name, value in self.task.validation(probabilities, batch).items():
-            self.log(name, value, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
+            self.log(name, value, on_epoch=True, batch_size=batch[1].numel(), sync_dist=True)
 
 
 def _same_everywhere(net: nn.Module) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.data.loaders import ImageData
+from prunebench.data.base import Data
 from prunebench.method import Method
 from prunebench.phase import Phase
 from prunebench.result import write_json
@@ -32,7 +32,7 @@ def train_phase(
     *,
     phase: Phase,
     task: Task,
-    data: ImageData,
+    data: Data,
     seed: int,
     step_macs: int,
     settings: TrainerSettings,
@@ -52,7 +52,7 @@ def train_phase(
     """
     start = time.perf_counter()
     resume = folder / "last.ckpt"
-    log.info("phase %s: %d epochs on %d samples", phase.name, phase.epochs, data.num_train)
+    log.info("phase %s: %d epochs on %d %ss", phase.name, phase.epochs, data.num_train, data.sample)
     lit = Lit(net.train(), method, task, phase, data, seed=seed)
     history = fit(
         lit,
