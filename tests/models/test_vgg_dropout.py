@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ def test_size_by_closed_form(count):
     """Weights from VGG's table 1 (D): 3x3 convolutions with bias; Linear(512, 512) twice and Linear(512, 10)."""
     widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     sides = [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2]
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(itertools.pairwise(widths))
     params = sum(9 * a * b + b for a, b in pairs) + 2 * (512 * 512 + 512) + 512 * 10 + 10
     macs = sum(9 * a * b * side**2 for (a, b), side in zip(pairs, sides, strict=True)) + 2 * 512 * 512 + 512 * 10
     assert count(vgg16_no_bn, size=32) == (macs, params) == (313_725_952, 15_245_130)
