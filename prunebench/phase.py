@@ -23,6 +23,7 @@ class Phase:
     Attributes:
         name: unique in the schedule; also the folder of the phase.
         epochs: passes over the training set; 0 = cut without training.
+        epoch_share: share of the training batches that an epoch passes over, in (0, 1]; null = all.
         pretrain: trains the whole net before the cut. ``model.pretrained`` replaces the phase, unless the method acts
             in it: then the phase starts from those weights.
         prune: the phase begins with a cut.
@@ -81,6 +82,7 @@ class Phase:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     batch_size: int | None = None
+    epoch_share: float | None = None
 
     def __post_init__(self) -> None:
         where = f"schedule.phases.{self.name}"
@@ -110,6 +112,8 @@ class Phase:
                 raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
         if self.max_stretch is not None and not self.max_stretch >= 1:
             raise UserError(f"{where}.max_stretch must be at least 1 or null, got {self.max_stretch!r}")
+        if self.epoch_share is not None and not 0 < self.epoch_share <= 1:
+            raise UserError(f"{where}.epoch_share must be in (0, 1] or null, got {self.epoch_share!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
         if self.batch_size is not None and self.batch_size < 1:

@@ -2,9 +2,10 @@
 
     python scripts/reproduce.py paper=fpgm table=1 seeds=3
     python scripts/reproduce.py paper=fpgm table=all budget=quick trainer.precision=bf16-mixed
-    python scripts/reproduce.py paper=l1norm table=1 launcher=joblib      all rows at once through a Hydra launcher
+    python scripts/reproduce.py paper=l1norm table=1 launcher=joblib      rows in parallel through a Hydra launcher
 
-budget=quick trains a twentieth of the epochs: it shows that a table runs, and is never compared with the paper.
+budget=quick trains at most two epochs a phase, each over a tenth of the training set: it shows that a table runs,
+says so in the rows, and is never compared with the paper. rows=<glob> picks rows of the table: rows='*resnet56*'.
 Each row is its own process; one that fails is named at the end, the others go on. Run it again to go on; two of them
 at once share the work. Every other key=value is passed on to each run.
 """
@@ -12,7 +13,6 @@ at once share the work. Every other key=value is passed on to each run.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,9 @@ from prunebench.report.groups import group  # noqa: E402
 from prunebench.report.papers import views  # noqa: E402
 from prunebench.report.tables import to_markdown  # noqa: E402
 from prunebench.rows import compose, find, load_papers  # noqa: E402
-from prunebench.rows.reproduce import plan, rows_of, work  # noqa: E402
+from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 
-OWN = {"paper": "", "table": "all", "seeds": "1", "budget": "full", "launcher": ""}
+OWN = {"paper": "", "table": "all", "rows": "*", "seeds": "1", "budget": "full", "launcher": ""}
 
 
 def configure(arguments: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if given["budget"] not in ("quick", "full"):
         raise UserError(f"budget must be quick or full, got {given['budget']}")
     (paper,) = load_papers(papers=[given["paper"]])
-    rows = rows_of(paper, given["table"])
+    rows = rows_of(paper, given["table"], given["rows"])
     seeds = int(given["seeds"])
     tasks = plan(rows, seeds=seeds, quick=given["budget"] == "quick", overrides=overrides, configure=configure)
     failed = launch(given["launcher"], tasks) if given["launcher"] else work(tasks)
@@ -69,23 +69,11 @@ def main(arguments: list[str]) -> int:
     wanted = {row.table for row in rows}
     for view in views([paper], group(collect(outputs / "runs").records)):
         for table, _ in view.tables:
-            if any(name in table.title for name in wanted):
+            if table.title.removeprefix(f"{paper.name}: ") in wanted:
                 print(f"\n{to_markdown(table)}")
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def launch(launcher: str, tasks: Sequence[Any]) -> list[str]:
-    """All incomplete tasks as sweeps through a Hydra launcher: one sweep per set of common settings."""
-    failed = []
-    for arguments in sorted({task.arguments[1:] for task in tasks if not task.complete}):
-        chosen = [task for task in tasks if task.arguments[1:] == arguments and not task.complete]
-        names = ",".join(task.row.name for task in chosen)
-        command = ["-m", f"experiment={names}", *arguments, f"hydra/launcher={launcher}"]
-        code = subprocess.run([sys.executable, "-m", "prunebench", *command]).returncode
-        failed += [f"{task.row.name} seed {task.seed}: exit code {code}" for task in chosen if not task.complete]
-    return failed
 
 
 if __name__ == "__main__":

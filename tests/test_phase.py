@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from prunebench.errors import UserError
+from prunebench.method import Method
 from prunebench.phase import Phase, build_optimizer, build_phases, lr_factor
+from tests.kit import SHORT, run
 
 
 def phase(**settings: Any) -> Phase:
@@ -129,3 +132,20 @@ def test_group_settings_win_over_the_phase() -> None:
     assert gate.tolist() == pytest.approx([1.1, 1.1])  # climbs, no decay
     assert weight.tolist() == pytest.approx([1 - 0.1 * 0.1] * 2)  # decay alone
     assert math.isclose(optimizer.param_groups[0]["momentum"], 0.9)
+
+
+def test_a_shortened_epoch_is_a_whole_epoch_to_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """437 digits in batches of 64 are 7 steps; half of them are 3."""
+    seen: list[str] = []
+    monkeypatch.setattr(Method, "after_step", lambda self, net: seen.append("step"))
+    monkeypatch.setattr(Method, "end_epoch", lambda self, net, epoch: seen.append(f"end of {epoch}"))
+    train = "schedule.phases.train"
+    settings = (*SHORT, "method=none", "model=lenet300_100", "schedule=simultaneous")
+    result, _ = run(tmp_path, *settings, f"{train}.epoch_share=0.5")
+    assert seen == [*["step"] * 3, "end of 0", *["step"] * 3, "end of 1"]
+    (record,) = result["phases"]
+    assert record["train_macs"] == 3 * result["cost"]["dense"]["macs"] * 437
+    with pytest.raises(UserError, match=r"train\.epoch_share=0\.1 leaves no whole batch"):
+        run(tmp_path, *settings, f"{train}.epoch_share=0.1")
+    with pytest.raises(UserError, match=r"epoch_share must be in \(0, 1\]"):
+        phase(epoch_share=1.5)

@@ -191,6 +191,7 @@ def _training(phases: Iterable[Phase]) -> list[tuple[Any, ...]]:
             phase.weight_decay,
             phase.batch_size,
             phase.label_smoothing,
+            phase.epoch_share,
         )
         for phase in phases
     ]

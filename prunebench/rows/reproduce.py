@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prunebench.errors import UserError, nearest
@@ -15,8 +16,10 @@ from prunebench.lock import FolderLock
 from prunebench.result import is_complete
 from prunebench.rows.row import Paper, Row
 
-QUICK = 0.05
-"""Share of the paper's epochs that ``budget=quick`` trains, at least one a phase."""
+QUICK = {"epochs": 2, "epoch_share": 0.1}
+"""``budget=quick``: at most so many epochs a phase, each over such a share of the training set."""
+CLAIM = ".claim"
+"""Locked in a run's folder while somebody works through a table and is at this row."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,43 @@ class Task:
 
     @property
     def locked(self) -> bool:
-        """True while another process works on it."""
+        """True while a run of it is in progress."""
         try:
             with FolderLock(self.folder):
                 return False
         except UserError:
             return True
 
+    def run(self) -> int | None:
+        """Run it in its own process, whose exit code is returned; None if another process works on it.
 
-def rows_of(paper: Paper, table: str) -> list[Row]:
+        The child holds the claim too: if this process is killed, nobody starts the row again before its run ends.
+        """
+        claim = FolderLock(self.folder, name=CLAIM)
+        try:
+            claim.__enter__()
+        except UserError:
+            return None
+        try:
+            if self.complete:
+                return 0
+            if self.locked:
+                return None
+            command = [sys.executable, "-m", "prunebench", *self.arguments]
+            return subprocess.run(command, pass_fds=[claim.handle]).returncode
+        finally:
+            claim.__exit__(None, None, None)
+
+
+def rows_of(paper: Paper, table: str, pattern: str = "*") -> list[Row]:
     """The rows (and arms) of a table that can run.
 
     Args:
         table: the table's name or the end of it: ``1`` for ``Table 1``; ``all`` for the whole paper.
+        pattern: of the names of the rows, with ``*`` and ``?``.
 
     Raises:
-        UserError: no such table, or none of its rows can run.
+        UserError: no such table, none of its rows can run, or none of these fits the pattern.
     """
     names = sorted({row.table for row in paper.rows})
     wanted = [name for name in names if table == "all" or table in (name, name.removeprefix("Table ").strip())]
@@ -63,7 +87,10 @@ def rows_of(paper: Paper, table: str) -> list[Row]:
     if not parts:
         reasons = sorted({row.pending or "quoted" for row in paper.rows if row.table in wanted})
         raise UserError(f"no row of {', '.join(wanted)} of {paper.name} can run yet: {'; '.join(reasons)}")
-    return parts
+    chosen = [part for part in parts if fnmatchcase(part.name, pattern)]
+    if not chosen:
+        raise UserError(f"rows={pattern} fits none of {', '.join(part.name for part in parts)}")
+    return chosen
 
 
 def plan(
@@ -78,15 +105,15 @@ def plan(
 
     Args:
         seeds: number of seeds, 0 to seeds - 1.
-        quick: train :data:`QUICK` of the epochs; such a run says so in its row and is never compared with the paper.
+        quick: shorten the training to :data:`QUICK`; the row says so and is never compared with the paper.
         overrides: more settings, for example ``trainer.precision=bf16-mixed``.
         configure: arguments -> resolved configuration.
     """
     tasks = []
     for row in rows:
         base = (f"experiment={row.name}", *overrides)
-        if quick:
-            base = (*base, *_shortened(configure(base)))
+        if quick:  # what the user asks for comes last and wins
+            base = (base[0], *_shortened(configure(base)), *overrides)
         for seed in range(seeds):
             arguments = (*base, f"seed={seed}")
             tasks.append(Task(row, seed, arguments, run_folder(configure(arguments))))
@@ -96,15 +123,26 @@ def plan(
 def _shortened(config: dict[str, object]) -> tuple[str, ...]:
     schedule = config["schedule"]
     assert isinstance(schedule, dict)
-    return tuple(
-        f"schedule.phases.{name}.epochs={max(1, round(phase['epochs'] * QUICK))}"
-        for name, phase in schedule["phases"].items()
-        if phase["epochs"]
-    )
+    found = []
+    for name, phase in schedule["phases"].items():
+        if phase["epochs"]:
+            place = f"schedule.phases.{name}"
+            found.append(f"{place}.epochs={min(QUICK['epochs'], phase['epochs'])}")
+            found.append(f"{place}.epoch_share={QUICK['epoch_share']}")
+    return tuple(found)
 
 
-def work(tasks: Sequence[Task], *, say: Callable[[str], None] = print, poll_seconds: float = 5.0) -> list[str]:
+def work(
+    tasks: Sequence[Task],
+    *,
+    start: Callable[[Task], int | None] = Task.run,
+    say: Callable[[str], None] = print,
+    poll_seconds: float = 5.0,
+) -> list[str]:
     """Run the incomplete ``tasks``, one process each; one that another process works on is waited for.
+
+    Args:
+        start: runs a task; returns its exit code, or None if another process works on it.
 
     Returns:
         A line for each task that failed.
@@ -114,20 +152,48 @@ def work(tasks: Sequence[Task], *, say: Callable[[str], None] = print, poll_seco
     say(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are complete, {len(waiting)} to do")
     while waiting:
         busy = []
-        for task in waiting:
+        for number, task in enumerate(waiting, 1):
             if task.complete:
                 continue
-            if task.locked:
+            say(f"== {number} of {len(waiting)}: {' '.join(task.arguments)}")
+            code = start(task)
+            if code is None:
+                say("another process works on it")
                 busy.append(task)
-                continue
-            say(f"== {' '.join(task.arguments)}")
-            code = subprocess.run([sys.executable, "-m", "prunebench", *task.arguments]).returncode
-            if code and not task.complete:
-                if task.locked:  # somebody was faster between the two lines above
-                    busy.append(task)
-                else:
-                    failed.append(f"{task.row.name} seed {task.seed}: exit code {code}, see {task.folder / 'log.txt'}")
+            elif not task.complete:
+                failed.append(f"{task.row.name} seed {task.seed}: exit code {code}, see {task.folder / 'log.txt'}")
         waiting = busy
+        if waiting:
+            time.sleep(poll_seconds)
+    return failed
+
+
+def launch(launcher: str, tasks: Sequence[Task], *, poll_seconds: float = 5.0) -> list[str]:
+    """Run the incomplete ``tasks`` as sweeps through a Hydra launcher, rows with the same settings in one sweep.
+
+    Args:
+        launcher: option of the config group ``hydra/launcher``: basic, joblib, submitit_local, submitit_slurm or ray.
+
+    Returns:
+        A line for each task that failed.
+    """
+    waiting, failed = [task for task in tasks if not task.complete], []
+    while waiting:
+        sweeps: dict[tuple[str, ...], list[Task]] = {}
+        for task in waiting:
+            sweeps.setdefault(task.arguments[1:-1], []).append(task)  # without experiment= and seed=
+        for settings, chosen in sweeps.items():
+            names = ",".join(dict.fromkeys(task.row.name for task in chosen))
+            seeds = ",".join(str(seed) for seed in sorted({task.seed for task in chosen}))
+            sweep = ["-m", f"experiment={names}", *settings, f"seed={seeds}", f"hydra/launcher={launcher}"]
+            code = subprocess.run([sys.executable, "-m", "prunebench", *sweep]).returncode
+            failed += [
+                f"{task.row.name} seed {task.seed}: the sweep ended with exit code {code}, see {task.folder}"
+                for task in chosen
+                if not task.complete and not task.locked
+            ]
+        # those that another process works on are looked at again when it is done
+        waiting = [task for task in waiting if task.locked]
         if waiting:
             time.sleep(poll_seconds)
     return failed

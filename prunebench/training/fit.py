@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prunebench.errors import UserError
 from prunebench.settings import TrainerSettings
@@ -52,6 +53,7 @@ def fit(
         logger=loggers,
         default_root_dir=folder,
         num_sanity_val_steps=0,
+        limit_train_batches=float(lit.phase.epoch_share or 1),
         limit_val_batches=1.0 if lit.data.num_val else 0,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -63,6 +65,13 @@ def fit(
         with warnings.catch_warnings():
             hide_known_warnings()
             trainer.fit(lit, ckpt_path=resume, weights_only=True if resume else None)
+    except MisconfigurationException as error:
+        if "limit_train_batches" not in str(error):
+            raise
+        raise UserError(
+            f"schedule.phases.{lit.phase.name}.epoch_share={lit.phase.epoch_share} leaves no whole batch; "
+            "raise it or lower batch_size"
+        ) from None
     except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         _reraise(error)
     if not trainer.state.finished:

@@ -72,7 +72,7 @@ def train_phase(
         "epochs": phase.epochs,
         "seconds": sum(row["seconds"] for row in history),
         "wall_seconds": time.perf_counter() - start,
-        "train_macs": step_macs * data.num_train * phase.epochs,
+        "train_macs": round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1)),
         "lr": [row["lr"] for row in history],
         "best_epoch": best_epoch,
         "selected_epoch": phase.epochs - 1,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from prunebench.result import write_json
 from prunebench.rows import load_papers
 from prunebench.rows.reproduce import Task, plan, rows_of, work
 
+ROOT = Path(__file__).resolve().parents[2]
 (FPGM,) = load_papers(papers=["fpgm"])
 
 
@@ -25,7 +28,7 @@ def configuration(arguments: Sequence[str]) -> dict[str, Any]:
     return {
         **{group: {"name": "x"} for group in ("method", "model", "dataset")},
         "arguments": dict(given, seed=None),
-        "schedule": {"phases": {"train": {"epochs": 200}, "cut": {"epochs": 0}, "tune": {"epochs": 8}}},
+        "schedule": {"phases": {"train": {"epochs": 200}, "cut": {"epochs": 0}, "tune": {"epochs": 1}}},
         "trainer": {},
         "paths": {"outputs": given["paths.outputs"]},
         "seed": given.get("seed", 0),
@@ -45,11 +48,13 @@ def test_a_table_is_named_by_its_number() -> None:
         rows_of(FPGM, "9")
 
 
-def test_quick_is_a_twentieth_of_the_epochs_and_another_run(tmp_path: Path) -> None:
+def test_quick_is_two_epochs_over_a_tenth_of_the_data_and_another_run(tmp_path: Path) -> None:
     (whole, *_), (quick, *_) = tasks_in(tmp_path), tasks_in(tmp_path, quick=True)
-    assert [a for a in quick.arguments if "epochs" in a] == [
-        "schedule.phases.train.epochs=10",
+    assert [a for a in quick.arguments if "phases" in a] == [
+        "schedule.phases.train.epochs=2",
+        "schedule.phases.train.epoch_share=0.1",
         "schedule.phases.tune.epochs=1",
+        "schedule.phases.tune.epoch_share=0.1",
     ]
     assert whole.folder != quick.folder
 
@@ -65,7 +70,7 @@ def test_each_is_run_once_and_a_failure_is_named(tmp_path: Path, monkeypatch: py
     by_arguments = {task.arguments: task for task in tasks}
     started: list[Task] = []
 
-    def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def fake(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-m", "prunebench"]
         task = by_arguments[tuple(command[3:])]
         started.append(task)
@@ -83,7 +88,7 @@ def test_each_is_run_once_and_a_failure_is_named(tmp_path: Path, monkeypatch: py
 def test_a_busy_row_is_waited_for_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (task,) = tasks_in(tmp_path, rows=1)
 
-    def never(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def never(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         raise AssertionError("the row was run twice")
 
     def other_finishes(seconds: float) -> None:
@@ -95,3 +100,53 @@ def test_a_busy_row_is_waited_for_and_not_run_again(tmp_path: Path, monkeypatch:
     lock = FolderLock(task.folder)
     lock.__enter__()
     assert work([task], say=lambda text: None) == []
+
+
+WORKER = """
+import pathlib, subprocess, sys
+sys.path.insert(0, {root!r})
+from tests.rows.test_reproduce import tasks_in
+from prunebench.rows.reproduce import work
+real = subprocess.run
+def fake(command, **settings):
+    script = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'a')); time.sleep({seconds})"
+    task = next(t for t in tasks if list(t.arguments) == command[3:])
+    done = real([sys.executable, "-c", script, str(task.folder / "starts")], **settings)
+    (task.folder / "result.json").write_text('{{"schema": 1, "status": "complete"}}')
+    return done
+subprocess.run = fake
+tasks = tasks_in(pathlib.Path({folder!r}), rows=4)
+assert work(tasks, poll_seconds=0.05) == []
+"""
+
+
+def worker(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """A process that works through four rows; each takes ``seconds`` and notes that it was started."""
+    code = WORKER.format(root=str(ROOT), folder=str(folder), seconds=seconds)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+
+
+def starts(folder: Path) -> list[list[int]]:
+    return [[int(line) for line in path.read_text().split()] for path in sorted(folder.rglob("starts"))]
+
+
+def test_two_at_once_do_every_row_once(tmp_path: Path) -> None:
+    both = [worker(tmp_path, 0.2) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert [len(found) for found in starts(tmp_path)] == [1, 1, 1, 1]
+
+
+def test_a_row_whose_starter_was_killed_is_not_started_beside_itself(tmp_path: Path) -> None:
+    """The run goes on without its parent; the next one waits for it, then runs it, since it left no result."""
+    first = worker(tmp_path, 2.0)
+    while not any(starts(tmp_path)):
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    ((orphan,),) = starts(tmp_path)
+    (task, *_) = tasks_in(tmp_path, rows=4)
+    assert task.run() is None
+    os.kill(orphan, 9)
+    assert worker(tmp_path, 0.0).wait() == 0
+    assert sorted(len(found) for found in starts(tmp_path)) == [1, 1, 1, 2]
