@@ -30,7 +30,7 @@ class Spread(nn.Module):
         order = torch.full((width,), len(places))  # the channel of zeros behind the input's
         order[list(places)] = torch.arange(len(places))
         # not in the state dict: the places follow from the plan
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Gather(nn.Module):
     def __init__(self, *, places: Sequence[int], axis: int = 1) -> None:
         super().__init__()
         self.axis = axis
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, ...]`` to ``[batch, places, ...]``."""
