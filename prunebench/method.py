@@ -142,6 +142,14 @@ class Method(nn.Module):
         """
         return net
 
+    def selectable(self, net: nn.Module) -> bool:
+        """Whether the weights at the end of this epoch may become the best on validation.
+
+        False while the sparsity that grows in training has not reached its target: the best epoch would be the least
+        pruned one.
+        """
+        return True
+
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         """Probabilities ``[samples, batch, classes]``; one sample for a deterministic net."""
         return task.probabilities(net, batch)[None]

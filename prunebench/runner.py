@@ -26,7 +26,7 @@ from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
 TARGET_TOLERANCE = 0.01
-"""A MAC or parameter target missed by more than this fraction of it makes a run ``missed_target``."""
+"""A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
 
 
 def execute(
@@ -129,7 +129,7 @@ def _measurements(
     achieved = dict(job.achieved)
     status = "complete"
     target = achieved.get("target")
-    if target and abs(achieved["reached"] - target) > TARGET_TOLERANCE * target:
+    if target and abs(achieved["reached"] - target) > achieved.get("tolerance", TARGET_TOLERANCE * target):
         status = "missed_target"
     return {
         "status": status,

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from prunebench.errors import UserError
 from prunebench.settings import TrainerSettings
@@ -79,11 +80,20 @@ def fit(
     return read_history(folder / "last.ckpt")
 
 
+class _Checkpoint(ModelCheckpoint):
+    """Passes over the epochs whose weights the method does not let be chosen."""
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        lit = trainer.lightning_module
+        assert isinstance(lit, Lit)
+        return lit.method.selectable(lit.net) and super().check_monitor_top_k(trainer, current)
+
+
 def _checkpoint(
     folder: Path, name: str, *, monitor: str | None = None, mode: str = "max", weights_only: bool = False
 ) -> ModelCheckpoint:
     """Write ``<folder>/<name>.ckpt`` at the end of each epoch (with ``monitor``: of each better one)."""
-    return ModelCheckpoint(
+    return _Checkpoint(
         dirpath=folder,
         filename=name,
         monitor=monitor,

@@ -85,6 +85,17 @@ class Lit(pl.LightningModule):
             self.log(f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
         return loss
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm over all groups but those with ``clip=False`` (multipliers, gates)."""
+        if gradient_clip_val:
+            clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(clipped, gradient_clip_val)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.method.before_step(self.net)
 
