@@ -57,7 +57,7 @@ def output_layers(net: nn.Module, example: Tensor, names: Collection[str]) -> li
     made: dict[str, list[Tensor]] = {}
     for name in names:
         net.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: made.setdefault(name, []).append(output)  # type: ignore[misc]
+            lambda module, args, output, name=name: made.setdefault(name, []).append(output)
         )
     with torch.random.fork_rng([]):
         leaves = [leaf for leaf in tree_leaves(net(example)) if isinstance(leaf, Tensor)]
@@ -92,11 +92,13 @@ def install(
     def swap(path: str, module: nn.Module) -> nn.Module | None:
         if path not in names:
             return None
-        by_feature = plain == "inputs" and isinstance(module, nn.Linear)
-        if make_gate is None:
-            return None if by_feature or isinstance(module, Components) else factorise(module, rank=rank, init=init)
-        components = by_input(module) if by_feature else factorise(module, rank=rank, init=init)
-        return Gated(components, make_gate(components))
+        if plain == "inputs" and isinstance(module, nn.Linear):
+            components: Components | None = by_input(module) if make_gate else None
+        elif make_gate is None and isinstance(module, Components):
+            return None
+        else:
+            components = factorise(module, rank=rank, init=init)
+        return Gated(components, make_gate(components)) if make_gate and components else components
 
     if make_gate is None and all(swap(path, net.get_submodule(path)) is None for path in names):
         return net

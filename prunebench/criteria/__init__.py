@@ -7,6 +7,7 @@ from prunebench.criteria.gaussian import ACTIVATIONS, magnitude, mean, prob_acti
 from prunebench.criteria.norms import STATISTICS, bn_importance, kernel_sums, mean_shift, needs_readers
 from prunebench.criteria.thresholds import (
     global_threshold,
+    largest,
     layer_std_threshold,
     redraw_std,
     remaining_threshold,
@@ -21,6 +22,7 @@ __all__ = [
     "kernel_sums",
     "l1_norm",
     "l2_norm",
+    "largest",
     "layer_std_threshold",
     "magnitude",
     "mean",

@@ -45,6 +45,14 @@ def _position(total: int, num_live: int, prune_ratio: float) -> int:
     return total - num_live + math.floor(num_live * prune_ratio + 1e-9)
 
 
+def largest(weight: Tensor, num_zero: int) -> Tensor:
+    """False for the ``num_zero`` smallest absolute values of ``weight``, bool of its shape; of equal ones the first."""
+    order = weight.detach().abs().flatten().argsort(stable=True)
+    mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+    mask[order[:num_zero]] = False
+    return mask.view(weight.shape)
+
+
 def layer_std_threshold(weight: Tensor, quality: float) -> Tensor:
     """``quality`` times the standard deviation of the layer's live weights, a scalar (Han et al. 2015, section 3)."""
     live = weight.detach()[weight.detach() != 0]

@@ -104,9 +104,9 @@ def _empty(module: nn.Linear | nn.Conv2d, rank: int) -> Factorised:
 
 
 def by_input(module: nn.Linear) -> InputLinear:
-    """The same layer, to be gated by input feature; it has the layer's parameters."""
+    """The same layer with the same weights, to be gated by input feature."""
     made = InputLinear(in_features=module.in_features, out_features=module.out_features, bias=module.bias is not None)
-    made.weight, made.bias = module.weight, module.bias
+    made.load_state_dict(module.state_dict())
     return made
 
 

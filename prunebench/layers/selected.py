@@ -22,9 +22,17 @@ class InputLinear(Components):
 
     def __init__(self, *, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        linear = nn.Linear(in_features, out_features, bias=bias)
-        self.weight, self.bias = linear.weight, linear.bias if bias else None  # [out, in], [out]
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.num_components, self.params_per_component = in_features, out_features
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Uniform in +-1 / sqrt(in_features)."""
+        bound = 1 / math.sqrt(max(1, self.num_components))
+        for parameter in self.parameters():
+            parameter.uniform_(-bound, bound)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         if scale is None:

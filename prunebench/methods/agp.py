@@ -1,0 +1,163 @@
+"""Automated gradual pruning of single weights: the sparsity of each layer rises along a cubic curve in training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunebench import criteria, gating
+from prunebench.budget import gradual
+from prunebench.errors import UserError
+from prunebench.method import Method, match_layers
+from prunebench.surgery.plan import Plan
+
+if TYPE_CHECKING:
+    from prunebench.job import Job
+
+log = logging.getLogger("prunebench")
+
+
+class Agp(Method):
+    """Zhu and Gupta 2017, "To prune, or not to prune": zero the smallest weights of each layer, more every epoch.
+
+    At the start of an epoch the weights of smallest absolute value of each chosen layer are zeroed, as many as
+    :func:`prunebench.budget.gradual.cubic_sparsity` says; they stay zero (their gradients are zeroed before each step
+    and the weights after it). Convolutions and linear layers count alike, biases and norm layers are left alone.
+
+    Under ``finetune`` the ramp starts from the trained net, the cut of the schedule is its first step; under
+    ``simultaneous`` it starts from random or pretrained weights. The counts are honest: shapes and MACs stay, only
+    ``nonzero_params`` falls.
+
+    Args:
+        target_sparsity: share of the weights of each layer that goes in the end, in [0, 1).
+        initial_sparsity: the same at the start of the ramp.
+        start, end: of the ramp, as shares of the epochs of the phase; after it the net trains on.
+        every: epochs from one update to the next.
+        layers: names and globs.
+        skip: the same, of layers that are left alone; null = those that compute the net's output.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
+    objective = "regularised_heuristic"
+    live: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        target_sparsity: float,
+        initial_sparsity: float = 0.05,
+        start: float = 0.0,
+        end: float = 0.5,
+        every: int = 1,
+        layers: Sequence[str] = ("*",),
+        skip: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        gradual.check_sparsities(initial_sparsity, target_sparsity)
+        gradual.ramp_epochs(start, end, 1, where="method")
+        if every < 1:
+            raise UserError(f"method.every must be at least 1 epoch, got {every!r}")
+        self.target_sparsity, self.initial_sparsity = target_sparsity, initial_sparsity
+        self.start, self.end, self.every = start, end, every
+        self.layers, self.skip = layers, skip
+        self.names: list[str] = []
+        self._ramp = (0, 1)
+        # bool, the weights of all chosen layers in one row, True where one lives
+        self.register_buffer("live", None)
+
+    def check(self, net: nn.Module, job: Job) -> None:
+        super().check(net, job)
+        found = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        named = match_layers(self.layers, found, what="method.layers")
+        if self.skip is None:
+            skipped = gating.output_layers(net, job.example, found)
+        else:
+            skipped = match_layers(self.skip, found, what="method.skip")
+        self.names = [name for name in named if name not in skipped]
+        if not self.names:
+            raise UserError(f"method.layers={list(self.layers)} without method.skip={skipped} leaves no layer to prune")
+        log.info("layers to prune: %s", ", ".join(self.names))
+
+    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+        net = self.attach(net, job)
+        self._update(net, self._sparsity(0))
+        return net
+
+    def attach(self, net: nn.Module, job: Job) -> nn.Module:
+        assert job.phase is not None
+        self._ramp = gradual.ramp_epochs(self.start, self.end, job.phase.epochs, where="method")
+        if self.live is None:
+            size = sum(net.get_parameter(f"{name}.weight").numel() for name in self.names)
+            self.live = torch.ones(size, dtype=torch.bool)
+        return net
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        self._update(net, self._sparsity(epoch))
+
+    def before_step(self, net: nn.Module) -> None:
+        for weight, mask in self._weights(net):
+            if weight.grad is not None:
+                weight.grad *= mask
+
+    def after_step(self, net: nn.Module) -> None:
+        self._zero(net)
+
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        return {"sparsity": self._reached()}
+
+    def selectable(self, net: nn.Module) -> bool:
+        return self._reached() > self.target_sparsity - gating.TOLERANCE
+
+    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+        if self.live is not None:
+            job.achieved = {
+                "target": self.target_sparsity,
+                "reached": self._reached(),
+                "tolerance": gating.TOLERANCE,
+                "unit": "share of the weights of the chosen layers that is zero",
+                "weights": self.live.numel(),
+                "kept_weights": int(self.live.sum()),
+            }
+        return net, job.plan
+
+    def _sparsity(self, epoch: int) -> float:
+        first, last = self._ramp
+        return gradual.cubic_sparsity(
+            epoch,
+            initial=self.initial_sparsity,
+            final=self.target_sparsity,
+            start=first,
+            end=last,
+            every=self.every,
+        )
+
+    def _reached(self) -> float:
+        return 0.0 if self.live is None else 1 - float(self.live.float().mean())
+
+    @torch.no_grad()
+    def _update(self, net: nn.Module, sparsity: float) -> None:
+        for weight, mask in self._weights(net):
+            mask &= criteria.largest(weight, int(sparsity * weight.numel() + 1e-9))
+        self._zero(net)
+
+    @torch.no_grad()
+    def _zero(self, net: nn.Module) -> None:
+        for weight, mask in self._weights(net):
+            weight.mul_(mask)
+
+    def _weights(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """The weight of each chosen layer with its mask of the same shape, a view of ``live``."""
+        if self.live is None:
+            return
+        start = 0
+        for name in self.names:
+            weight = net.get_parameter(f"{name}.weight")
+            yield weight, self.live[start : start + weight.numel()].view(weight.shape)
+            start += weight.numel()

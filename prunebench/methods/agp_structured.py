@@ -1,0 +1,168 @@
+"""Automated gradual pruning of the components of factorised layers, by the entries of a trained diagonal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench import criteria, gating
+from prunebench.budget import gradual
+from prunebench.errors import UserError, nearest
+from prunebench.layers.components import Components, Factorised
+from prunebench.layers.convert import gated_layers
+from prunebench.layers.gated import DiagonalGate
+from prunebench.method import Method
+from prunebench.surgery.plan import Plan
+
+if TYPE_CHECKING:
+    from prunebench.job import Job
+    from prunebench.phase import Phase
+    from prunebench.task import Batch, Task
+
+log = logging.getLogger("prunebench")
+DIAGONALS = ("norm", "uniform")
+
+
+class AgpStructured(Method):
+    """The structured AGP baseline of Wang, Wohlwend and Lei 2020: W = Q diag(g) P, the smallest |g_k| go.
+
+    g is trained like a weight. At the start of an epoch the entries of smallest absolute value of each layer are set to
+    0 for good, as many as :func:`prunebench.budget.gradual.cubic_sparsity` says; in the end their components are
+    removed and the other entries are folded into Q. Layers and factors are those of :class:`FlopL0` with the same
+    options.
+
+    Args:
+        target_sparsity: share of the components of each layer that goes in the end, in [0, 1); this is also the share
+            of the layer's parameters.
+        initial_sparsity: the same at the start of the ramp.
+        start, end: of the ramp, as shares of the epochs of the phase.
+        every: epochs from one update to the next.
+        diagonal: where g starts: "norm" = |p_k| |q_k|, taken out of the factors, so that the net stays the same;
+            "uniform" = U(-1, 1), as in the official script, which trains from scratch.
+        l1: weight of the penalty sum |g|.
+        gate_lr: peak learning rate of g; null = that of the weights.
+        layers, skip, plain, rank, init, merge: as in :class:`FlopL0`; ``plain="inputs"`` needs ``diagonal="uniform"``
+            unless every chosen layer is a factored pair.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
+    objective = "regularised_heuristic"
+
+    def __init__(
+        self,
+        *,
+        target_sparsity: float,
+        initial_sparsity: float = 0.05,
+        start: float = 0.0,
+        end: float = 0.5,
+        every: int = 1,
+        diagonal: str = "norm",
+        l1: float = 0.0,
+        gate_lr: float | None = None,
+        layers: Sequence[str] = ("*",),
+        skip: Sequence[str] | None = None,
+        plain: str = "factorise",
+        rank: int | str = "preserve",
+        init: str = "svd",
+        merge: bool = True,
+    ) -> None:
+        super().__init__()
+        gradual.check_sparsities(initial_sparsity, target_sparsity)
+        gradual.ramp_epochs(start, end, 1, where="method")
+        if every < 1:
+            raise UserError(f"method.every must be at least 1 epoch, got {every!r}")
+        if diagonal not in DIAGONALS:
+            hint = nearest(str(diagonal), DIAGONALS)
+            raise UserError(f"method.diagonal must be {' or '.join(DIAGONALS)}, got {diagonal!r}{hint}")
+        self.target_sparsity, self.initial_sparsity = target_sparsity, initial_sparsity
+        self.start, self.end, self.every = start, end, every
+        self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr
+        self.layers, self.skip, self.merge = layers, skip, merge
+        self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
+        self.names: list[str] = []
+        self._ramp = (0, 1)
+
+    def check(self, net: nn.Module, job: Job) -> None:
+        super().check(net, job)
+        self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
+        gating.install(net, self.names, make_gate=self._make_gate, **self.options)
+        log.info("layers to gate: %s", ", ".join(self.names))
+
+    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+        net = self.attach(net, job)
+        self._update(net, self._sparsity(0))
+        return net
+
+    def attach(self, net: nn.Module, job: Job) -> nn.Module:
+        assert job.phase is not None
+        self._ramp = gradual.ramp_epochs(self.start, self.end, job.phase.epochs, where="method")
+        job.seed_all("gates")
+        return gating.install(net, self.names, make_gate=self._make_gate, **self.options)
+
+    def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
+        return gating.param_groups(net, phase, gate_lr=self.gate_lr)
+
+    def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        terms = task.losses(net, batch)
+        gates = self._gates(net)
+        if not (self.l1 and gates):
+            return terms
+        return {**terms, "l1": self.l1 * torch.stack([gate().abs().sum() for gate in gates]).sum()}
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        self._update(net, self._sparsity(epoch))
+
+    def after_step(self, net: nn.Module) -> None:
+        self._zero(net)
+
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        return {"sparsity": gating.sparsity(net)}
+
+    def selectable(self, net: nn.Module) -> bool:
+        return gating.sparsity(net) > self.target_sparsity - gating.TOLERANCE
+
+    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+        return gating.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
+
+    def _make_gate(self, layer: Components) -> DiagonalGate:
+        gate = DiagonalGate(size=layer.num_components)
+        if self.diagonal == "uniform":
+            nn.init.uniform_(gate.value, -1.0, 1.0)
+        elif isinstance(layer, Factorised):
+            gate.take_norms(layer)
+        else:
+            raise UserError("method.plain=inputs has no two factors to take norms from; set method.diagonal=uniform")
+        return gate
+
+    def _gates(self, net: nn.Module) -> list[DiagonalGate]:
+        return [layer.gate for _, layer in gated_layers(net) if isinstance(layer.gate, DiagonalGate)]
+
+    def _sparsity(self, epoch: int) -> float:
+        first, last = self._ramp
+        return gradual.cubic_sparsity(
+            epoch,
+            initial=self.initial_sparsity,
+            final=self.target_sparsity,
+            start=first,
+            end=last,
+            every=self.every,
+        )
+
+    @torch.no_grad()
+    def _update(self, net: nn.Module, sparsity: float) -> None:
+        for gate in self._gates(net):
+            gate.live &= criteria.largest(gate.value, int(sparsity * gate.size + 1e-9))
+        self._zero(net)
+
+    @torch.no_grad()
+    def _zero(self, net: nn.Module) -> None:
+        # the mask in the forward pass hides them; at 0 they also stay the smallest
+        for gate in self._gates(net):
+            gate.value.mul_(gate.live)
