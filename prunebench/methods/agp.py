@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -86,7 +87,7 @@ class Agp(Method):
         log.info("layers to prune: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        net = self.attach(net, job)
+        net = self.attach(copy.deepcopy(net), job)
         self._update(net, self._sparsity(0))
         return net
 

@@ -158,7 +158,7 @@ class AgpStructured(Method):
     @torch.no_grad()
     def _update(self, net: nn.Module, sparsity: float) -> None:
         for gate in self._gates(net):
-            gate.live &= criteria.largest(gate.value, int(sparsity * gate.size + 1e-9))
+            gate.live &= criteria.largest(gate.value, round(sparsity * gate.size))
         self._zero(net)
 
     @torch.no_grad()

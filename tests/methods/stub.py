@@ -53,6 +53,15 @@ class StubJob:
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         return self.stored.setdefault(name, make())
 
+    def seed_all(self, purpose: str) -> None:
+        torch.manual_seed(self.seed)
+
+    def max_abs_diff(self, one: nn.Module, other: nn.Module) -> float:
+        torch.manual_seed(0)
+        x = torch.randn(4, *self.example.shape[1:])
+        with torch.no_grad():
+            return float((one.eval()(x) - other.eval()(x)).abs().max())
+
     def cut(self, net: nn.Module, choice: Choice) -> nn.Module:
         self.plan, self.not_pruned, self.achieved = choice.plan, choice.not_pruned, choice.achieved
         self.zeroed = zero(net, self.graph, choice.plan)
