@@ -36,12 +36,16 @@ def supported() -> Iterator[tuple[str, str]]:
 
 
 EXTRA: dict[str, tuple[str, ...]] = {
+    "flop_l0": ("method.gate_lr=0.2", "method.multiplier_lr=0.3"),
     "swag": ("method.start=0", "method.collect_every=0.25", "method.num_samples=3"),
 }
 """Settings without which a method has nothing to do."""
 
 KEEPS_ALL = ("none", "swag")
 """Methods that remove nothing unless they are asked to."""
+
+MAY_MISS = ("flop_l0",)
+"""Methods whose multipliers need more than two epochs to reach a target; the result must then say that it is missed."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, outputs: Path) 
 
     assert result == read_result(folder) | {"run": result["run"]}
     final, costs = result["metrics"]["final"], result["cost"]
-    assert result["status"] == "complete"
+    missed = method in MAY_MISS and abs(result["budget"]["reached"] - result["budget"]["target"]) > 0.02
+    assert result["status"] == ("missed_target" if missed else "complete")
     assert final["num_samples"] == 360
     assert 0 <= final["ece"] <= 1 and 0 < final["nll"] < 20
     low, high = final["interval"]
