@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
 """Variant -> factor of the covariance (experiments/uncertainty/README.md of the official code)."""
+REFRESH_BATCH = 128
+"""Pictures a batch when batch norms are refreshed: the official code's training batch."""
 CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
 
 
@@ -226,7 +228,8 @@ class SWAG(Method):
         net = copy.deepcopy(net).to(job.settings.device)
         write_vector(net, vector)
         job.data.to(job.settings.device)
-        return refreshed(net, job.data.train_eval(self.bn_images), seed=job.seed).eval()
+        batches = job.data.train_eval(self.bn_images, batch_size=REFRESH_BATCH)
+        return refreshed(net, batches, seed=job.seed).eval()
 
     def _mean(self, net: nn.Module, job: Job) -> nn.Module:
         assert self.posterior is not None
