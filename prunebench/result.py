@@ -95,8 +95,12 @@ def _finite(value: Any) -> Any:
 
 
 def shown_stages(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns of the closing table; ``before_cut`` only where the method has trained the whole net."""
-    return ("dense", *(stage for stage in ("before_cut",) if stage in result["metrics"]), "pruned", "final")
+    """Columns of the closing table.
+
+    ``before_cut`` only where the method has trained the whole net, ``saved_net`` only where ``final`` is a mean.
+    """
+    stages = ("dense", "before_cut", "pruned", "final", "saved_net")
+    return tuple(stage for stage in stages if stage in result["metrics"] or stage in ("dense", "pruned", "final"))
 
 
 def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -120,6 +124,7 @@ def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("error AUROC (entropy)", inner("uncertainty", "error_auroc_entropy")),
         ("OOD AUROC (entropy)", inner("ood", "auroc_entropy")),
         ("MACs", cells(cost, "macs", "{:,}")),
+        ("MACs, all predictions", cells(cost, "macs_all_predictions", "{:,}")),
         ("parameters", cells(cost, "params", "{:,}")),
         ("non-zero parameters", cells(cost, "nonzero_params", "{:,}")),
         ("latency ms, batch 1", cells(latency, "batch_1_ms", "{:.2f}")),

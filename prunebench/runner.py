@@ -104,6 +104,8 @@ def _measurements(
     }
     dense_cost, final_cost = job.dense_cost, job.count(compact)
     final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
+    if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
+        final |= {"num_predictions": num_predictions, "macs_all_predictions": num_predictions * final["macs"]}
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}

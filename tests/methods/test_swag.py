@@ -240,6 +240,7 @@ def test_another_run_takes_the_gaussian_over(tmp_path: Path) -> None:
     assert [row["method/num_collected"] for row in first_history(folder)] == [4, 8]
     taken = (*COLLECT, "schedule=oneshot", "method.acts.pretrain=false", f"method.posterior={folder}")
     again, _ = run(tmp_path, *SHORT, *NET, *taken)
+    assert again["cost"]["final"]["macs_all_predictions"] == 4 * again["cost"]["dense"]["macs"]
     assert again["metrics"]["final"]["nll"] == first["metrics"]["final"]["nll"]
     alone, _ = run(tmp_path, *SHORT, *NET, *taken, "method.variant=swa")
     assert alone["metrics"]["final"]["nll"] == first["metrics"]["saved_net"]["nll"]
