@@ -136,7 +136,7 @@ class Phase:
         """True if all methods would train the same net here, so that runs share the phase's outcome."""
         return self.pretrain and not (self.prune or self.active or self.fresh)
 
-    def stretched(self, dense_macs: int, small_macs: int) -> Phase:
+    def stretched(self, dense_macs: float, small_macs: float) -> Phase:
         """The phase with the dense net's training compute: ``floor(epochs * dense / small)`` (Rethinking, sec. 3)."""
         factor = min(dense_macs / small_macs, self.max_stretch or math.inf)
         return replace(self, epochs=int(self.epochs * factor), equal_compute=False)

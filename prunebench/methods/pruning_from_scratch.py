@@ -1,0 +1,289 @@
+"""Pruning from Scratch: learn channel gates on a random, frozen, widened net; train what they select from scratch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.blueprint import Blueprint
+from prunebench.budget import Choice
+from prunebench.budget.bisection import ITERATES, Iterate, bisect, pick
+from prunebench.compute import beside_pretraining
+from prunebench.errors import UserError, nearest
+from prunebench.layers.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
+from prunebench.method import Method
+from prunebench.phase import Phase
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+if TYPE_CHECKING:
+    from prunebench.job import Job
+    from prunebench.task import Batch, Task
+
+log = logging.getLogger("prunebench")
+SEARCH = "search"
+
+
+def select_epoch(gates: Tensor, accuracies: Sequence[float | None], density: float) -> int:
+    """The epoch whose gates are used (learn_gates.py:160-177).
+
+    Args:
+        gates: at the end of each epoch, ``[epochs, gates]``.
+        accuracies: on the validation split after each epoch; None without one.
+        density: largest share of gates that are not 0.
+
+    Returns:
+        The first of the best epochs among those that are sparse enough; the last epoch if none is.
+    """
+    sparse = ((gates != 0).float().mean(1) <= density).tolist()
+    found = [(accuracy, -epoch) for epoch, accuracy in enumerate(accuracies) if sparse[epoch] and accuracy is not None]
+    return -max(found)[1] if found else len(gates) - 1
+
+
+class PruningFromScratch(Method):
+    """Wang et al., Pruning from Scratch, AAAI 2020; official code frankwang345/pruning-from-scratch, 3102332.
+
+    Three steps, none of which needs trained weights:
+
+    1. The phase ``search``: the net, widened, keeps its random weights; only gates behind the norm layers of
+       convolutions that meet no addition learn, by cross-entropy and a penalty on their mean, with Adam, clamped to
+       [0, 1] after each step (learn_gates.py:97-116). Norm layers run in training mode and adapt their statistics.
+    2. A bisection turns the gates into numbers of channels, so that a share of the standard net's MACs is left.
+    3. The small net is trained from new random weights; under ``schedule=scratch`` for ``int(epochs / target_macs)``
+       epochs. No weight and no gate is inherited.
+
+    Results are relative to the net of standard width; ``cost.base`` is the widened one. Schedules that pretrain
+    (``scratch_e``, ``scratch_b``) train the standard net only to be compared with.
+
+    Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); ties go to
+    the lower index; a layer keeps one channel (the official code builds none or crashes); the validation split is
+    stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1 only).
+
+    Args:
+        target_macs: share of the standard net's MACs that stays, in (0, 1).
+        widen: width of the searched net as a multiple of the model's ``width``, at least 1; 1 = the standard net.
+        search_epochs, search_lr, search_batch_size: of the search; the rate is constant.
+        density: mean gate that the penalty aims at, in [0, 1].
+        balance: weight of the penalty.
+        max_iterations, tolerance: of the bisection; the tolerance is relative to the share that goes.
+        iterate: which step of the bisection counts: the ``last`` (official), the ``closest`` to the target, or the
+            closest that is ``within_budget``.
+        longer: under ``schedule=scratch``, train longer in proportion to the MACs saved.
+
+    Attributes:
+        gates: at the end of each epoch of the search, ``[epochs, gates]``.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    schedules = frozenset({"scratch", "scratch_e", "scratch_b"})
+    gates: Tensor
+
+    def __init__(
+        self,
+        *,
+        target_macs: float,
+        widen: float = 1.25,
+        search_epochs: int = 10,
+        search_lr: float = 0.01,
+        search_batch_size: int | None = None,
+        density: float = 0.2,
+        balance: float = 0.5,
+        max_iterations: int = 10,
+        tolerance: float = 1e-3,
+        iterate: str = "last",
+        longer: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, fits, allowed in (
+            ("target_macs", target_macs, 0 < target_macs < 1, "in (0, 1)"),
+            ("widen", widen, widen >= 1, "at least 1"),
+            ("search_epochs", search_epochs, search_epochs >= 1, "at least 1"),
+            ("density", density, 0 <= density <= 1, "in [0, 1]"),
+            ("balance", balance, balance >= 0, "at least 0"),
+            ("max_iterations", max_iterations, max_iterations >= 1, "at least 1"),
+            ("tolerance", tolerance, tolerance >= 0, "at least 0"),
+        ):
+            if not fits:
+                raise UserError(f"method.{name} must be {allowed}, got {value}")
+        if iterate not in ITERATES:
+            hint = nearest(str(iterate), ITERATES)
+            raise UserError(f"method.iterate must be one of {', '.join(ITERATES)}, got {iterate!r}{hint}")
+        self.target_macs, self.widen, self.longer = target_macs, widen, longer
+        self.density, self.balance = density, balance
+        self.max_iterations, self.tolerance, self.iterate = max_iterations, tolerance, iterate
+        self.search = Phase(
+            name=SEARCH,
+            active=True,
+            epochs=search_epochs,
+            optimizer="adam",
+            lr=search_lr,
+            weight_decay=0.0,
+            batch_size=search_batch_size,
+        )
+        self.register_buffer("gates", torch.zeros(0, 0))
+
+    def check(self, net: nn.Module, job: Job) -> None:
+        super().check(net, job)
+        wide = self._wide(job)
+        gated = _gated(wide.graph)
+        smallest = self._kept(job, wide, dict.fromkeys(gated, (0,)))
+        if smallest > self.target_macs:
+            raise UserError(
+                f"method.target_macs={self.target_macs:g} is out of reach: with one channel in each layer that has "
+                f"gates {smallest:.4f} of the standard net's MACs stay; ask for more, or lower method.widen "
+                f"(now {self.widen:g})"
+            )
+        log.info("layers with gates: %s", ", ".join(gated))
+
+    def run(self, net: nn.Module, job: Job) -> nn.Module:
+        for phase in job.phases:
+            if phase.pretrain:
+                net = job.fit(net, phase, self)
+                job.measure_dense(net, self)
+                continue
+            if phase.prune:
+                wide = job.adopt(self._wide(job))
+                net = job.fit(wide, self.search, self)
+                job.phase = phase
+                net = self.prune(net, job)
+                job.best_weights = None  # those of the search belong to a net with gates
+            if self.longer and job.schedule == "scratch":
+                phase = phase.stretched(1, self.target_macs)
+            net = job.fit(net, phase, self)
+        job.achieved[SEARCH] = beside_pretraining(job, SEARCH)
+        return net
+
+    def attach(self, net: nn.Module, job: Job) -> nn.Module:
+        assert job.phase is not None
+        if job.phase.name != SEARCH or gates_of(net):
+            return net
+        gated = _gated(job.graph)
+        self._norms = list(gated.values())
+        self.gates = torch.zeros(self.search.epochs, sum(job.graph.layers[name].out_channels for name in gated))
+        net = add_gates(net, self._norms).requires_grad_(False)
+        for gate in gates_of(net):
+            gate.requires_grad_(True)
+        return net
+
+    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+        # only the counts matter: the weights are drawn anew, so those of any widened net will do
+        return job.cut(job.template, job.choose(lambda: self._choose(job)))
+
+    def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        terms = dict(task.losses(net, batch))
+        if gates_of(net):
+            terms["density"] = density_penalty(self._now(net), density=self.density, balance=self.balance)
+        return terms
+
+    def after_step(self, net: nn.Module) -> None:
+        for gate in gates_of(net):
+            gate.clamp(0.0, 1.0)
+
+    def end_epoch(self, net: nn.Module, epoch: int) -> None:
+        if gates_of(net):
+            self.gates[epoch] = self._now(net).detach()
+
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        if not gates_of(net):
+            return {}
+        gates = self._now(net).detach()
+        return {"mean_gate": float(gates.mean()), "nonzero_gates": float((gates != 0).float().mean())}
+
+    def _now(self, net: nn.Module) -> Tensor:
+        """All gates of ``net`` in the order of execution, ``[gates]``."""
+        parts: list[Tensor] = []
+        for norm in self._norms:
+            gate = net.get_submodule(f"{norm}.gate")
+            assert isinstance(gate, ChannelGate)
+            parts.append(gate.gate)
+        return torch.cat(parts)
+
+    def _wide(self, job: Job) -> Blueprint:
+        if self.widen == 1:
+            return job.dense
+        return job.dense.variant(width=round(self.widen * job.dense.argument("width")))
+
+    def _kept(self, job: Job, wide: Blueprint, keep: Mapping[str, Sequence[int]]) -> float:
+        """Share of the standard net's MACs that a plan for the widened net leaves."""
+        return wide.graph.macs(Plan({name: tuple(kept) for name, kept in keep.items()})) / job.dense_cost.macs
+
+    def _choose(self, job: Job) -> Choice:
+        graph = job.graph
+        layers = list(_gated(graph))
+        accuracies = [row.get("val/accuracy") for row in job.history if row["phase"] == SEARCH]
+        epoch = select_epoch(self.gates, accuracies, self.density)
+        gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
+
+        def keep(counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
+            pairs = zip(layers, gates, counts, strict=True)
+            return {name: _largest(part, count) for name, part, count in pairs if count < len(part)}
+
+        goal = 1 - self.target_macs
+        trace = bisect(
+            gates,
+            lambda counts: 1 - self._kept(job, job.base, keep(counts)),
+            target=goal,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+        )
+        for step in trace:
+            log.info(
+                "bisection: %d of %d gates, %.2f %% of the MACs removed",
+                step.kept,
+                self.gates.shape[1],
+                100 * step.removed,
+            )
+        chosen = pick(trace, goal, self.iterate)
+        plan = Plan(keep(chosen.counts))
+        whole = [
+            {"layer": name, "reason": "all its gates rank above the global threshold"}
+            for name in layers
+            if name not in plan.keep
+        ]
+        return Choice(plan, whole, self._achieved(trace, chosen, epoch))
+
+    def _achieved(self, trace: Sequence[Iterate], chosen: Iterate, epoch: int) -> dict[str, float | None]:
+        gates = self.gates[epoch]
+        return {
+            "channels_kept": sum(chosen.counts) / len(gates),
+            "macs_kept": 1 - chosen.removed,
+            "target": self.target_macs,
+            "reached": 1 - chosen.removed,
+            "gap": chosen.gap(1 - self.target_macs),
+            "iterations": len(trace),
+            "selected_epoch": epoch,
+            "mean_gate": float(gates.mean()),
+            "nonzero_gates": float((gates != 0).float().mean()),
+        }
+
+
+def _gated(graph: ChannelGraph) -> dict[str, str]:
+    """Convolutions that get gates -> their norm layers: those whose channels a norm reads and no addition.
+
+    In a basic block that is the first convolution, in a bottleneck the first two, in a VGG all.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {
+        name: layer.norm
+        for name, layer in graph.layers.items()
+        if layer.kind == "conv" and layer.norm and not layer.meets_addition and graph.why_not(name) is None
+    }
+    if not found:
+        raise UserError(
+            "method=pruning_from_scratch puts gates behind norm layers, and this net has no convolution that a norm "
+            "layer follows and whose channels meet no addition"
+        )
+    return found
+
+
+def _largest(gates: Tensor, count: int) -> tuple[int, ...]:
+    """Ascending indices of the ``count`` largest gates; ties go to the lower index."""
+    return tuple(gates.argsort(descending=True, stable=True)[:count].sort().values.tolist())
