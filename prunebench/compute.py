@@ -22,22 +22,22 @@ def beside_pretraining(job: Job, name: str) -> dict[str, Any]:
     """
     own = next(record for record in job.phase_records if record["name"] == name)
     trained = next((record for record in job.phase_records if record["settings"]["pretrain"]), None)
-    epochs = next(phase.epochs for phase in job.phases if phase.pretrain or phase.prune)
-    macs = 3 * job.dense_cost.macs * job.data.num_train * epochs
+    phase = next(phase for phase in job.phases if phase.pretrain or phase.prune)
+    macs = round(3 * job.dense.cost.macs * job.data.num_train * phase.epochs * (phase.epoch_share or 1))
     seconds = trained["seconds"] if trained else None
     log.info(
         "%s: %.0f s, %.3g MACs of training; a pretraining of %d epochs: %s, %.3g MACs",
         name,
         own["seconds"],
         own["train_macs"],
-        epochs,
+        phase.epochs,
         "not run" if seconds is None else f"{seconds:.0f} s",
         macs,
     )
     return {
         "seconds": own["seconds"],
         "train_macs": own["train_macs"],
-        "pretraining_epochs": epochs,
+        "pretraining_epochs": phase.epochs,
         "pretraining_seconds": seconds,
         "pretraining_train_macs": macs,
         "share_of_pretraining": own["train_macs"] / macs if macs else None,

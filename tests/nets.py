@@ -7,6 +7,6 @@ from torch import nn
 from prunebench.models.resnet_cifar import CifarResNet
 
 
-def small_resnet(*, num_classes: int, in_channels: int) -> nn.Module:
+def small_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Module:
     """One block a stage, option-A shortcuts, 8 to 32 channels: everything that ResNet-20 has, three times faster."""
-    return CifarResNet(blocks=1, num_classes=num_classes, in_channels=in_channels, shortcut="A", width=8)
+    return CifarResNet(blocks=1, num_classes=num_classes, in_channels=in_channels, shortcut="A", width=width)

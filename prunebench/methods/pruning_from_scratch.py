@@ -66,7 +66,7 @@ class PruningFromScratch(Method):
     Args:
         target_macs: share of the standard net's MACs that stays, in (0, 1).
         widen: width of the searched net as a multiple of the model's ``width``, at least 1; 1 = the standard net.
-        search_epochs, search_lr, search_batch_size: of the search; the rate is constant.
+        search_epochs, search_lr, search_batch_size, search_epoch_share: of the search; the rate is constant.
         density: mean gate that the penalty aims at, in [0, 1].
         balance: weight of the penalty.
         max_iterations, tolerance: of the bisection; the tolerance is relative to the share that goes.
@@ -92,6 +92,7 @@ class PruningFromScratch(Method):
         search_epochs: int = 10,
         search_lr: float = 0.01,
         search_batch_size: int | None = None,
+        search_epoch_share: float | None = None,
         density: float = 0.2,
         balance: float = 0.5,
         max_iterations: int = 10,
@@ -125,6 +126,7 @@ class PruningFromScratch(Method):
             lr=search_lr,
             weight_decay=0.0,
             batch_size=search_batch_size,
+            epoch_share=search_epoch_share,
         )
         self.register_buffer("gates", torch.zeros(0, 0))
 
@@ -211,7 +213,7 @@ class PruningFromScratch(Method):
 
     def _kept(self, job: Job, wide: Blueprint, keep: Mapping[str, Sequence[int]]) -> float:
         """Share of the standard net's MACs that a plan for the widened net leaves."""
-        return wide.graph.macs(Plan({name: tuple(kept) for name, kept in keep.items()})) / job.dense_cost.macs
+        return wide.graph.macs(Plan({name: tuple(kept) for name, kept in keep.items()})) / job.dense.cost.macs
 
     def _choose(self, job: Job) -> Choice:
         graph = job.graph
