@@ -94,6 +94,9 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
+    from prunebench import recipes
+
+    recipes.register()
     try:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

@@ -134,6 +134,9 @@ def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
+    from prunebench import recipes
+
+    recipes.register()
     arguments = [f"{GROUP}={row.name}", *overrides]
     register(arguments)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
