@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from prunebench import recipes
     from prunebench.rows import register
 
     show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
     try:
+        recipes.register()
         register(arguments)
         hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(run)()
     except UserError as error:
