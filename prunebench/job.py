@@ -213,6 +213,10 @@ class Job:
         kept = [
             f"{layer} {len(keep)}/{self.graph.layers[layer].out_channels}" for layer, keep in choice.plan.keep.items()
         ]
+        kept += [
+            f"{layer} reads {len(read)}/{self.graph.layers[layer].in_channels}"
+            for layer, read in choice.plan.inputs.items()
+        ]
         log.info("kept channels: %s", ", ".join(kept) if kept else "all")
         return compact
 
