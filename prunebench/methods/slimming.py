@@ -157,7 +157,6 @@ class Slimming(Method):
         scales = {norm: scale for norm, scale in scales.items() if norm not in refused}
         if not scales:
             norm, reason = next(iter(refused.items()), ("", "it has no norm layers"))
-            raise UserError(
-                f"no scale of a norm layer can switch channels of this net off: {norm or 'the net'}: {reason}"
-            )
+            what = norm or "the net"
+            raise UserError(f"no scale of a norm layer can switch off channels of this net: {what}: {reason}")
         return scales, [{"layer": norm, "reason": reason} for norm, reason in refused.items()]

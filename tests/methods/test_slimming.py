@@ -1,0 +1,258 @@
+"""Network slimming: the penalty's gradient, the counts of the paper, several passes, what a run records."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.layers.scatter import Gather
+from prunebench.methods.slimming import Slimming
+from prunebench.models.densenet_cifar import densenet40
+from prunebench.models.lenet import lenet300_100
+from prunebench.models.preresnet_cifar import CifarPreResNet, preresnet164
+from prunebench.models.resnet_cifar import resnet20
+from prunebench.models.vgg_cifar import vgg11, vgg16, vgg19
+from prunebench.phase import Phase
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from tests.kit import SHORT, run
+from tests.methods.stub import StubJob
+
+NET = ("model=preresnet20", "model.width=4")
+
+
+@dataclass
+class PassJob(StubJob):
+    """A job with several cuts."""
+
+    rounds: int = 1
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        fractions = [(i + 1) / self.rounds for i in range(self.rounds)]
+        return tuple(Phase(name=f"tune_{f}", epochs=1, lr=0.1, prune=True, fraction=f) for f in fractions)
+
+
+class NoTask:
+    """A loss without gradient."""
+
+    def losses(self, net: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"ce": 0.0 * sum(p.sum() for p in net.parameters())}
+
+
+class OneNorm(nn.Module):
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def watched(net: nn.Module, **settings: Any) -> Slimming:
+    method = Slimming(**{"penalty": 1e-2, "prune_ratio": 0.5, **settings})
+    method.check(net, PassJob(net, example=torch.zeros(1, 3, 32, 32)))
+    return method
+
+
+def test_one_step_is_the_sub_gradient() -> None:
+    # lr 0.1, lambda 1e-2: each scale moves by 0.001 towards 0, a scale of 0 stays
+    net = OneNorm()
+    method = watched(net)
+    net.norm.weight.data = torch.tensor([0.5, -0.5, 0.0])
+    before = copy.deepcopy(net.state_dict())
+    terms = method.losses(net, None, NoTask())
+    assert set(terms) == {"ce", "scale_l1"}
+    assert float(terms["scale_l1"].detach()) == pytest.approx(0.01 * 1.0)
+    sum(terms.values()).backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    torch.testing.assert_close(net.norm.weight.data, torch.tensor([0.499, -0.499, 0.0]))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items() if k != "norm.weight")
+
+
+def test_the_report_counts_small_scales() -> None:
+    net = OneNorm(4)
+    method = watched(net, small=0.1)
+    net.norm.weight.data = torch.tensor([0.5, -0.05, 0.0, 0.25])
+    assert method.report(net) == {"small_scales": 0.5, "mean_scale": pytest.approx(0.2)}
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "total"),
+    [
+        (vgg19, {}, 5504),
+        (preresnet164, {}, 12_112),
+        (densenet40, {}, 9_048),
+        (lambda: densenet40(stem=24), {}, 9_360),
+        (vgg16, {}, 4224),
+        (vgg16, {"linear": True}, 4224 + 512),
+    ],
+)
+def test_number_of_scales(build, settings, total) -> None:
+    method = watched(build(), **settings)
+    assert sum(len(live) for live in method._live.values()) == total
+
+
+def test_vgg19_of_the_supplement() -> None:
+    # Table 5: FLOPs -77.2 %, parameters -95.6 %
+    widths = [22, 62, 83, 119, 193, 168, 85, 40, *[32] * 7, 38]
+    assert sum(widths) == 1034
+    graph = ChannelGraph.trace(vgg19(), torch.zeros(1, 3, 32, 32))
+    convs = [name for name, layer in graph.layers.items() if layer.kind == "conv"]
+    plan = Plan({name: tuple(range(width)) for name, width in zip(convs, widths, strict=True)})
+    assert graph.macs(Plan()) == 398_136_320
+    assert graph.params(Plan()) == 20_035_018
+    assert 1 - graph.macs(plan) / 398_136_320 == pytest.approx(0.7723, abs=5e-5)
+    assert 1 - graph.params(plan) / 20_035_018 == pytest.approx(0.9558, abs=5e-5)
+
+
+def random_scales(net: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data = torch.randn(module.num_features, generator=generator)
+    return net
+
+
+def test_the_stream_of_a_preresnet_stays_whole() -> None:
+    net = random_scales(CifarPreResNet(blocks=2, num_classes=10, in_channels=3, width=8))
+    job = PassJob(net)
+    compact = Slimming(penalty=1e-5, prune_ratio=0.6).prune(net, job)
+    modules = dict(compact.named_modules())
+    for name, dense in net.named_modules():
+        if name.endswith("conv3"):
+            assert modules[name].out_channels == dense.out_channels
+        if name.endswith("bn1"):
+            assert modules[name].num_features == dense.num_features
+            assert modules[name.replace("bn1", "conv1")].in_channels < dense.num_features
+    selected = [len(m.places) for m in compact.modules() if isinstance(m, Gather)]
+    reading = [modules[name].in_channels for name in job.plan.inputs if name != "linear"]
+    assert sorted(selected) == sorted([*reading, modules["linear"].in_features])
+    assert len(selected) == 7
+    kept = sum(len(k) for k in (*job.plan.keep.values(), *job.plan.inputs.values()))
+    total = sum(m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    assert kept == total - (int(total * 0.6) + 1)  # all scales differ and no layer is at its floor
+
+
+def test_the_scale_of_a_convolution_does_not_matter() -> None:
+    net = random_scales(vgg11())
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for index, module in enumerate(m for m in other.modules() if isinstance(m, nn.Conv2d)):
+            module.weight.mul_(0.1 + index)
+    plans = []
+    for one in (net, other):
+        job = PassJob(one)
+        Slimming(penalty=1e-4, prune_ratio=0.7).prune(one, job)
+        plans.append(job.plan)
+    assert plans[0] == plans[1]
+    assert len(plans[0].keep) == 8
+
+
+def test_a_second_pass_counts_only_what_is_left_and_watches_it() -> None:
+    net = random_scales(CifarPreResNet(blocks=1, num_classes=10, in_channels=3, width=8))
+    method = Slimming(penalty=1.0, prune_ratio=0.75, max_layer_ratio=0.5)
+    job = PassJob(net, rounds=2, fraction=0.5)
+    compact = method.prune(net, job)
+    first = job.plan
+    total = sum(len(live) for live in watched(net)._live.values())
+    method.attach(compact, job)
+    live = sum(len(live) for live in method._live.values())
+    assert total / 2 <= live <= total * 0.6  # half, but for the layers whose half is kept
+    gammas = method._gammas(compact)
+    assert len(gammas) == live
+    # the stream's norm keeps its width, but the channels that nobody reads are no scales any more
+    kept = list(first.inputs["linear"])
+    assert torch.equal(gammas[-len(kept) :], compact.get_parameter("bn.weight")[kept])
+
+    job.fraction = 1.0
+    method.prune(net, job)
+    assert all(set(kept) <= set(first.keep.get(name, kept)) for name, kept in job.plan.keep.items())
+    assert all(set(kept) <= set(first.inputs.get(name, kept)) for name, kept in job.plan.inputs.items())
+    left = sum(len(kept) for kept in (*job.plan.keep.values(), *job.plan.inputs.values()))
+    assert left < 0.62 * live
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"penalty": -1}, "method.penalty"),
+        ({"penalty": "strong"}, "method.penalty"),
+        ({"small": 0}, "method.small"),
+        ({"prune_ratio": 1.0}, "prune_ratio"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Slimming(**{"penalty": 1e-4, "prune_ratio": 0.5, **settings})
+
+
+def test_a_net_without_norms_is_refused_before_training() -> None:
+    net = lenet300_100(in_channels=1, image_size=8)
+    with pytest.raises(UserError, match="no scale of a norm layer"):
+        Slimming(penalty=1e-4, prune_ratio=0.5).check(net, PassJob(net, example=torch.zeros(1, 1, 8, 8)))
+    with pytest.raises(UserError, match=r"method\.skip: 'bn9' matches no layer"):
+        watched(OneNorm(), skip=["bn9"])
+
+
+def test_post_activation_nets_lose_the_insides_of_blocks() -> None:
+    net = random_scales(resnet20())
+    job = PassJob(net)
+    Slimming(penalty=1e-4, prune_ratio=0.5).prune(net, job)
+    assert not job.plan.inputs
+    assert all(name.endswith("conv1") and "layer" in name for name in job.plan.keep)
+    reasons = {entry["layer"]: entry["reason"] for entry in job.not_pruned}
+    assert "addition" in reasons["layer1.0.bn2"]
+
+
+def test_a_run_says_what_it_trained_and_measured(tmp_path: Path) -> None:
+    chosen = ("method=slimming", "schedule=iterative", "schedule.phases.finetune.rounds=2", "method.prune_ratio=0.6")
+    result, folder = run(tmp_path, *SHORT, *NET, *chosen, "method.penalty=0.01")
+    assert [p["settings"]["active"] for p in result["phases"]] == [True, True, False]
+    # no net was trained without the penalty, so there is no dense baseline to speak of
+    assert set(result["metrics"]) >= {"before_cut", "pruned", "final"} and "dense" not in result["metrics"]
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert all(float(row["train/scale_l1"]) > 0 for row in rows[:4])
+    assert all(0 <= float(row["method/small_scales"]) <= 1 for row in rows[:4])
+    assert all(row["train/scale_l1"] == row["method/small_scales"] == "" for row in rows[4:])
+    assert result["equivalence"]["max_abs_diff"] < 1e-5
+    assert 0.3 < result["budget"]["channels_kept"] < 0.5
+    # the penalty belongs to this method: its net is not shared with others
+    assert (folder / "phases" / "pretrain" / "weights.safetensors").exists()
+
+
+def test_pretrained_weights_are_where_the_penalty_begins(tmp_path: Path) -> None:
+    dense, trained = run(tmp_path, *SHORT, *NET, "method=none", "schedule=simultaneous")
+    weights = trained / "model" / "weights.safetensors"
+    chosen = ("method=slimming", "schedule=oneshot", f"model.pretrained={weights}", "method.penalty=0.001")
+    result, _ = run(tmp_path, *SHORT, *NET, *chosen)
+    assert result["metrics"]["dense"]["accuracy"] == dense["metrics"]["final"]["accuracy"]
+    assert result["metrics"]["before_cut"]["nll"] != result["metrics"]["dense"]["nll"]
+    assert [p["name"] for p in result["phases"]] == ["pretrain"]
+    plain, _ = run(tmp_path, *SHORT, *NET, "method=bn_scale", "schedule=oneshot", f"model.pretrained={weights}")
+    assert plain["phases"] == [] and "before_cut" not in plain["metrics"]
+
+
+@pytest.mark.slow
+def test_the_penalty_separates_the_scales(tmp_path: Path) -> None:
+    """The same training with and without: with it many scales are near 0, and the cut of those costs little."""
+    chosen = (*NET, "latency=false", "trainer.progress=false", "trainer.num_threads=1", "method=slimming")
+    long = ("schedule=oneshot", "dataset.epochs.train=30", "method.prune_ratio=0.3")
+    results = {}
+    for penalty in (0.0, 0.003):
+        result, folder = run(tmp_path, *chosen, *long, f"method.penalty={penalty}")
+        last = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))[-1]
+        metrics = result["metrics"]
+        loss = metrics["before_cut"]["accuracy"] - metrics["final"]["accuracy"]
+        results[penalty] = float(last["method/small_scales"]), loss
+    assert results[0.0][0] < 0.05 and results[0.003][0] > 0.3
+    assert results[0.003][1] < 0.02 < results[0.0][1]
