@@ -43,6 +43,8 @@ class Method(nn.Module):
     """
 
     schedules: frozenset[str] = ALL_SCHEDULES
+    sizes_given: bool = True
+    """Whether configuration and net say how many channels of each layer go; False where trained weights decide."""
     objective: ClassVar[str] = "map"
     """What training minimises: ``map`` = NLL plus the L2 prior of weight decay, ``elbo``, ``regularised_heuristic``."""
 

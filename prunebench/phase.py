@@ -163,10 +163,9 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
         phase = Phase(**{"name": name, **given})
         if phase.rounds == 1:
             phases.append(phase)
-            continue
-        phases += [
-            replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in range(1, phase.rounds + 1)
-        ]
+        else:
+            rounds = range(1, phase.rounds + 1)
+            phases += [replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in rounds]
         if phase.active_last is not None:
             phases[-1] = replace(phases[-1], active=phase.active_last)
     if not phases:

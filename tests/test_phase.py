@@ -100,6 +100,7 @@ def test_the_last_round_may_train_without_the_method() -> None:
     tune = {"epochs": 2, "lr": 0.01, "rounds": 3, "active": True}
     assert [p.active for p in build_phases({"tune": tune})] == [True, True, True]
     assert [p.active for p in build_phases({"tune": {**tune, "active_last": False}})] == [True, True, False]
+    assert not build_phases({"tune": {**tune, "rounds": 1, "active_last": False}})[0].active
 
 
 @pytest.mark.parametrize(

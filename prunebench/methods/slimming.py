@@ -81,6 +81,7 @@ class Slimming(Method):
             raise UserError(f"method.penalty is the weight of the L1 term and must be a number >= 0, got {penalty!r}")
         if isinstance(small, bool) or not isinstance(small, int | float) or not 0 < small < math.inf:
             raise UserError(f"method.small must be a number > 0, got {small!r}")
+        self.sizes_given = scope == "layer"
         self.penalty = float(penalty)
         self.linear = linear
         self.skip = tuple(skip)

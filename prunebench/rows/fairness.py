@@ -169,7 +169,7 @@ def _split(phases: Sequence[Phase], data: Mapping[str, Any]) -> dict[str, Any]:
     first = cuts[-1] if cuts else len(phases)
     pretraining = [phase for phase in phases if phase.pretrain]
     return {
-        "recipe": json.dumps([[phase.epochs, *_training([phase])] for phase in pretraining], default=str),
+        "recipe": json.dumps([[phase.epochs, phase.active, *_training([phase])] for phase in pretraining], default=str),
         "finetune": [phase for phase in phases[first:] if phase.epochs],
         "pruning": [phase for phase in phases[:first] if not phase.pretrain],
         "epochs": _epochs(phases),

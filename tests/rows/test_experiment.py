@@ -92,11 +92,11 @@ def test_text_of_a_row_is_never_an_instruction() -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("experiment=slimming-t1a_vgg19_70", r"cannot run: training with the sparsity penalty \(slimming\)"),
+        ("experiment=slimming-t1c_vgg19_60", "cannot run: the data set svhn is not built yet"),
         ("experiment=fpgm-t1_resnet20_sfp_30", "its own row is soft_filter_pruning-t1_resnet20_30"),
         ("experiment=fpgm-t1_resnet56_onl40", "is no row; did you mean fpgm-t1_resnet56_only40"),
         ("experiment=rethinking-t1_resnet56_a", "it has the arms rethinking-t1_resnet56_a-fine_tuned"),
-        ("experiment=glob(slimming-t4*)", "matches no row that runs; its 12 rows cannot run"),
+        ("experiment=glob(slimming-t1c*)", "matches no row that runs; its 9 rows cannot run"),
         ("experiment=fpgm-t1_resnet56_only40,nonsense", "experiment=nonsense is no row"),
     ],
 )
