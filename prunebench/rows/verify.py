@@ -56,7 +56,8 @@ def verify(row: Row) -> Verified:
     job = _Job(dense=dense, graph=dense.graph, schedule=config["schedule"]["name"], phases=phases)
     method.check(dense.template, job)
     cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
-    if cuts and method.sizes_given and row.reported.keys() & {"macs", "flops", "params", "macs_removed", "params_removed"}:
+    sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
+    if cuts and method.sizes_given and row.reported.keys() & sizes:
         method.prune(dense.template, job)
     counts = compare_counts(
         row, dense.graph, job.plan, _rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
