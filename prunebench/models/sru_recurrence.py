@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+aten = torch.ops.aten
+BLOCK = 131_072
+"""Numbers that the elementwise work takes at once on a CPU: few enough to stay in its cache."""
+
 
 def recurrence(
     u: Tensor, skip: Tensor, vector: Tensor, bias: Tensor, state: Tensor, mask: Tensor | None
@@ -33,7 +37,12 @@ def recurrence(
     Returns:
         ``h`` ``[time, streams, width]`` and ``c`` behind the window ``[streams, width]``.
     """
-    return _Recurrence.apply(u, skip, vector, bias, state, mask)  # type: ignore[no-any-return,no-untyped-call]
+    steps = len(u) if u.is_cuda else max(1, BLOCK // state.numel())
+    outputs = []
+    for part, passed in zip(u.split(steps), skip.split(steps), strict=True):
+        output, state = _Recurrence.apply(part, passed, vector, bias, state, mask)  # type: ignore[no-untyped-call]
+        outputs.append(output)
+    return torch.cat(outputs), state
 
 
 class _Recurrence(torch.autograd.Function):
@@ -41,45 +50,38 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, skip: Tensor, vector: Tensor, bias: Tensor, state: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        candidate = u[:, :, 0]
-        forget = u[:, :, 1] + bias[0]
-        v_forget, c, states = vector[0], state, [state]
-        for u0, u1 in zip(candidate.unbind(0), forget.unbind(0), strict=True):
-            c = torch.lerp(u0, c, torch.addcmul(u1, v_forget, c).sigmoid_())
-            states.append(c)
-        cells = torch.stack(states)  # [time + 1, streams, width], the state before each step and the last one
+        candidate, forget = u[:, :, 0], u[:, :, 1] + bias[0]
+        cells = u.new_empty(len(u) + 1, *state.shape)  # the state before each step, and the last one
+        cells[0] = state
+        before = cells.unbind(0)
+        for u0, f, c, after in zip(candidate.unbind(0), forget.unbind(0), before, before[1:], strict=False):
+            torch.addcmul(f, vector[0], c, out=f).sigmoid_()
+            torch.lerp(u0, c, f, out=after)
         reset = torch.addcmul(u[:, :, 2] + bias[1], vector[1], cells[:-1]).sigmoid_()
-        if mask is not None:
-            reset *= mask
-        ctx.save_for_backward(u, skip, vector, bias, cells, mask)
-        return torch.lerp(skip, cells[1:], reset), c
+        ctx.save_for_backward(candidate, skip, vector, cells, forget, reset, mask)
+        return torch.lerp(skip, cells[1:], reset if mask is None else reset * mask), cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, skip, vector, bias, cells, mask = ctx.saved_tensors
+        candidate, skip, vector, cells, forget, reset, mask = ctx.saved_tensors
         grad, grad_last = grads
         before, after = cells[:-1], cells[1:]
-        forget = torch.addcmul(u[:, :, 1] + bias[0], vector[0], before).sigmoid_()
-        reset = torch.addcmul(u[:, :, 2] + bias[1], vector[1], before).sigmoid_()
-        inner = reset * (1 - reset) * (after - skip) * grad  # gradient of the argument of r
-        if mask is not None:
-            inner *= mask
-            reset *= mask
-        through = grad * reset
-        slope = (before - u[:, :, 0]) * forget * (1 - forget)  # of c_t by the argument of f
-        # d c_t / d c_{t-1}; the direct gradient of c_{t-1} comes from h_{t-1} and from r_t
-        carry = torch.addcmul(forget, slope, vector[0])
-        direct = through
-        direct[:-1] += inner[1:] * vector[1]
-        g, flow = grad_last, []
-        for d, a in zip(direct.unbind(0)[::-1], [None, *carry.unbind(0)[:0:-1]], strict=True):
-            g = d + g if a is None else torch.addcmul(d, a, g)
-            flow.append(g)
-        cell = torch.stack(flow[::-1])  # gradient of c_t
-        outer = cell * slope  # gradient of the argument of f
-        du = torch.stack((cell * (1 - forget), outer, inner), dim=2)
-        dskip = grad * (1 - reset)
+        du = grad.new_empty(*grad.shape[:2], 3, grad.shape[2])
+        kept = grad if mask is None else grad * mask
+        inner = aten.sigmoid_backward((after - skip).mul_(kept), reset)  # gradient of the argument of r
+        direct = kept * reset  # gradient of c_t by h_t, and below by r_{t+1} too
+        dskip = grad - direct
+        direct[:-1].addcmul_(inner[1:], vector[1])
+        slope = aten.sigmoid_backward(before - candidate, forget)  # of c_t by the argument of f
+        carry = torch.addcmul(forget, slope, vector[0]).unbind(0)  # of c_t by c_{t-1}
+        flow = direct.unbind(0)  # becomes the gradient of c_t
+        flow[-1].add_(grad_last)
+        for now, later, factor in zip(flow[-2::-1], flow[:0:-1], carry[:0:-1], strict=True):
+            now.addcmul_(factor, later)
+        torch.addcmul(direct, direct, forget, value=-1, out=du[:, :, 0])
+        outer = slope.mul_(direct)  # gradient of the argument of f
+        du[:, :, 1], du[:, :, 2] = outer, inner
         dvector = torch.stack(((outer * before).sum((0, 1)), (inner * before).sum((0, 1))))
         dbias = torch.stack((outer.sum((0, 1)), inner.sum((0, 1))))
-        dstate = torch.addcmul(inner[0] * vector[1], carry[0], cell[0])
+        dstate = torch.addcmul(inner[0] * vector[1], carry[0], flow[0])
         return du, dskip, dvector, dbias, dstate, None
