@@ -74,6 +74,14 @@ def test_cosine_agrees_with_torch() -> None:
         peer.step()
 
 
+def test_noam_is_the_rule_of_the_transformer() -> None:
+    # FLOP's script: lr x n_d^-0.5 x min(k^-0.5, k w^-1.5) with lr 2, n_d 3056, w 16000
+    peak = 2 * 3056**-0.5 * 16000**-0.5
+    noam = phase(epochs=20, lr=peak, lr_schedule="noam", warmup_epochs=2.0)
+    rates = {k: noam.lr * lr_factor(noam, k - 1, 8000) for k in (1, 16000, 64000)}
+    assert rates == pytest.approx({1: 1.78761e-8, 16000: 2.86018e-4, 64000: 1.43009e-4}, rel=1e-4)
+
+
 def test_onecycle_peaks_once_at_the_full_rate_and_ends_near_zero() -> None:
     cycle = phase(epochs=4, lr_schedule="onecycle", onecycle_rise=0.25)
     rates = [lr_factor(cycle, step, 100) for step in range(400)]

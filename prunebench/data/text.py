@@ -180,8 +180,6 @@ class TextData(Data):
     def _batches(self, part: str, size: int, window: int, num: int | None, rank: int, world_size: int) -> Batches:
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         ids = self._part(part)
-        if not len(ids):
-            return WindowBatches(ids[None], ids[None], window)
         streams = _Streams(ids if num is None else ids[: num + 1], size * world_size, self.name)
         mine = slice(rank * size, (rank + 1) * size)
         return WindowBatches(streams.inputs[mine], streams.targets[mine], window)
@@ -192,7 +190,7 @@ class _Streams:
 
     def __init__(self, ids: Tensor, streams: int, name: str) -> None:
         steps = max(0, len(ids) - 1) // streams
-        if len(ids) and not steps:
+        if not steps:
             raise UserError(f"a text of {len(ids)} symbols of {name} cannot be cut into {streams} streams; use fewer")
         self.predicted = steps * streams
         self.inputs = ids[: self.predicted].view(streams, steps)

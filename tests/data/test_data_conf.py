@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 IMAGE_SETS = ("cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "mnist")
+TEXT_SETS = ("bytes", "enwik8", "enwik8_4mb", "text8")
 
 
 @pytest.mark.parametrize("name", IMAGE_SETS)
@@ -23,7 +24,21 @@ def test_it_builds_and_is_named_like_its_file(build: Callable[..., Any], name: s
     assert data.class_names is None or len(data.class_names) == data.num_classes
 
 
-@pytest.mark.parametrize("name", IMAGE_SETS)
+@pytest.mark.parametrize("name", TEXT_SETS)
+def test_a_text_builds_and_is_named_like_its_file(build: Callable[..., Any], name: str) -> None:
+    data = build(name)
+    assert (data.name, data.task, data.sample) == (name, "language_modelling", "symbol")
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    assert config.epochs.keys() == {"train", "finetune"}
+    assert (data.num_classes, data.batch_size) == (config.num_symbols, config.batch_size)
+    assert tuple(data.example().shape) == (1, config.window)
+
+
+def test_no_set_is_forgotten() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*IMAGE_SETS, *TEXT_SETS}
+
+
+@pytest.mark.parametrize("name", [*IMAGE_SETS, *TEXT_SETS])
 def test_every_value_has_a_comment(name: str) -> None:
     first, *rest = (CONF / f"{name}.yaml").read_text().splitlines()
     assert first.startswith("# ")
