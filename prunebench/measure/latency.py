@@ -23,6 +23,7 @@ MIN_REPETITIONS = 9  # the least that has quartiles worth the name
 MAX_REPETITIONS = 1000
 WARMUP_CALLS = 2  # the first call allocates and chooses kernels, the second one still fills caches
 WARMUP_SHARE = 0.1  # of the measuring time
+WARMUP_SAMPLES = 5
 
 
 def compare(
@@ -65,6 +66,47 @@ def compare(
             }
         first, *_, last = [*times.values(), *times.values()]  # one net is compared with itself
         result["speedup"][f"batch_{batch}"] = statistics.median(a / b for a, b in zip(first, last, strict=True))
+    return result
+
+
+def compare_samples(nets: Mapping[str, nn.Module], samples: Tensor) -> dict[str, Any]:
+    """Time copies of ``nets`` in evaluation mode on each of ``samples`` [N, ...] alone, on the CPU.
+
+    For nets whose work depends on the sample: the spread is one of the samples, not of repetitions. The quicker of two
+    calls counts. CPU time is that of all threads of this process; other processes do not lengthen it.
+
+    Returns:
+        ``device``, ``device_name``, ``threads``, ``memory_format``, ``dtype``, ``num_samples``; per net ``median_ms``
+        and ``spread_ms`` (interquartile range) over the samples, ``cpu_median_ms``, and, against the first net,
+        ``speedup`` and ``cpu_speedup``: the medians over the samples of first net's time / its time.
+
+    Raises:
+        UserError: no net, or fewer than two samples.
+    """
+    if not nets or len(samples) < 2:
+        raise UserError(f"latency: needs nets and at least two samples, got {list(nets)} and {len(samples)}")
+    runs = {name: copy.deepcopy(net).eval().cpu() for name, net in nets.items()}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    busy: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    with torch.inference_mode():
+        for sample in [*samples[:WARMUP_SAMPLES].cpu().split(1), *samples.cpu().split(1)]:
+            for name in order:
+                both = [_wall_and_cpu(runs[name], sample) for _ in range(2)]
+                wall[name].append(min(times[0] for times in both))
+                busy[name].append(min(times[1] for times in both))
+            order.reverse()  # none is always the one that runs behind the other
+    first = next(iter(runs))
+    result: dict[str, Any] = {**_circumstances(runs, samples, torch.device("cpu")), "num_samples": len(samples)}
+    for name in runs:
+        low, median, high = statistics.quantiles(wall[name][-len(samples) :], n=4, method="inclusive")
+        result[name] = {
+            "median_ms": 1e3 * median,
+            "spread_ms": 1e3 * (high - low),
+            "cpu_median_ms": 1e3 * statistics.median(busy[name][-len(samples) :]),
+            "speedup": _median_ratio(wall[first], wall[name], len(samples)),
+            "cpu_speedup": _median_ratio(busy[first], busy[name], len(samples)),
+        }
     return result
 
 
@@ -113,6 +155,16 @@ def _cpu_timer(net: Callable[[Tensor], Any], x: Tensor) -> float:
     start = time.perf_counter()
     net(x)
     return time.perf_counter() - start
+
+
+def _wall_and_cpu(net: Callable[[Tensor], Any], x: Tensor) -> tuple[float, float]:
+    start, busy = time.perf_counter(), time.process_time()
+    net(x)
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+def _median_ratio(above: Sequence[float], below: Sequence[float], last: int) -> float:
+    return statistics.median(a / max(b, 1e-9) for a, b in zip(above[-last:], below[-last:], strict=True))
 
 
 def _cuda_timer(net: Callable[[Tensor], Any], x: Tensor) -> float:

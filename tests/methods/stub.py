@@ -35,6 +35,13 @@ class StubJob:
     zeroed: nn.Module | None = None
     stored: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def template(self) -> nn.Module:
+        return self.net
+
+    def seed_all(self, purpose: str) -> None:
+        torch.manual_seed(self.seed + len(purpose))
+
     @cached_property
     def graph(self) -> ChannelGraph:
         return ChannelGraph.trace(self.net, self.example)
