@@ -86,7 +86,8 @@ class GatedConv(nn.Module):
         out: Tensor = self.conv(x)
         if self.norm is not None:
             out = self.norm(out)
-        return out * (saliency * decisions).to(out.dtype)[:, :, None, None]
+        masked: Tensor = out * (saliency * decisions).to(out.dtype)[:, :, None, None]
+        return masked
 
 
 class Moved(nn.Module):

@@ -27,9 +27,7 @@ class SkippingNet(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         net = copy.deepcopy(net).eval()
-        made: dict[str, SkippingConv] = {}
-        for path, layer in gated_layers(net).items():  # a layer reads those that run before it
-            made[path] = SkippingConv(layer)
+        made = {path: SkippingConv(layer) for path, layer in gated_layers(net).items()}
         for path, layer in made.items():
             layer.link([(None if name is None else made[name], width) for name, width in layer.reads])
             net.set_submodule(path, layer)
