@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.sources import known_parts, sources
+
 NUM_BINS = 20  # of the histogram, over the shares of the dense net's MACs from 0 to 1
 
 
@@ -46,6 +49,23 @@ class PerSampleMacs:
 
     layers: Sequence[GatedLayer]
     ungated: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], graph: ChannelGraph, *, dense_macs: int) -> PerSampleMacs:
+        """The form for a net in which the convolutions ``names`` are gated; ``dense_macs`` is the net's count."""
+        layers = []
+        for layer in (graph.layers[name] for name in names):
+            layers.append(
+                GatedLayer(
+                    name=layer.name,
+                    macs_each=layer.kernel_area * layer.positions,
+                    in_channels=layer.in_channels,
+                    out_channels=layer.out_channels,
+                    reads=known_parts(sources(graph, layer.name), dict.fromkeys(names)),
+                )
+            )
+        gated = sum(layer.macs_each * layer.in_channels * layer.out_channels for layer in layers)
+        return cls(layers, ungated=dense_macs - gated)
 
     @property
     def full(self) -> int:

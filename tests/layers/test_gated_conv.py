@@ -29,8 +29,8 @@ def test_gates_held_open_give_the_net_itself_bit_for_bit(shortcut: str) -> None:
     assert torch.equal(gated.train()(x), net.train()(x))
     moved = dict(gated.named_buffers())
     assert torch.equal(moved["layer3.0.conv1.norm.running_mean"], net.layer3[0].bn1.running_mean)
-    assert method._macs is not None
-    assert torch.equal(method._macs.ratios(decisions), torch.ones(3, dtype=torch.float64))
+    assert method._form is not None
+    assert torch.equal(method._form.ratios(decisions), torch.ones(3, dtype=torch.float64))
 
 
 def test_the_mask_comes_after_the_norm_and_saliency_scales_what_stays() -> None:

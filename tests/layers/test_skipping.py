@@ -68,15 +68,15 @@ def test_skipped_channels_cost_nothing_and_the_closed_form_says_so() -> None:
     gated, method = gate(net, torch.zeros(1, 3, 32, 32), wild=True)
     gated.eval()
     skipping = SkippingNet(gated)
-    assert method._macs is not None
+    assert method._form is not None
     spm = sum(layer.gate.excite.weight.numel() for layer in gated_layers(gated).values())
     for image in torch.randn(3, 3, 32, 32).split(1):
         with torch.no_grad(), recorded_decisions(gated) as decisions:
             gated(image)
         with FlopCounterMode(display=False) as counter:
             skipping(image)
-        expected = method._macs.by_layer(decisions).sum() + method._macs.ungated
-        assert 0 < expected < method._macs.full
+        expected = method._form.by_layer(decisions).sum() + method._form.ungated
+        assert 0 < expected < method._form.full
         # linear layers on one sample are counted as matrix products, too
         assert counter.get_total_flops() // 2 == int(expected) + spm
 

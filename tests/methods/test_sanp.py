@@ -50,13 +50,13 @@ def test_layers_may_be_empty_only_where_an_addition_bypasses_them() -> None:
 def test_the_closed_form_of_the_open_net_is_the_counted_net() -> None:
     for net in (resnet20(shortcut="B"), vgg11()):
         gated, method = gate(net, IMAGE)
-        assert method._macs is not None
-        assert method._macs.full == cost.count(net, IMAGE).macs
+        assert method._form is not None
+        assert method._form.full == cost.count(net, IMAGE).macs
         with recorded_decisions(gated) as decisions:
             gated(torch.randn(2, 3, 32, 32))
-        assert method._macs.ratios(decisions).tolist() == [1.0, 1.0]
+        assert method._form.ratios(decisions).tolist() == [1.0, 1.0]
         spm = sum(layer.gate.excite.weight.numel() for layer in gated_layers(gated).values())
-        assert cost.count(gated, IMAGE).macs == method._macs.full + spm
+        assert cost.count(gated, IMAGE).macs == method._form.full + spm
 
 
 def test_attach_is_idempotent_and_leaves_the_net_alone() -> None:
@@ -121,10 +121,10 @@ def test_the_cost_alone_drives_the_mean_to_the_budget(budget: float) -> None:
         optimizer.zero_grad()
         terms["cost"].backward()
         optimizer.step()
-    assert method._macs is not None
+    assert method._form is not None
     with torch.no_grad(), recorded_decisions(gated) as decisions:
         gated(images)
-    assert float(method._macs.ratios(decisions).mean()) == pytest.approx(budget, abs=0.02)
+    assert float(method._form.ratios(decisions).mean()) == pytest.approx(budget, abs=0.02)
 
 
 def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
