@@ -66,6 +66,7 @@ class SelfAdaptive(Method):
     """
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
+    last_ratio: Tensor
 
     def __init__(
         self,
@@ -102,6 +103,8 @@ class SelfAdaptive(Method):
         self.skip = skip
         self.timed_samples = timed_samples
         self._form: PerSampleMacs | None = None
+        # mean share of the dense net's MACs in the last training batch
+        self.register_buffer("last_ratio", torch.ones(()))
 
     # -- before and in training
 
@@ -148,12 +151,17 @@ class SelfAdaptive(Method):
         assert self._form is not None, "attach comes first"
         with recorded_decisions(net) as decisions:
             terms = task.losses(net, batch)
-        off = self._form.ratios(decisions).mean() - self.budget
+        ratio = self._form.ratios(decisions).mean()
+        self.last_ratio.copy_(ratio.detach())
+        off = ratio - self.budget
         if self.distance == "abs":
             distance = off.abs()
         else:
             distance = (off.clamp_min(0.0) if self.distance == "hinge" else off).square()
         return {**terms, "cost": (self.cost_weight * distance).float()}
+
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        return {"macs_ratio": float(self.last_ratio)}
 
     # -- afterwards
 
@@ -183,7 +191,7 @@ class SelfAdaptive(Method):
 
     def _time(self, net: nn.Module, job: Job) -> dict[str, Any]:
         """Dense, masked and skipping net on single test samples, each in turn."""
-        nets = {"dense": job.template, "masked": net, "skipping": SkippingNet(net)}
+        nets = {"dense": job.dense.template, "masked": net, "skipping": SkippingNet(net)}
         return compare_samples(nets, self._some_images(job, self.timed_samples))
 
     def _test_batches(self, job: Job) -> Iterable[Batch]:

@@ -66,7 +66,7 @@ def gate_layers(
 
 
 def may_be_empty(graph: ChannelGraph, name: str) -> bool:
-    """Whether an addition or a concatenation bypasses the layer, so that the net still computes something without it."""
+    """Whether an addition or a concatenation bypasses the layer, so that something reaches the output without it."""
     try:
         graph.check(Plan(keep={name: ()}))
     except UserError:
