@@ -150,6 +150,7 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                     yield f"{stage}.{key}", checked.number(values[key], f"{group}.{stage}.{key}")
     yield from _doubts(checked.mapping(result, "metrics", optional=True))
     cost = checked.mapping(result, "cost", optional=True)
+    yield from _spread(checked.mapping(cost, "cost.final", optional=True))
     speed = checked.mapping(checked.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
     single = {name: cost.get(name) for name in ("macs_removed", "params_removed", "speedup_macs")}
     single |= {f"speedup_{key}": value for key, value in speed.items()}
@@ -161,6 +162,14 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in single.items():
         if value is not None:
             yield name, checked.number(value, name)
+
+
+def _spread(final: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Standard deviation of the MACs over the test samples, where each sample has its own cost."""
+    path = "cost.final.per_sample"
+    value = checked.mapping(final, path, optional=True).get("sd")
+    if value is not None:
+        yield "final.macs_sd", checked.number(value, f"{path}.sd")
 
 
 def _doubts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -52,6 +52,10 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("Error AUROC", numeric=True, name="error_auroc"), lambda g: _auroc(g, "final.error_auroc")),
         (Column("OOD AUROC", numeric=True, name="ood_auroc"), lambda g: _auroc(g, "final.ood_auroc")),
         (Column("MACs M", numeric=True, name="macs"), lambda g: plain(g.estimate("final.macs"), "{:.2f}", 1e-6)),
+        (
+            Column("sd over samples", numeric=True, name="macs_sd"),
+            lambda g: plain(g.estimate("final.macs_sd"), "± {:.2f}", 1e-6),
+        ),
         (Column("MACs removed %", numeric=True, name="macs_removed"), lambda g: _share(g, "macs_removed")),
         (Column("Params M", numeric=True, name="params"), lambda g: plain(g.estimate("final.params"), "{:.3f}", 1e-6)),
         (Column("Params removed %", numeric=True, name="params_removed"), lambda g: _share(g, "params_removed")),

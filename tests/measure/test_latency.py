@@ -23,6 +23,9 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def process_time(self) -> float:
+        return self.now / 2  # as if another process had taken half of the time
+
 
 class Sleeper(nn.Module):
     def __init__(self, clock: Clock, name: str, seconds: float) -> None:
@@ -44,7 +47,9 @@ class Sleeper(nn.Module):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=fake.perf_counter))
+    monkeypatch.setattr(
+        latency, "time", SimpleNamespace(perf_counter=fake.perf_counter, process_time=fake.process_time)
+    )
     return fake
 
 
@@ -102,3 +107,36 @@ def test_real_nets_are_left_as_they_were() -> None:
 def test_misuse_is_refused(nets: dict[str, nn.Module], shape: tuple[int, ...], batches: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="latency: needs nets"):
         latency.compare(nets, torch.zeros(shape), batches=batches)
+
+
+class ByContent(Sleeper):
+    """Takes as long as its sample says."""
+
+    def __deepcopy__(self, memo: object) -> ByContent:
+        return ByContent(self.clock, self.name, self.seconds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) == 1
+        self.clock.now += self.seconds * float(x)
+        self.clock.calls.append(self.name)
+        return x
+
+
+def test_single_samples_have_times_of_their_own(clock: Clock) -> None:
+    nets = {"dense": Sleeper(clock, "d", 0.004), "dynamic": ByContent(clock, "y", 0.001)}
+    result = latency.compare_samples(nets, torch.tensor([1.0, 2.0, 3.0, 4.0, 8.0])[:, None])
+    assert result["num_samples"] == 5
+    assert result["dense"] == {
+        "median_ms": pytest.approx(4.0),
+        "spread_ms": pytest.approx(0.0),
+        "cpu_median_ms": pytest.approx(2.0),
+        "speedup": pytest.approx(1.0),
+        "cpu_speedup": pytest.approx(1.0),
+    }
+    dynamic = result["dynamic"]
+    assert dynamic["median_ms"] == pytest.approx(3.0)
+    assert dynamic["spread_ms"] == pytest.approx(2.0)  # quartiles 2 and 4
+    assert dynamic["speedup"] == dynamic["cpu_speedup"] == pytest.approx(4 / 3)
+    assert json.loads(json.dumps(result)) == result
+    with pytest.raises(UserError, match="at least two samples"):
+        latency.compare_samples(nets, torch.ones(1, 1))

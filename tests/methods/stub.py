@@ -39,9 +39,6 @@ class StubJob:
     def template(self) -> nn.Module:
         return self.net
 
-    def seed_all(self, purpose: str) -> None:
-        torch.manual_seed(self.seed + len(purpose))
-
     @cached_property
     def graph(self) -> ChannelGraph:
         return ChannelGraph.trace(self.net, self.example)

@@ -13,6 +13,8 @@ import pytest
 
 from prunebench.errors import UserError
 from prunebench.report.collect import collect, find
+from prunebench.report.groups import group
+from prunebench.report.summaries import configurations
 from tests.report.factory import make
 
 
@@ -37,6 +39,17 @@ def test_a_record_holds_what_the_result_says(tmp_path: Path) -> None:
     assert record.place == folder.relative_to(tmp_path).as_posix()
     convolutions = [row for row in result["cost"]["per_layer"] if row["kind"] != "norm"]
     assert record.kept == tuple(row["out_channels"] for row in convolutions)
+
+
+def test_the_spread_of_the_cost_over_samples_is_read_where_there_is_one(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert "final.macs_sd" not in collect(tmp_path).records[0].numbers
+    change(folder, lambda result: result["cost"]["final"].update(per_sample={"mean": 5e6, "sd": 1.25e6}))
+    found = collect(tmp_path)
+    assert found.records[0].numbers["final.macs_sd"] == 1.25e6
+    table = configurations(group(found.records))
+    column = [column.name for column in table.columns].index("macs_sd")
+    assert table.rows[0][column].text == "± 1.25"
 
 
 def test_equal_facts_are_stored_once(tmp_path: Path) -> None:
