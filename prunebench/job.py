@@ -124,6 +124,12 @@ class Job:
         """Cost of ``net`` for one sample: an image, or a symbol within a window."""
         return cost.count(net, self.example, samples=self.data.samples_per_example)
 
+    def steps_per_epoch(self, phase: Phase) -> int:
+        """Optimiser steps in one epoch of ``phase``."""
+        devices = self.settings.devices
+        batches = self.data.train(epoch=0, seed=self.seed, batch_size=phase.batch_size, world_size=devices)
+        return max(1, int(len(batches) * (phase.epoch_share or 1)))
+
     @property
     def fraction(self) -> float:
         """Share of the target that the cut in progress must reach; below 1 only in the iterative schedule."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench.budget.gradual import check_sparsities, cubic_sparsity, ramp_epochs
+from prunebench.budget.gradual import CubicRamp, cubic_sparsity
 from prunebench.errors import UserError
 
 
@@ -28,17 +28,66 @@ def test_a_ramp_of_one_epoch_is_a_step() -> None:
     assert cubic_sparsity(0, initial=0.05, final=0.9, start=0, end=1) == 0.9
 
 
+def ramp(*, start: float = 0.0, end: float = 0.5, every: float = 1.0, epochs: int = 10, steps: int = 7) -> CubicRamp:
+    made = CubicRamp(initial=0.05, final=0.9, start=start, end=end, every=every)
+    made.set_length(epochs, steps)
+    return made
+
+
+def run(made: CubicRamp, num_steps: int) -> tuple[list[float], list[int]]:
+    """The sparsity before each step, and after which steps an update is due."""
+    values, due = [], []
+    for step in range(1, num_steps + 1):
+        values.append(made.sparsity())
+        if made.step():
+            due.append(step)
+    return values, due
+
+
+def test_a_ramp_by_epochs_is_that_of_distiller() -> None:
+    values, due = run(ramp(start=0.2, end=0.8), 70)
+    by_epoch = [cubic_sparsity(epoch, initial=0.05, final=0.9, start=2, end=8) for epoch in range(10)]
+    assert values == [by_epoch[step // 7] for step in range(70)]
+    assert due == []  # all at the start of an epoch
+    assert by_epoch[7] == 0.9
+
+
+def test_a_ramp_within_an_epoch() -> None:
+    # 2 epochs of 8 steps: a ramp over the first, with updates at steps 0, 2, 4 and 6
+    values, due = run(ramp(end=0.5, every=0.25, epochs=2, steps=8), 16)
+    expected = [0.9 - 0.85 * (1 - done / 6) ** 3 for done in (0, 2, 4, 6)]
+    assert values[:8:2] == pytest.approx(expected)
+    assert values[1::2] == pytest.approx(values[::2]) and values[8:] == [0.9] * 8
+    assert due == [2, 4, 6, 10, 12, 14]  # those at 8 and 16 are the next epoch's
+
+
+def test_short_phases_have_a_ramp_too() -> None:
+    assert run(ramp(epochs=1), 7)[0] == [0.9] * 7
+    assert run(ramp(start=0.9, end=1.0, epochs=3), 21)[0] == [0.0] * 14 + [0.9] * 7
+
+
+def test_the_count_of_steps_is_in_the_checkpoint() -> None:
+    made = ramp(every=0.25)
+    run(made, 10)
+    again = ramp(every=0.25)
+    again.load_state_dict(made.state_dict())
+    assert again.sparsity() == made.sparsity() > 0.05
+
+
 @pytest.mark.parametrize(
-    ("start", "end", "epochs", "expected"),
-    [(0.0, 0.1, 100, (0, 10)), (0.0, 0.6, 100, (0, 60)), (0.0, 0.5, 1, (0, 1)), (0.9, 1.0, 3, (2, 3))],
+    ("options", "message"),
+    [
+        ({"start": 0.5}, r"start=0\.5 and end=0\.5"),
+        ({"end": 1.5}, r"start=0\.0 and end=1\.5"),
+        ({"every": 0.0}, r"method\.every must be a positive number of epochs, got 0\.0"),
+    ],
 )
-def test_shares_of_a_phase(start: float, end: float, epochs: int, expected: tuple[int, int]) -> None:
-    assert ramp_epochs(start, end, epochs, where="method") == expected
+def test_what_is_no_ramp(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ramp(**options)
 
 
-def test_what_is_no_ramp() -> None:
-    with pytest.raises(UserError, match=r"start=0\.5 and end=0\.5"):
-        ramp_epochs(0.5, 0.5, 10, where="method")
-    for initial, final in ((0.5, 0.4), (-0.1, 0.5), (0.0, 1.0)):
-        with pytest.raises(UserError, match="initial_sparsity"):
-            check_sparsities(initial, final)
+@pytest.mark.parametrize(("initial", "final"), [(0.5, 0.4), (-0.1, 0.5), (0.0, 1.0)])
+def test_sparsities_out_of_range(initial: float, final: float) -> None:
+    with pytest.raises(UserError, match="initial_sparsity"):
+        CubicRamp(initial=initial, final=final, start=0.0, end=0.5, every=1)

@@ -2,52 +2,95 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
 from prunebench.errors import UserError
 
 
-def cubic_sparsity(epoch: int, *, initial: float, final: float, start: int, end: int, every: int = 1) -> float:
-    """Sparsity in force during ``epoch`` (0-based): fast at first, slow at the end (Zhu and Gupta 2017, equation 1).
+def cubic_sparsity(time: int, *, initial: float, final: float, start: int, end: int, every: int = 1) -> float:
+    """Sparsity in force at ``time``: fast at first, slow at the end (Zhu and Gupta 2017, equation 1).
 
-    s = final + (initial - final) (1 - (e - start) / span)^3, where e is the last multiple of ``every`` epochs after
-    ``start`` and span = ((end - start - 1) // every) every, so that the last update, in epoch ``end - 1`` or a little
-    before, reaches ``final`` (IntelLabs/distiller, distiller/pruning/automated_gradual_pruner.py:29-37).
+    s = final + (initial - final) (1 - (t - start) / span)^3, where t is the last multiple of ``every`` after ``start``
+    and span = ((end - start - 1) // every) every, so that the last update, at ``end - 1`` or a little before, reaches
+    ``final`` (IntelLabs/distiller, distiller/pruning/automated_gradual_pruner.py:29-37).
 
     Args:
-        epoch: before ``start`` nothing is pruned.
-        start, end: first epoch of the ramp, and the first one after it.
+        time: in epochs or steps, from 0; before ``start`` nothing is pruned.
+        start, end: where the ramp begins, and the first time after it.
     """
-    if epoch < start:
+    if time < start:
         return 0.0
     span = (end - start - 1) // every * every
-    done = min((epoch - start) // every * every, span)
-    if done == span:  # also a ramp of a single epoch
+    done = min((time - start) // every * every, span)
+    if done == span:  # also a ramp of a single update
         return final
     return final + (initial - final) * (1 - done / span) ** 3
 
 
-def ramp_epochs(start: float, end: float, num_epochs: int, *, where: str) -> tuple[int, int]:
-    """``start`` and ``end``, shares of a phase of ``num_epochs``, as epochs; the ramp has at least one.
+class CubicRamp(nn.Module):
+    """The sparsity now, in a phase whose steps are counted here; the time is that of :func:`cubic_sparsity`, in steps.
+
+    With ``every = 1`` the updates are those of Distiller, one at the start of each epoch.
+
+    Args:
+        initial, final: sparsities, 0 <= initial <= final < 1.
+        start, end: of the ramp, as shares of the phase.
+        every: epochs from one update to the next; below 1 there are several in an epoch.
+
+    Attributes:
+        num_steps: optimiser steps so far.
 
     Raises:
-        UserError: not 0 <= start < end <= 1.
+        UserError: a value is out of range.
     """
-    if not 0 <= start < end <= 1:
-        raise UserError(
-            f"{where}: the ramp must start and end at shares of the epochs with 0 <= start < end <= 1, "
-            f"got start={start!r} and end={end!r}"
+
+    num_steps: Tensor
+
+    def __init__(self, *, initial: float, final: float, start: float, end: float, every: float) -> None:
+        super().__init__()
+        if not 0 <= initial <= final < 1:
+            raise UserError(
+                "method.initial_sparsity and method.target_sparsity are shares that go, 0 <= initial <= target < 1, "
+                f"got {initial!r} and {final!r}"
+            )
+        if not 0 <= start < end <= 1:
+            raise UserError(
+                "the ramp must start and end at shares of the phase, 0 <= method.start < method.end <= 1, "
+                f"got start={start!r} and end={end!r}"
+            )
+        if not every > 0:
+            raise UserError(f"method.every must be a positive number of epochs, got {every!r}")
+        self.initial, self.final = initial, final
+        self.start, self.end, self.every = start, end, every
+        self.set_length(1, 1)
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+
+    def set_length(self, num_epochs: int, steps_per_epoch: int) -> None:
+        """Say how long the phase is; start, end and interval are rounded to whole epochs where ``every`` is at least 1.
+
+        The ramp has at least one step.
+        """
+        unit = steps_per_epoch if self.every >= 1 else 1
+        total = num_epochs * steps_per_epoch // unit
+        self._steps_per_epoch = steps_per_epoch
+        self._interval = max(1, round(self.every * steps_per_epoch / unit)) * unit
+        self._start = min(int(self.start * total + 1e-9), max(0, total - 1)) * unit
+        self._end = max(self._start + unit, int(self.end * total + 1e-9) * unit)
+
+    def sparsity(self) -> float:
+        """What is to be zero now."""
+        return cubic_sparsity(
+            int(self.num_steps),
+            initial=self.initial,
+            final=self.final,
+            start=self._start,
+            end=self._end,
+            every=self._interval,
         )
-    first = min(int(start * num_epochs), max(0, num_epochs - 1))
-    return first, max(first + 1, int(end * num_epochs))
 
-
-def check_sparsities(initial: float, final: float) -> None:
-    """Refuse what is no ramp.
-
-    Raises:
-        UserError: not 0 <= initial <= final < 1.
-    """
-    if not 0 <= initial <= final < 1:
-        raise UserError(
-            "method.initial_sparsity and method.target_sparsity are shares that go, 0 <= initial <= target < 1, "
-            f"got {initial!r} and {final!r}"
-        )
+    def step(self) -> bool:
+        """Count a step; True if an update is due before the next one, and that one is in the same epoch."""
+        self.num_steps += 1
+        now = int(self.num_steps)
+        return now % self._steps_per_epoch != 0 and (now - self._start) % self._interval == 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench import criteria, gating
-from prunebench.budget import gradual
+from prunebench.budget.gradual import CubicRamp
 from prunebench.errors import UserError
 from prunebench.method import Method, match_layers
 from prunebench.surgery.plan import Plan
@@ -26,7 +26,7 @@ class Agp(Method):
     """Zhu and Gupta 2017, "To prune, or not to prune": zero the smallest weights of each layer, more every epoch.
 
     At the start of an epoch the weights of smallest absolute value of each chosen layer are zeroed, as many as
-    :func:`prunebench.budget.gradual.cubic_sparsity` says; they stay zero (their gradients are zeroed before each step
+    :class:`prunebench.budget.gradual.CubicRamp` says; they stay zero (their gradients are zeroed before each step
     and the weights after it). Convolutions and linear layers count alike, biases and norm layers are left alone.
 
     Under ``finetune`` the ramp starts from the trained net, the cut of the schedule is its first step; under
@@ -36,8 +36,8 @@ class Agp(Method):
     Args:
         target_sparsity: share of the weights of each layer that goes in the end, in [0, 1).
         initial_sparsity: the same at the start of the ramp.
-        start, end: of the ramp, as shares of the epochs of the phase; after it the net trains on.
-        every: epochs from one update to the next.
+        start, end: of the ramp, as shares of the phase; after it the net trains on.
+        every: epochs from one update to the next; below 1, steps within an epoch.
         layers: names and globs.
         skip: the same, of layers that are left alone; null = those that compute the net's output.
 
@@ -56,20 +56,15 @@ class Agp(Method):
         initial_sparsity: float = 0.05,
         start: float = 0.0,
         end: float = 0.5,
-        every: int = 1,
+        every: float = 1,
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        gradual.check_sparsities(initial_sparsity, target_sparsity)
-        gradual.ramp_epochs(start, end, 1, where="method")
-        if every < 1:
-            raise UserError(f"method.every must be at least 1 epoch, got {every!r}")
-        self.target_sparsity, self.initial_sparsity = target_sparsity, initial_sparsity
-        self.start, self.end, self.every = start, end, every
+        self.ramp = CubicRamp(initial=initial_sparsity, final=target_sparsity, start=start, end=end, every=every)
+        self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
         self.names: list[str] = []
-        self._ramp = (0, 1)
         # bool, the weights of all chosen layers in one row, True where one lives
         self.register_buffer("live", None)
 
@@ -88,19 +83,19 @@ class Agp(Method):
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
         net = self.attach(copy.deepcopy(net), job)
-        self._update(net, self._sparsity(0))
+        self._update(net)
         return net
 
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
         assert job.phase is not None
-        self._ramp = gradual.ramp_epochs(self.start, self.end, job.phase.epochs, where="method")
+        self.ramp.set_length(job.phase.epochs, job.steps_per_epoch(job.phase))
         if self.live is None:
             size = sum(net.get_parameter(f"{name}.weight").numel() for name in self.names)
             self.live = torch.ones(size, dtype=torch.bool)
         return net
 
     def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        self._update(net, self._sparsity(epoch))
+        self._update(net)
 
     def before_step(self, net: nn.Module) -> None:
         for weight, mask in self._weights(net):
@@ -108,7 +103,10 @@ class Agp(Method):
                 weight.grad *= mask
 
     def after_step(self, net: nn.Module) -> None:
-        self._zero(net)
+        if self.ramp.step():
+            self._update(net)
+        else:
+            self._zero(net)
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         return {"sparsity": self._reached()}
@@ -128,22 +126,12 @@ class Agp(Method):
             }
         return net, job.plan
 
-    def _sparsity(self, epoch: int) -> float:
-        first, last = self._ramp
-        return gradual.cubic_sparsity(
-            epoch,
-            initial=self.initial_sparsity,
-            final=self.target_sparsity,
-            start=first,
-            end=last,
-            every=self.every,
-        )
-
     def _reached(self) -> float:
         return 0.0 if self.live is None else 1 - float(self.live.float().mean())
 
     @torch.no_grad()
-    def _update(self, net: nn.Module, sparsity: float) -> None:
+    def _update(self, net: nn.Module) -> None:
+        sparsity = self.ramp.sparsity()
         for weight, mask in self._weights(net):
             mask &= criteria.largest(weight, int(sparsity * weight.numel() + 1e-9))
         self._zero(net)

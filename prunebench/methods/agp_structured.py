@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench import criteria, gating
-from prunebench.budget import gradual
+from prunebench.budget.gradual import CubicRamp
 from prunebench.errors import UserError, nearest
 from prunebench.layers.components import Components, Factorised
 from prunebench.layers.convert import gated_layers
@@ -31,7 +31,7 @@ class AgpStructured(Method):
     """The structured AGP baseline of Wang, Wohlwend and Lei 2020: W = Q diag(g) P, the smallest |g_k| go.
 
     g is trained like a weight. At the start of an epoch the entries of smallest absolute value of each layer are set to
-    0 for good, as many as :func:`prunebench.budget.gradual.cubic_sparsity` says; in the end their components are
+    0 for good, as many as :class:`prunebench.budget.gradual.CubicRamp` says; in the end their components are
     removed and the other entries are folded into Q. Layers and factors are those of :class:`FlopL0` with the same
     options.
 
@@ -39,8 +39,8 @@ class AgpStructured(Method):
         target_sparsity: share of the components of each layer that goes in the end, in [0, 1); this is also the share
             of the layer's parameters.
         initial_sparsity: the same at the start of the ramp.
-        start, end: of the ramp, as shares of the epochs of the phase.
-        every: epochs from one update to the next.
+        start, end: of the ramp, as shares of the phase.
+        every: epochs from one update to the next; below 1, steps within an epoch.
         diagonal: where g starts: "norm" = |p_k| |q_k|, taken out of the factors, so that the net stays the same;
             "uniform" = U(-1, 1), as in the official script, which trains from scratch.
         l1: weight of the penalty sum |g|.
@@ -62,7 +62,7 @@ class AgpStructured(Method):
         initial_sparsity: float = 0.05,
         start: float = 0.0,
         end: float = 0.5,
-        every: int = 1,
+        every: float = 1,
         diagonal: str = "norm",
         l1: float = 0.0,
         gate_lr: float | None = None,
@@ -74,20 +74,15 @@ class AgpStructured(Method):
         merge: bool = True,
     ) -> None:
         super().__init__()
-        gradual.check_sparsities(initial_sparsity, target_sparsity)
-        gradual.ramp_epochs(start, end, 1, where="method")
-        if every < 1:
-            raise UserError(f"method.every must be at least 1 epoch, got {every!r}")
         if diagonal not in DIAGONALS:
             hint = nearest(str(diagonal), DIAGONALS)
             raise UserError(f"method.diagonal must be {' or '.join(DIAGONALS)}, got {diagonal!r}{hint}")
-        self.target_sparsity, self.initial_sparsity = target_sparsity, initial_sparsity
-        self.start, self.end, self.every = start, end, every
+        self.ramp = CubicRamp(initial=initial_sparsity, final=target_sparsity, start=start, end=end, every=every)
+        self.target_sparsity = target_sparsity
         self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr
         self.layers, self.skip, self.merge = layers, skip, merge
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
         self.names: list[str] = []
-        self._ramp = (0, 1)
 
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
@@ -97,12 +92,12 @@ class AgpStructured(Method):
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
         net = self.attach(net, job)
-        self._update(net, self._sparsity(0))
+        self._update(net)
         return net
 
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
         assert job.phase is not None
-        self._ramp = gradual.ramp_epochs(self.start, self.end, job.phase.epochs, where="method")
+        self.ramp.set_length(job.phase.epochs, job.steps_per_epoch(job.phase))
         job.seed_all("gates")
         return gating.install(net, self.names, make_gate=self._make_gate, **self.options)
 
@@ -117,10 +112,13 @@ class AgpStructured(Method):
         return {**terms, "l1": self.l1 * torch.stack([gate().abs().sum() for gate in gates]).sum()}
 
     def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        self._update(net, self._sparsity(epoch))
+        self._update(net)
 
     def after_step(self, net: nn.Module) -> None:
-        self._zero(net)
+        if self.ramp.step():
+            self._update(net)
+        else:
+            self._zero(net)
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         return {"sparsity": gating.sparsity(net)}
@@ -144,19 +142,9 @@ class AgpStructured(Method):
     def _gates(self, net: nn.Module) -> list[DiagonalGate]:
         return [layer.gate for _, layer in gated_layers(net) if isinstance(layer.gate, DiagonalGate)]
 
-    def _sparsity(self, epoch: int) -> float:
-        first, last = self._ramp
-        return gradual.cubic_sparsity(
-            epoch,
-            initial=self.initial_sparsity,
-            final=self.target_sparsity,
-            start=first,
-            end=last,
-            every=self.every,
-        )
-
     @torch.no_grad()
-    def _update(self, net: nn.Module, sparsity: float) -> None:
+    def _update(self, net: nn.Module) -> None:
+        sparsity = self.ramp.sparsity()
         for gate in self._gates(net):
             gate.live &= criteria.largest(gate.value, round(sparsity * gate.size))
         self._zero(net)

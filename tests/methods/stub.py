@@ -55,6 +55,9 @@ class StubJob:
     def phase(self) -> Phase:
         return Phase(name="train", epochs=self.epochs, lr=0.1, fraction=self.fraction)
 
+    def steps_per_epoch(self, phase: Phase) -> int:
+        return 2
+
     def choose(self, make: Callable[[], Choice]) -> Choice:
         return make()
 

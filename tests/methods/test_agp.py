@@ -147,7 +147,7 @@ def test_the_l1_penalty() -> None:
     [
         ({"target_sparsity": 1.0}, "initial <= target < 1"),
         ({"start": 0.8, "end": 0.5}, r"start=0\.8 and end=0\.5"),
-        ({"every": 0}, r"method\.every must be at least 1"),
+        ({"every": 0}, r"method\.every must be a positive number"),
         ({"layers": ["fc"]}, r"method\.layers: 'fc' matches no layer"),
         ({"layers": ["6"]}, "leaves no layer to prune"),
     ],
