@@ -27,4 +27,5 @@ def _from_recipe(kind: str, key: str, otherwise: Any, *, _root_: DictConfig) -> 
         found = OmegaConf.select(_root_, f"{place}.{kind}.{key}", default=_ABSENT)
         if found is not _ABSENT:
             return found
-    return otherwise
+    # resolving a whole configuration in place takes containers of OmegaConf's own only
+    return OmegaConf.create(otherwise) if isinstance(otherwise, list | dict) else otherwise
