@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunebench.budget.bisection import bisect, count_kept, pick
+from prunebench.budget.bisection import bisect, count_kept, largest, pick
 from prunebench.errors import UserError
 
 GATES = [torch.tensor(row) for row in ([0.9, 0.8, 0.1, 0.0], [0.7, 0.6, 0.5, 0.2], [0.95, 0.4, 0.3, 0.05])]
@@ -72,6 +72,7 @@ def test_counts_fall_with_the_share_and_add_up() -> None:
 def test_ties_go_to_the_first_layers() -> None:
     assert count_kept([torch.ones(3), torch.ones(3), torch.ones(3)], 4) == (3, 1, 0)
     assert count_kept([torch.zeros(3), torch.ones(3), torch.zeros(3)], 5) == (2, 3, 0)
+    assert largest(torch.tensor([0.0, 1.0, 0.5, 1.0, 0.5]), 3) == (1, 2, 3)
 
 
 def test_a_layer_keeps_one_channel() -> None:

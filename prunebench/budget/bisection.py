@@ -49,6 +49,11 @@ def count_kept(gates: Sequence[Tensor], kept: int) -> tuple[int, ...]:
     return tuple(torch.bincount(layer[order], minlength=len(gates)).tolist())
 
 
+def largest(gates: Tensor, count: int) -> tuple[int, ...]:
+    """Ascending indices of the ``count`` largest gates of a layer; ties go to the lower index."""
+    return tuple(gates.argsort(descending=True, stable=True)[:count].sort().values.tolist())
+
+
 def bisect(
     gates: Sequence[Tensor],
     removed: Callable[[Sequence[int]], float],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
-from prunebench.budget.bisection import ITERATES, Iterate, bisect, pick
+from prunebench.budget.bisection import ITERATES, Iterate, bisect, largest, pick
 from prunebench.compute import beside_pretraining
 from prunebench.errors import UserError, nearest
 from prunebench.layers.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
@@ -224,7 +224,7 @@ class PruningFromScratch(Method):
 
         def keep(counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
             pairs = zip(layers, gates, counts, strict=True)
-            return {name: _largest(part, count) for name, part, count in pairs if count < len(part)}
+            return {name: largest(part, count) for name, part, count in pairs if count < len(part)}
 
         goal = 1 - self.target_macs
         trace = bisect(
@@ -284,8 +284,3 @@ def _gated(graph: ChannelGraph) -> dict[str, str]:
             "layer follows and whose channels meet no addition"
         )
     return found
-
-
-def _largest(gates: Tensor, count: int) -> tuple[int, ...]:
-    """Ascending indices of the ``count`` largest gates; ties go to the lower index."""
-    return tuple(gates.argsort(descending=True, stable=True)[:count].sort().values.tolist())
