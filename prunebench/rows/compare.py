@@ -85,6 +85,8 @@ def _others(result: Mapping[str, Any], row: Row, own_dense: float | None) -> dic
     final, cost = (result.get("metrics") or {}).get("final") or {}, result.get("cost") or {}
     dense_cost, final_cost = cost.get("dense") or {}, cost.get("final") or {}
     ours: dict[str, tuple[Any, str]] = {name: (final.get(name), "fraction") for name in ("top5", "ece")}
+    for name, stage in (("sparse_accuracy", "before_cut"), ("pruned_accuracy", "pruned")):
+        ours[name] = ((result.get("metrics") or {}).get(stage) or {}).get("accuracy"), "fraction"
     ours["nll"] = final.get("nll"), "nats"
     for name in ("macs_removed", "params_removed"):
         ours[name] = cost.get(name), "fraction"
