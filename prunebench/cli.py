@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own message and hide ours
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [sys.argv[0], *arguments]
     try:
         recipes.register()
         register(arguments)
+        sys.argv = [sys.argv[0], *swept_with_rows(arguments)]
         hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(run)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,6 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         return 0
     return 1
+
+
+def swept_with_rows(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` of a sweep over rows, with ``key.path=value`` as ``key.path=choice(value)``.
+
+    Hydra first composes a sweep without what is swept. The keys of a row's schedule or method do not exist there and
+    would be refused; as sweeps of one value they reach each row.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not {"-m", "--multirun"} & set(arguments) or not any(a.startswith("experiment=") for a in arguments):
+        return list(arguments)
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        nested = "." in key and not key.startswith(("hydra.", "+", "~", "-"))
+        try:
+            plain = nested and not OverridesParser.create().parse_override(argument).is_sweep_override()
+        except HydraException:
+            plain = False  # Hydra will say what is wrong with it
+        found.append(f"{key}=choice({value})" if plain else argument)
+    return found
 
 
 def run(cfg: Any) -> None:
@@ -240,6 +263,21 @@ def show(result: Mapping[str, Any]) -> None:
         f"MACs removed {100 * cost['macs_removed']:.2f} %, parameters removed {100 * cost['params_removed']:.2f} %, "
         f"status {result['status']}, {run_['seconds']:.0f} s"
     )
+    for line in beside_the_paper(result):
+        print(line)
+
+
+def beside_the_paper(result: Mapping[str, Any]) -> list[str]:
+    """The run's row of a paper, if it has one: the paper's values, ours, the difference."""
+    from prunebench.rows import find
+    from prunebench.rows.compare import describe
+
+    if not result.get("row"):
+        return []
+    try:
+        return describe(result, find(result["row"]))
+    except UserError as error:  # a stored result may be of a row that has been renamed since
+        return [f"row {result['row']}: {error}"]
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -83,7 +83,13 @@ def help_text() -> str:
     lines += [
         "",
         "A finished run is never repeated: the same command prints its row. An interrupted one goes on.",
-        "Other commands: scripts/data.py (check and fetch data), scripts/rows.py (the papers' rows), scripts/export.py",
-        "(ONNX, torch.export), scripts/report.py (tables and a page over all runs), scripts/bench.py (speed).",
+        "Other commands:",
+        "  python scripts/rows.py list [paper]                      the papers' rows; check: are they right",
+        "  python scripts/reproduce.py paper=fpgm table=1 [seeds=3] [budget=quick|full] [launcher=joblib]",
+        "                                                          run a table's missing rows, ours beside the paper's",
+        "  python scripts/report.py                                 tables and one page over all runs",
+        "  python scripts/data.py check | get <name>                the data sets",
+        "  python scripts/export.py <run folder> --to onnx          also torch_export, state_dict",
+        "  python scripts/bench.py                                  speed",
     ]
     return "\n".join(lines)

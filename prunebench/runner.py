@@ -19,9 +19,10 @@ from prunebench import runtime, saved
 from prunebench.identity import digest, identity
 from prunebench.job import Job
 from prunebench.lock import FolderLock
-from prunebench.measure import cost, latency
+from prunebench.measure import cost, guarantee, latency
 from prunebench.method import Method
 from prunebench.result import FILE, SCHEMA, write_json, write_rows, write_text
+from prunebench.stored import load_correct
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
@@ -142,15 +143,25 @@ def _measurements(
         "budget": achieved,
         "not_pruned": job.not_pruned,
         "phases": job.phase_records,
-        "guarantee": {
-            "accuracy_interval_95": metrics["final"].get("interval"),
-            "test_evaluations": len(metrics),
-            "selection": "last_epoch",
-            "objective": method.objective,
-            "num_seeds": 1,
-        },
+        "guarantee": _guarantee(job, metrics, method),
         "data": job.data.fingerprint(),
     }
+
+
+def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]], method: Method) -> dict[str, Any]:
+    """What the accuracy of this one net is worth; how many seeds a row has is known to the report."""
+    facts: dict[str, Any] = {
+        "accuracy_interval_95": metrics["final"].get("interval"),
+        "test_evaluations": len(metrics),
+        "selection": "last_epoch",
+        "objective": method.objective,
+        "num_seeds": 1,
+    }
+    dense, final = (job.predictions(stage) for stage in ("dense", "final"))
+    if dense.exists() and final.exists():
+        facts["against"] = guarantee.against(load_correct(dense), load_correct(final), name="dense")
+    facts["level"], facts["missing"] = guarantee.level(facts, num_seeds=1)
+    return facts
 
 
 def _write_files(job: Job, compact: nn.Module, plan: Plan) -> None:

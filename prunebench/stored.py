@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -60,3 +61,10 @@ def save_predictions(path: Path, probs: Tensor, labels: Tensor, scores: Mapping[
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **(doubts | arrays))
     temporary.replace(path)
+
+
+def load_correct(path: Path) -> NDArray[np.bool_]:
+    """Per-example correctness ``[n]`` of stored predictions."""
+    with np.load(path, allow_pickle=False) as arrays:
+        correct: NDArray[np.bool_] = arrays["correct"]
+    return correct

@@ -21,14 +21,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf  # noqa: E402 - the checkout need not be installed
+import rich.console  # noqa: E402 - the checkout need not be installed
+import rich.table  # noqa: E402
+import rich.text  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
 
 from prunebench.cli import resolve  # noqa: E402
 from prunebench.errors import UserError, nearest  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
 from prunebench.report.groups import group  # noqa: E402
 from prunebench.report.papers import views  # noqa: E402
-from prunebench.report.tables import to_markdown  # noqa: E402
+from prunebench.report.tables import NOTHING, Table  # noqa: E402
 from prunebench.rows import compose, find, load_papers  # noqa: E402
 from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 
@@ -66,14 +69,42 @@ def main(arguments: list[str]) -> int:
     for override in overrides:
         if override.startswith("paths.outputs="):
             outputs = Path(override.split("=", 1)[1])
-    wanted = {row.table for row in rows}
+    names = {row.name for row in rows}
     for view in views([paper], group(collect(outputs / "runs").records)):
         for table, _ in view.tables:
-            if table.title.removeprefix(f"{paper.name}: ") in wanted:
-                print(f"\n{to_markdown(table)}")
+            show(table, names)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def show(table: Table, names: set[str]) -> None:
+    """Print the lines of these rows, without columns that are empty in all of them, and the notes about them."""
+    lines = [line for line in table.rows if line[0].below in names]
+    if not lines:
+        return
+    # the name says the model and the data set
+    skipped = ("Row", "State", "Model", "Data set")
+    used = [i for i, column in enumerate(table.columns) if column.title not in skipped]
+    used = [i for i in used if any(line[i].text != NOTHING for line in lines)]
+    shown = rich.table.Table(title=table.title, title_justify="left")
+    shown.add_column("row", overflow="fold")
+    for i in used:
+        column = table.columns[i]
+        shown.add_column(column.full.replace(", ", "\n"), justify="right" if column.numeric else "left")
+    for line in lines:
+        shown.add_row(
+            line[0].below.split("-", 1)[1], *(rich.text.Text(f"{line[i].text} {line[i].mark}".strip()) for i in used)
+        )
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = 160  # a file wraps nothing
+    console.print(shown)
+    console.print(rich.text.Text(", ".join(f"{letter} = {meaning}" for letter, meaning in table.marks)))
+    for note in table.notes:
+        head = note.split(":")[0]
+        if head in names or not head.startswith(f"{table.title.split(':')[0]}-"):
+            console.print(rich.text.Text(f"- {note}"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunebench.report import checks, collect, families, figures, groups, page, papers, summaries, tables
+from prunebench.report import checks, collect, families, figures, groups, guarantees, page, papers, summaries, tables
 from prunebench.result import read_json, write_json
 from prunebench.rows import Paper
 
@@ -54,7 +54,12 @@ def build(
     advance("testing pairs", 1, 1)
     views = papers.views(rows, configurations)
     made = [summaries.configurations(configurations), summaries.comparisons(tested), summaries.ranks(tested)]
-    made += [checks.table(configurations), papers.overview(views), papers.rows_run(views)[0]]
+    made += [
+        checks.table(configurations),
+        guarantees.table(configurations),
+        papers.overview(views),
+        papers.rows_run(views)[0],
+    ]
     made += [table for view in views for table, _ in view.tables]
     # thousands of lines with all numbers: for programs, not for readers
     written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from prunebench.measure.guarantee import level
 from prunebench.measure.statistics import mean_of_seeds
 from prunebench.report.record import Record
 
@@ -63,6 +64,11 @@ class Group:
     def name(self) -> str:
         """Method and label, for tables."""
         return f"{self.first.method} ({self.label})" if self.label else self.first.method
+
+    @property
+    def guarantee(self) -> tuple[str, list[str]]:
+        """Level of its guarantee, and what is missing for more."""
+        return level(self.first.guarantee, num_seeds=len(self.records))
 
     @property
     def missed(self) -> bool:

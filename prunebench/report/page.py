@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from prunebench.report import checks, details, summaries
+from prunebench.report import checks, details, guarantees, summaries
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.families import Family
 from prunebench.report.groups import Group
@@ -22,6 +22,8 @@ from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
 from prunebench.result import write_text
 
+MAX_GUARANTEES = 300
+"""So many lines of that table are on the page; all of them are in the files."""
 SCRIPTS = ("base", "runs", "plots", "detail", "main")
 
 
@@ -63,6 +65,8 @@ def write_page(
         refused=[text for family in families for text in family.refused],
         untested=untested,
         checks=checks.table(groups) if groups else None,
+        guarantees=guarantees.table(groups),
+        max_guarantees=MAX_GUARANTEES,
         left_out=collection.left_out,
     )
     write_text(path, content)
@@ -155,7 +159,8 @@ def _tiles(
         total = sum(view.total for view in views)
         tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})
         tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": f"of {total}"})
-        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": ""})
+        changed = f"+ {counts['changed']} with other settings" if counts["changed"] else ""
+        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": changed})
         more = f"+ {counts['quoted']} quoted"
         tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
     tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": f"{len(groups):,} configurations"})

@@ -16,6 +16,7 @@ from prunebench.rows.conventions import CONVENTIONS
 STATES = {
     "reproduced": ("reproduced", "good"),
     "run": ("run, not reproduced", "info"),
+    "changed": ("run with other settings", "warn"),
     "ready": ("not run yet", "off"),
     "pending": ("pending", "off"),
     "quoted": ("quoted", "off"),
@@ -23,12 +24,15 @@ STATES = {
 """State of a row → its words and the look of its chip.
 
 Reproduced: ours is as near to the paper's as the row's tolerance. Run: there is a number of ours, farther away or not
-comparable. Pending: the method is not built. Quoted: another paper's number, never ranked.
+comparable. Changed: a shortened run, or one with other settings than the row's; never compared. Pending: the method is
+not built. Quoted: another paper's number, never ranked.
 """
+_GUARANTEES = {"full": "full guarantee", "interval_only": "interval only", "none": "no guarantee"}
 _ALWAYS = ("macs_removed", "params_removed")
 """Shown wherever there is a run, since one of them alone says little (Blalock et al. 2019)."""
-_COMMON = ("dense_accuracy", "accuracy", "macs_removed", "params_removed")
-_COMPARED = ("dense_accuracy", "accuracy")
+_HEADLINES = ("accuracy", "bpc")
+_COMMON = ("dense_accuracy", "accuracy", "bpc", "macs_removed", "params_removed")
+_COMPARED = ("dense_accuracy", "accuracy", "bpc")
 _SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
 _OURS = ("conv_linear", "none")
 """Conventions that need no explanation: ours, and that of papers without counts."""
@@ -51,6 +55,8 @@ class Line:
         if self.row.kind == "quoted":
             return "quoted"
         if self.group is not None:
+            if (self.group.first.expected or {}).get("changed"):
+                return "changed"
             return "reproduced" if self.found and self.found["within_tolerance"] else "run"
         return "pending" if self.row.overrides is None else "ready"
 
@@ -78,25 +84,38 @@ def paper_table(name: str, title: str, lines: Sequence[Line]) -> Table:
 
 
 def run_table(name: str, title: str, lines: Sequence[Line]) -> Table:
-    """Rows of any papers side by side: accuracies, both sizes, calibration, latency."""
-    columns = [Column("Row"), Column("State"), Column("Model"), Column("Data set")]
-    for key in _COMMON:
+    """Rows of any papers side by side: quality, both sizes, calibration, latency."""
+    keys = [key for key in _COMMON if any(_known(line, key) for line in lines)]
+    columns = [Column("Row"), Column("State")]
+    for key in keys:
         heading = f"{TITLES[key]}{unit(key)}"
         columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
         columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
-        if key == "accuracy":
-            columns.append(Column("Δ", numeric=True, name="accuracy_difference", group=heading))
+        if key in _HEADLINES:
+            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=heading))
     columns.append(Column("ours", numeric=True, name="ece_ours", group="ECE %", starts=True))
     columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
     columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
     rows = []
     for line in lines:
-        setting, *rest = _head(line)
+        setting, state, *_ = _head(line)
         first = Cell(f"{line.row.paper}, {line.row.table}: {setting.text}", below=setting.below)
-        values = _values(line, _COMMON, _COMMON, differences=("accuracy",))
-        rows.append([first, *rest, *values, _measured(line.group, "ece"), *_latency(line, run=True)])
-    refused = [f"{line.row.name}: {line.found['refused']}" for line in lines if line.found and line.found["refused"]]
-    return Table(name, title, tuple(columns), rows, tuple(f"Difference refused, {reason}" for reason in refused))
+        values = _values(line, keys, keys, differences=_HEADLINES)
+        rows.append([first, state, *values, _measured(line.group, "ece"), *_latency(line, run=True)])
+    return Table(name, title, tuple(columns), rows, tuple(_refusals(lines)))
+
+
+def _known(line: Line, key: str) -> bool:
+    return line.row.value(key) is not None or bool(line.group and ours(line.group, key))
+
+
+def _refusals(lines: Sequence[Line]) -> list[str]:
+    """Why differences are refused, each reason once."""
+    names: dict[str, list[str]] = {}
+    for line in lines:
+        if line.found and line.found["refused"]:
+            names.setdefault(line.found["refused"], []).append(line.row.name)
+    return [f"Difference refused for {', '.join(found)}: {reason}" for reason, found in names.items()]
 
 
 def _head(line: Line) -> list[Cell]:
@@ -104,8 +123,11 @@ def _head(line: Line) -> list[Cell]:
     names = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
     setting = ", ".join(part for part in (row.setting, (row.arm or "").replace("_", " ")) if part)
     words, chip = STATES[line.state]
-    seeds = f"{len(group.records)} seed{'s' if len(group.records) > 1 else ''}" if group else ""
-    state = Cell(words, chip=chip, note=row.pending or "", below=seeds)
+    below = ""
+    if group:
+        level, _ = group.guarantee
+        below = f"{len(group.records)} seed{'s' if len(group.records) > 1 else ''}, {_GUARANTEES[level]}"
+    state = Cell(words, chip=chip, note=row.pending or "", below=below)
     return [Cell(setting or row.id, below=row.name), state, *(Cell(name) for name in names)]
 
 
@@ -146,10 +168,12 @@ def _measured(group: Group | None, key: str) -> Cell:
 def _difference(line: Line, key: str) -> Cell:
     if line.found is None:
         return Cell()
-    if key == "accuracy" and line.found["refused"]:
+    if key == line.found["metric"] and line.found["refused"]:
         return Cell("refused", note=line.found["refused"])
-    value = line.found["difference"] if key == "accuracy" else line.found["baseline"]["difference"]
-    return Cell() if value is None else Cell(signed(100 * value), value)
+    value = line.found["difference"] if key == line.found["metric"] else line.found["baseline"]["difference"]
+    if value is None or key not in (line.found["metric"], "dense_accuracy"):
+        return Cell()
+    return Cell(signed(value if key == "bpc" else 100 * value), value)
 
 
 def _latency(line: Line, run: bool) -> list[Cell]:
@@ -167,9 +191,9 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
     notes = [f"The paper counts {CONVENTIONS[name]}; ours: {CONVENTIONS['conv_linear']}" for name in conventions]
     waiting = Counter(line.row.pending for line in lines if line.state == "pending" and line.row.pending)
     notes += [f"Pending ({count} row{'s' if count > 1 else ''}): {reason}" for reason, count in waiting.items()]
+    notes += _refusals(lines)
     for line in lines:
-        refused = line.found["refused"] if line.found else None
-        reasons = [f"difference refused, {refused}" if refused else "", line.row.note or "", line.row.macs_note or ""]
+        reasons = [line.row.note or "", line.row.macs_note or ""]
         if any(reasons):
             notes.append(f"{line.row.name}: {'; '.join(reason.strip().rstrip('.') for reason in reasons if reason)}")
     return tuple(notes)

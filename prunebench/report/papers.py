@@ -15,6 +15,8 @@ from prunebench.report.paper_table import STATES, Line, paper_table, run_table
 from prunebench.report.tables import Cell, Column, Table
 from prunebench.rows import Paper, Row, compare
 
+_RUN = ("reproduced", "run", "changed")
+"""States of rows that have a run."""
 _DEVIATIONS = {"paper": "The paper", "official_code": "Its code", "ours": "Here"}
 
 
@@ -37,12 +39,12 @@ class View:
 
     @property
     def has_runs(self) -> bool:
-        return bool(self.counts["reproduced"] + self.counts["run"])
+        return any(self.counts[state] for state in _RUN)
 
     @property
     def bars(self) -> list[dict[str, float]]:
-        """Shares of reproduced, run and ready rows in percent, one behind the other."""
-        widths = [100 * self.counts[state] / max(1, self.total) for state in ("reproduced", "run", "ready")]
+        """Shares of reproduced, run, changed and ready rows in percent, one behind the other."""
+        widths = [100 * self.counts[state] / max(1, self.total) for state in (*_RUN, "ready")]
         return [{"x": round(sum(widths[:i]), 2), "width": round(width, 2)} for i, width in enumerate(widths)]
 
     @property

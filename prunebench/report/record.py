@@ -51,6 +51,7 @@ class Record:
         numbers: measured values by name, e.g. ``final.accuracy``, ``dense.macs``, ``macs_removed``,
             ``final.batch_1_ms``; fractions, counts, ms, seconds. What was not measured is absent.
         settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
+        guarantee: how the net was chosen and tested, see :mod:`prunebench.measure.guarantee`.
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
@@ -75,6 +76,7 @@ class Record:
     started: str
     numbers: Mapping[str, float]
     interval: tuple[float, float] | None
+    guarantee: Mapping[str, Any]
     settings: Mapping[str, Any]
     test_set: str
     checkpoint: str | None
@@ -118,6 +120,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
         started=str(run.get("started") or ""),
         numbers=numbers,
         interval=_interval(result),
+        guarantee=_guarantee(result),
         settings={sys.intern(key): value for key, value in _settings(result)},
         test_set=_test_set(result),
         checkpoint=_checkpoint(result),
@@ -200,6 +203,17 @@ def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
     if not isinstance(value, list) or len(value) != 2:
         raise UserError(f"{path} is {checked.short(value)}, not [low, high]")
     return checked.number(value[0], path), checked.number(value[1], path)
+
+
+def _guarantee(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the result says about its own worth, with the parts that are computed with checked."""
+    found = checked.mapping(result, "guarantee", optional=True)
+    test = checked.mapping(found, "guarantee.against", optional=True)
+    for key in ("b", "c", "p", "difference") if test else ():
+        checked.number(test.get(key), f"guarantee.against.{key}")
+    if test and not (isinstance(test.get("interval_95"), list) and len(test["interval_95"]) == 2):
+        raise UserError(f"guarantee.against.interval_95 is {checked.short(test.get('interval_95'))}, not [low, high]")
+    return dict(found)
 
 
 def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | None, ...]]:

@@ -8,7 +8,7 @@ from prunebench.report.families import Budget, Family
 from prunebench.report.groups import Group
 from prunebench.report.pairs import Pair
 from prunebench.report.record import Record
-from prunebench.report.tables import NOTHING, Cell, Column, Table, percent, plain, points, signed, text
+from prunebench.report.tables import NOTHING, Cell, Column, Table, p_value, percent, plain, points, signed, text
 
 _SEEDS_NOTE = (
     "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
@@ -202,11 +202,6 @@ def _place(budget: Budget, method: str) -> Cell:
             places = f"{rank.best}" if rank.best == rank.worst else f"{rank.best}–{rank.worst}"
             return Cell(cell.text, cell.value, note=rank.group.name, run=rank.group.id, below=places)
     return Cell()
-
-
-def p_value(p: float) -> str:
-    """Three decimals, or an upper limit."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _accuracy(found: Group) -> Cell:

@@ -138,6 +138,11 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{'−' if value < 0 else '+'}{shown}"
 
 
+def p_value(p: float) -> str:
+    """Three decimals, or an upper limit."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def seeds_note(found: Estimate) -> str:
     """How many seeds a mean has and its t interval."""
     if found.half_width is None:

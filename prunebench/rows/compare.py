@@ -7,9 +7,14 @@ from typing import Any
 
 from prunebench.rows.row import Row
 
+UNITS = {"accuracy": "fraction", "bpc": "bits per character"}
+"""What a row may be about, the first that it reports."""
+BPC_TOLERANCE = 0.01
+"""Bits per character: the last digit that papers print. A row's own tolerance is one of accuracies."""
+
 
 def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None = None) -> dict[str, Any]:
-    """The run's accuracy beside the paper's, and every other value that both have.
+    """The run's accuracy (language models: bits per character) beside the paper's, and the other values both have.
 
     A difference says something about the method only if both started from the same place: it is refused where our
     own dense net misses the paper's by more than the row's tolerance.
@@ -26,28 +31,65 @@ def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None
         ``units``).
     """
     metrics = result.get("metrics") or {}
-    ours = (metrics.get("final") or {}).get("accuracy")
-    paper = row.value("accuracy")
-    if paper is None and row.kind == "baseline":
-        paper = row.value("dense_accuracy")
+    metric, paper = _headline(row)
+    ours = (metrics.get("final") or {}).get(metric)
+    tolerance = row.tolerance if metric == "accuracy" else BPC_TOLERANCE
     own_dense = (metrics.get("dense") or {}).get("accuracy", dense_accuracy)
     baseline = _baseline(row, own_dense)
-    refused = _refused(result, row, paper, ours, baseline)
+    refused = _refused(result, row, metric, paper, ours, baseline)
     difference = None if refused or ours is None or paper is None else ours - paper
     return {
         "row": row.name,
-        "metric": "accuracy",
-        "units": "fraction",
+        "metric": metric,
+        "units": UNITS[metric],
         "paper": paper,
         "ours": ours,
         "difference": difference,
-        "within_tolerance": None if difference is None else abs(difference) <= row.tolerance,
+        "within_tolerance": None if difference is None else abs(difference) <= tolerance,
         "refused": refused,
-        "tolerance": row.tolerance,
+        "tolerance": tolerance,
         "mark": row.mark,
         "baseline": baseline,
         "others": _others(result, row, own_dense),
     }
+
+
+def describe(result: Mapping[str, Any], row: Row) -> list[str]:
+    """What a finished run says about its row: paper, ours, difference, one value a line."""
+    found = compare(result, row)
+    lines = [f"row {row.name}: {row.table}{f', {row.setting}' if row.setting else ''} ({row.mark})"]
+    lines.append(_line(found["metric"], found["paper"], found["ours"], found["units"], found["difference"]))
+    if found["within_tolerance"] is not None:
+        within = "within" if found["within_tolerance"] else "outside of"
+        lines[-1] += f", {within} the tolerance of {_amount(found['tolerance'], found['units'])}"
+    if found["refused"]:
+        lines[-1] += f"; no difference is given: {found['refused']}"
+    for name, other in found["others"].items():
+        lines.append(_line(name, other["paper"], other["ours"], other["units"], other["difference"]))
+    return lines
+
+
+def _line(name: str, paper: float | None, ours: float | None, units: str, difference: float | None) -> str:
+    text = f"  {name.replace('_', ' ')}: paper {_amount(paper, units)}, ours {_amount(ours, units)}"
+    if difference is None:
+        return text
+    amount = f"{100 * difference:+.2f} points" if units == "fraction" else f"{difference:+,.5g}"
+    return f"{text}, difference {amount}"
+
+
+def _amount(value: float | None, units: str) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f} %" if units == "fraction" else f"{value:,.6g}"
+
+
+def _headline(row: Row) -> tuple[str, float | None]:
+    """What the row is about, and the paper's value; an accuracy that the paper does not give, if it gives neither."""
+    accuracy = row.value("accuracy")
+    if accuracy is None and row.kind == "baseline":
+        accuracy = row.value("dense_accuracy")
+    bpc = row.value("bpc")
+    return ("bpc", bpc) if accuracy is None and bpc is not None else ("accuracy", accuracy)
 
 
 def _baseline(row: Row, ours: float | None) -> dict[str, Any]:
@@ -57,7 +99,12 @@ def _baseline(row: Row, ours: float | None) -> dict[str, Any]:
 
 
 def _refused(
-    result: Mapping[str, Any], row: Row, paper: float | None, ours: float | None, baseline: Mapping[str, Any]
+    result: Mapping[str, Any],
+    row: Row,
+    metric: str,
+    paper: float | None,
+    ours: float | None,
+    baseline: Mapping[str, Any],
 ) -> str | None:
     if row.kind == "quoted":
         return "the row quotes another method; such rows are never compared or ranked"
@@ -69,9 +116,9 @@ def _refused(
     if changed:
         return f"the run has other settings than the row: {', '.join(map(str, changed))}"
     if ours is None:
-        return "the run has no final accuracy"
+        return f"the run has no final {metric}"
     if paper is None:
-        return "the paper gives no accuracy for this row"
+        return f"the paper gives no {metric} for this row"
     if baseline["checked"] and abs(baseline["difference"]) > row.tolerance:
         return (
             f"our dense net has {100 * baseline['ours']:.2f} %, the paper's {100 * baseline['paper']:.2f} %: "

@@ -93,6 +93,7 @@ def test_runs_without_a_number_come_last(page: Chrome) -> None:
 
 def test_a_table_of_a_paper_sorts(page: Chrome) -> None:
     table = "#paper-l1norm .paper-table table"
+    page.find_element(CSS, "#paper-l1norm > summary").click()
     head(page, table, "paper").find_element(CSS, "button").click()
     values = numbers([text.rstrip("SRAM") for text in column(page, table, "paper")])
     assert values == sorted(values)
@@ -108,7 +109,7 @@ def test_filters_and_search_narrow_runs_and_plots(page: Chrome) -> None:
     select(page, "model", "resnet56")
     select(page, "method", "random")
     select(page, "seed", "1")
-    assert set(column(page, "#all", "Data set")) == {"cifar10"}
+    assert {text.split("\n")[0] for text in column(page, "#all", "Net and data")} == {"resnet56 on cifar10"}
     assert set(column(page, "#all", "Seed")) == {"1"}
     assert page.find_element(By.ID, "count").text == f"5 of {total}"
     titles = [found.text for found in page.find_elements(CSS, "#subjects h4")]

@@ -11,6 +11,7 @@ import pytest
 from prunebench import rows
 from prunebench.phase import Phase
 from prunebench.rows import Row, check_derived, compare
+from prunebench.rows.compare import describe
 
 
 # ---------------------------------------------------------------------------------------------------- printed cells
@@ -113,6 +114,32 @@ def test_a_baseline_from_another_run() -> None:
 def test_a_dense_row_is_compared_by_its_own_accuracy() -> None:
     dense = row_of(kind="baseline", reported={"dense_accuracy": 0.93})
     assert compare(RESULT, dense)["difference"] == pytest.approx(-0.004)
+
+
+def test_a_language_model_is_compared_by_its_bits_per_character() -> None:
+    row = row_of(reported={"bpc": 1.19, "params": 10})
+    run = RESULT | {"metrics": {"dense": {"bpc": 1.1}, "final": {"bpc": 1.195, "nll": 0.83}}}
+    found = compare(run, row)
+    assert (found["metric"], found["paper"], found["ours"], found["units"]) == (
+        "bpc",
+        1.19,
+        1.195,
+        "bits per character",
+    )
+    assert found["difference"] == pytest.approx(0.005)
+    assert found["within_tolerance"] is True
+    assert compare(RESULT, row)["refused"] == "the run has no final bpc"
+
+
+def test_a_finished_run_says_what_its_row_says() -> None:
+    head, accuracy, *others = describe(RESULT, PAPER)
+    assert head.startswith("row paper-one: ") and PAPER.mark in head
+    assert "accuracy: paper 92.90 %, ours 92.60 %, difference -0.30 points, within the tolerance of 0.50 %" in accuracy
+    assert "  macs removed: paper 41.00 %, ours 40.00 %, difference -1.00 points" in others
+    assert "  macs: paper 59, ours 60, difference +1" in others
+    _, refused, *_ = describe(RESULT | {"expected": {"changed": ["seed=1"]}}, PAPER)
+    assert "difference is given: the run has other settings than the row: seed=1" in refused
+    assert "difference -" not in refused
 
 
 # --------------------------------------------------------------------------------------------------------- fairness

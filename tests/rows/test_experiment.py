@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prunebench import rows
-from prunebench.cli import main
+from prunebench.cli import main, swept_with_rows
 from prunebench.errors import UserError
 from prunebench.rows.experiment import config_node
 
@@ -145,3 +145,22 @@ def test_a_sweep_over_a_table(tmp_path: Path) -> None:
     assert [line.split()[1] for line in jobs] == [
         *("experiment=fpgm-t1_resnet20_only30", "experiment=fpgm-t1_resnet20_only40")
     ]
+
+
+def test_a_sweep_over_rows_may_change_their_phases() -> None:
+    """Hydra composes a sweep without its rows first, where the phases of a row do not exist."""
+    given = [
+        "-m",
+        "experiment=a,b",
+        "schedule.phases.train.epochs=2",
+        "dataset.mean=[0.5]",
+        "seed=0,1",
+        "hydra/launcher=x",
+    ]
+    assert swept_with_rows(given) == [
+        *("-m", "experiment=a,b", "schedule.phases.train.epochs=choice(2)", "dataset.mean=choice([0.5])", "seed=0,1"),
+        "hydra/launcher=x",
+    ]
+    assert swept_with_rows(given[1:]) == given[1:]
+    assert swept_with_rows(["-m", "method.prune_ratio=0.5"]) == ["-m", "method.prune_ratio=0.5"]
+    assert swept_with_rows(["-m", "experiment=a", "method.prune_ratio=0.1,0.2"])[-1] == "method.prune_ratio=0.1,0.2"

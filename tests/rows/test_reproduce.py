@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from prunebench.cli import resolve
 from prunebench.errors import UserError
 from prunebench.lock import FolderLock
 from prunebench.result import write_json
-from prunebench.rows import load_papers
-from prunebench.rows.reproduce import Task, plan, rows_of, work
+from prunebench.rows import compose, find, load_papers
+from prunebench.rows.reproduce import Task, launch, plan, rows_of, work
 
 ROOT = Path(__file__).resolve().parents[2]
 (FPGM,) = load_papers(papers=["fpgm"])
@@ -150,3 +152,42 @@ def test_a_row_whose_starter_was_killed_is_not_started_beside_itself(tmp_path: P
     os.kill(orphan, 9)
     assert worker(tmp_path, 0.0).wait() == 0
     assert sorted(len(found) for found in starts(tmp_path)) == [1, 1, 1, 2]
+
+
+def test_a_launcher_gets_one_sweep_for_rows_with_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = tasks_in(tmp_path, seeds=2)
+    finish(tasks[0])
+    sweeps: list[list[str]] = []
+
+    def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
+        sweeps.append(command[3:])
+        for task in tasks[:3]:
+            finish(task)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    failed = launch("joblib", tasks)
+    names = ",".join(dict.fromkeys(task.row.name for task in tasks))
+    given = [f"paths.outputs={tmp_path}", "seed=0,1", "hydra/launcher=joblib"]
+    assert sweeps == [["-m", f"experiment={names}", *given]]
+    assert len(failed) == 1 and tasks[3].row.name in failed[0] and "seed 1" in failed[0]
+
+
+@pytest.mark.parametrize("launcher", ["joblib"])
+def test_a_real_launcher_runs_rows(launcher: str, tmp_path: Path) -> None:
+    """Two rows of a table on digits, through the launcher that CI installs."""
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{launcher}_launcher", reason=f"hydra-{launcher}-launcher is not installed"
+    )
+    rows = rows_of(FPGM, "1", "*resnet20_only*")
+    small = ["dataset=digits", "model=lenet300_100", "latency=false", "trainer.progress=false", "trainer.num_threads=1"]
+
+    def resolved(arguments: Sequence[str]) -> dict[str, Any]:
+        return resolve(OmegaConf.create(compose(find(arguments[0].split("=", 1)[1]), arguments[1:])))[0]
+
+    overrides = [*small, "schedule.phases.train.epochs=1", f"paths.outputs={tmp_path}"]
+    tasks = plan(rows, seeds=1, quick=False, overrides=overrides, configure=resolved)
+    assert launch(launcher, tasks) == []
+    assert [task.complete for task in tasks] == [True, True]

@@ -58,6 +58,9 @@ function facts(run) {
   add("Over seeds", over && over[3] > 1 ? `${percent(over[0])} ± ${percent(over[1])} % (sample sd, ${over[3]} seeds); 95 % t interval of the mean ± ${percent(over[2])}` : null);
   add("Selection", guarantee.selection && `${guarantee.selection}; the test set was evaluated ${guarantee.test_evaluations} times`);
   add("Objective", guarantee.objective);
+  const test = guarantee.against;
+  add("Against its dense net", test && `${points(test.difference)} points, 95 % interval ${points(test.interval_95[0])} to ${points(test.interval_95[1])}; ${test.b} test examples right only in the final net, ${test.c} only in the dense one, McNemar p ${test.p < 0.001 ? "< 0.001" : plain(test.p, 3)}; a drop of at most ${plain(100 * test.margin, 1)} points is ${test.noninferior ? "" : "not "}shown`);
+  add("Guarantee of this run alone", guarantee.level && `${guarantee.level.replace("_", " ")}${(guarantee.missing ?? []).length ? `; for more: ${guarantee.missing.join("; ")}` : ""}`);
   add("Zeroed against removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
   add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
   add("Not pruned", pairs((run.fact("not_pruned") ?? []).map(({ layer, reason }) => [layer, reason])));
@@ -127,7 +130,7 @@ function curve(title, phases, names, factor) {
   let offset = 0;
   const starts = phases.map((phase) => { const at = offset; offset += (phase.epochs.at(-1) ?? 0) + 1; return at; });
   const values = phases.flatMap((phase) => names.flatMap((name) => phase.series[name] ?? [])).filter((v) => v !== null).map((v) => v * factor);
-  const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values) }, { label: title, xLabel: "epoch", size: CHART });
+  const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values) }, { label: title, xLabel: "epoch", size: CHART, xTicks: Math.max(1, Math.min(5, offset - 1)) });
   phases.forEach((phase, k) => {
     if (k) node.append(svg("line", { class: "boundary", x1: x(starts[k] + 0.5), x2: x(starts[k] + 0.5), y1: CHART.top - 8, y2: CHART.height - CHART.bottom }));
     node.append(svg("text", { x: x(starts[k] + (k ? 0.5 : 1)) + (k ? 4 : 0), y: CHART.top - 10 }, phase.phase));
@@ -138,7 +141,7 @@ function curve(title, phases, names, factor) {
     });
   });
   const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
-  return el("figure", { class: "panel" }, el("h4", {}, title), node, names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
+  return el("figure", { class: "panel" }, el("h4", {}, title), node, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
 }
 
 function layers(run) {

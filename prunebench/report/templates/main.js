@@ -32,6 +32,7 @@ function filterPapers() {
     }
     for (const block of $$(".paper-table", paper)) block.hidden = !$("tbody tr:not([hidden])", block);
     paper.hidden = hits === 0;
+    if (words.length || wanted) paper.open = true;
     shown += hits;
   }
   if ($("#waiting") && (words.length || wanted)) $("#waiting").open = true;

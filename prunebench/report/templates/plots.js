@@ -82,25 +82,30 @@ function front(list, best) {
   return kept;
 }
 
-function panel(items, [name, denseName, xLabel, factor], title) {
-  const [yLabel, times] = Y[plotState.y];
+function panel(items, [name, denseName, xLabel, factor], title, metric) {
+  const [yLabel, times] = Y[metric];
   const timed = name.includes("batch_") ? commonMachine(items) : null;
-  const list = items.filter((item) => item.get(name) && item.get(plotState.y) && (!timed || item.first.machine === timed))
-    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(plotState.y) * times,
-      sd: (item.get(plotState.y).sd ?? 0) * times }));
+  const list = items.filter((item) => item.get(name) && item.get(metric) && (!timed || item.first.machine === timed))
+    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(metric) * times,
+      sd: (item.get(metric).sd ?? 0) * times, wide: spreadOf(item, name) }));
   if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
-  const dense = summarise(list.map(({ item }) => item.mean(plotState.y.replace("final", "dense"))).filter((v) => v !== null));
+  const dense = summarise(list.map(({ item }) => item.mean(metric.replace("final", "dense"))).filter((v) => v !== null));
   const denseX = summarise(list.map(({ item }) => item.mean(denseName)).filter((v) => v !== null));
   const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
   const chart = frame({
-    x: padded([...list.map((p) => p.x), ...(known ? [known.x] : [])]),
+    x: padded([...list.flatMap((p) => [p.x - p.wide, p.x + p.wide]), ...(known ? [known.x] : [])]),
     y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])]),
   }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
-  drawFront(chart, list, known);
+  drawFront(chart, list, known, metric);
   drawPoints(chart, list, yLabel, xLabel);
   const others = timed ? items.filter((item) => item.get(name)).length - list.length : 0;
   const note = timed ? `${timed}${others ? `; ${others} measured on other machines left out` : ""}` : "";
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
+}
+
+// Half the width of a point's horizontal whisker: the spread of the repeated timings of a run.
+function spreadOf(item, name) {
+  return name.includes("batch_") ? (item.mean(name.replace("_ms", "_spread_ms")) ?? 0) / 2 : 0;
 }
 
 function commonMachine(items) {
@@ -108,8 +113,8 @@ function commonMachine(items) {
   return [...counts].sort((a, b) => b[1].length - a[1].length)[0]?.[0] ?? "";
 }
 
-function drawFront({ node, x, y }, list, known) {
-  const best = plotState.y === "final.accuracy" ? 1 : -1;
+function drawFront({ node, x, y }, list, known, metric) {
+  const best = metric === "final.accuracy" ? 1 : -1;
   const steps = front(list, best);
   const path = steps.map((p, i) => (i ? `H${x(p.x)}V${y(p.y)}` : `M${x(p.x)} ${y(p.y)}`)).join("");
   if (steps.length > 1) node.append(svg("path", { class: "front", d: path }));
@@ -122,7 +127,7 @@ function drawFront({ node, x, y }, list, known) {
 function drawPoints({ node, x, y }, list, yLabel, xLabel) {
   const lines = groupBy(list, ({ item }) => `${item.first.method} ${item.first.schedule}`);
   for (const found of lines.values()) {
-    const path = [...found].sort((a, b) => a.x - b.x).map((p, i) => `${i ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("");
+    const path = [...found].sort((a, b) => a.item.mean("macs_removed") - b.item.mean("macs_removed")).map((p, i) => `${i ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("");
     node.append(svg("g", { class: colour(methodIndex.get(found[0].item.first.method)) }, svg("path", { class: "thin", d: path })));
   }
   const made = [...list].sort((a, b) => a.x - b.x).map((p, i) => {
@@ -132,8 +137,9 @@ function drawPoints({ node, x, y }, list, yLabel, xLabel) {
       `${yLabel} ${plain(p.y)}${p.sd ? ` ± ${plain(p.sd)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
       `${xLabel} ${plain(p.x)}`, `${first.schedule}, MACs removed ${percent(p.item.mean("macs_removed"), 1)} %`].join("\n");
     const whisker = p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null;
+    const level = p.wide ? svg("line", { class: "whisker", x1: x(p.x - p.wide), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null;
     return explain(svg("a", { href: link(first), class: `point ${colour(index)}`, tabindex: i ? -1 : 0, "aria-label": text },
-      whisker, marker(index, x(p.x), y(p.y))), text);
+      whisker, level, marker(index, x(p.x), y(p.y))), text);
   });
   node.append(...made);
   rove(node, made);
@@ -153,8 +159,14 @@ function rove(node, made) {
   });
 }
 
+// What the plots of these runs show: the chosen quality; language models have bits per character instead of accuracy.
+function metricOf(list) {
+  const wanted = plotState.y === "final.accuracy" ? [plotState.y, "final.bpc"] : [plotState.y];
+  return wanted.find((name) => list.some((run) => run.get(name) !== null)) ?? null;
+}
+
 function drawSubjects(list) {
-  const measured = list.filter((run) => run.measured && run.get(plotState.y) !== null);
+  const measured = list.filter((run) => run.measured && metricOf([run]) !== null);
   const subjects = [...groupBy(measured, (run) => JSON.stringify([run.dataset, run.model])).values()]
     .map((found) => averaged(found)).sort((a, b) => b.length - a.length);
   const cards = subjects.slice(0, plotState.limit).map(subject);
@@ -165,6 +177,7 @@ function drawSubjects(list) {
 }
 
 function subject(items) {
+  const metric = metricOf(items.map((item) => item.first));
   const { model, dataset } = items[0].first;
   const methods = [...groupBy(items, (item) => item.first.method)].sort((a, b) => methodIndex.get(a[0]) - methodIndex.get(b[0]));
   const legend = methods.map(([method, found]) => {
@@ -174,7 +187,7 @@ function subject(items) {
   });
   const shown = X.filter(([name]) => !name.includes("batch_") || name.includes(`batch_${plotState.batch}_`));
   return el("article", { class: "subject" }, el("h4", {}, `${model} on ${dataset}`), el("ul", { class: "legend" }, legend),
-    el("div", { class: "panels" }, shown.map((axis) => panel(items, axis, `${model} on ${dataset}`))));
+    el("div", { class: "panels" }, shown.map((axis) => panel(items, axis, `${model} on ${dataset}`, metric))));
 }
 
 function buildPlots() {

@@ -2,9 +2,7 @@
 const PAGE = 50;
 const COLUMNS = [
   { title: "Method", value: (item) => item.first.method.toLowerCase(), cell: nameCell },
-  { title: "Model", value: (item) => item.first.model, cell: (item) => item.first.model },
-  { title: "Data set", value: (item) => item.first.dataset, cell: (item) => item.first.dataset },
-  { title: "Schedule", value: (item) => item.first.schedule, cell: (item) => item.first.schedule },
+  { title: "Net and data", value: ({ first }) => `${first.dataset} ${first.model} ${first.schedule}`, cell: netCell },
   { title: "Seed", num: true, value: (item) => item.first.seed, cell: seedCell },
   number("Accuracy %", "final.accuracy", (found) => withSpread(found, percent)),
   number("Δ dense", "delta", (found) => withSpread(found, points)),
@@ -12,14 +10,16 @@ const COLUMNS = [
   number("BPC", "final.bpc", (found) => plain(found.mean, 4)),
   number("NLL", "final.nll", (found) => plain(found.mean, 3)),
   number("ECE %", "final.ece", (found) => percent(found.mean)),
-  number("MACs", "final.macs", (found) => short(found.mean)),
-  number("removed %", "macs_removed", (found) => percent(found.mean, 1)),
-  number("Params", "final.params", (found) => short(found.mean)),
-  number("removed %", "params_removed", (found) => percent(found.mean, 1)),
+  number("MACs −%", "macs_removed", (found) => percent(found.mean, 1)),
+  number("Params −%", "params_removed", (found) => percent(found.mean, 1)),
   number("ms, batch 1", "final.batch_1_ms", (found) => plain(found.mean)),
   number("×", "speedup_batch_1", (found) => plain(found.mean)),
   number("ms, batch 64", "final.batch_64_ms", (found) => plain(found.mean, 1)),
   number("×", "speedup_batch_64", (found) => plain(found.mean)),
+  number("Error AUROC", "final.error_auroc", (found) => plain(found.mean, 3)),
+  number("OOD AUROC", "final.ood_auroc", (found) => plain(found.mean, 3)),
+  number("MACs", "final.macs", (found) => short(found.mean)),
+  number("Params", "final.params", (found) => short(found.mean)),
   { title: "Status", value: (item) => item.first.status, cell: (item) => chip(worst(item)) },
 ].filter((column) => !column.name || column.name === "delta" || COLUMN.has(column.name));
 
@@ -35,6 +35,10 @@ function nameCell(item) {
   const more = [row ? `row ${row}` : "", label].filter(Boolean).join(" · ");
   const name = el("a", { href: link(item.first), class: "name", title: more ? `${method} · ${more}` : method }, method);
   return more ? [name, el("br"), el("span", { class: "name setting" }, more)] : name;
+}
+
+function netCell({ first }) {
+  return [`${first.model} on ${first.dataset}`, el("span", { class: "below" }, first.schedule)];
 }
 
 function seedCell(item) {
