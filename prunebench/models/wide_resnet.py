@@ -1,0 +1,88 @@
+"""Wide residual nets for CIFAR: few, wide blocks with pre-activation.
+
+Zagoruyko, Komodakis: Wide residual networks, BMVC 2016. Depth = 6n + 4, three stages of n blocks with 16 k, 32 k and
+64 k channels. The form is that of the SWAG paper (``swag/models/wide_resnet.py``): convolutions have a bias, the stride
+is in the second one of a block, a 1x1 convolution without batch norm takes the sum itself where the width changes,
+the last batch norm has momentum 0.9, and weights are drawn by PyTorch's defaults (its ``conv_init`` is never called).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunebench.models import check_input, check_positive
+
+STEM = 16
+LAST_MOMENTUM = 0.9
+
+
+class WideBlock(nn.Module):
+    """Two 3x3 convolutions, each after batch norm and ReLU; the block's input is added, no ReLU follows."""
+
+    def __init__(self, *, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, stride=stride, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, in, height, width]`` to ``[batch, out, height / stride, width / stride]``."""
+        out = self.conv1(F.relu(self.bn1(x)))
+        out = self.conv2(F.relu(self.bn2(out)))
+        total: Tensor = out + self.shortcut(x)
+        return total
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet for small images; works on any size from 4x4 pixels, the papers use 32x32.
+
+    Args:
+        blocks: blocks a stage, ``n`` of the paper.
+        widen: factor ``k`` on the widths.
+        num_classes, in_channels: sizes of the last and the first layer.
+    """
+
+    def __init__(self, *, blocks: int, widen: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        widths = [STEM, STEM * widen, 2 * STEM * widen, 4 * STEM * widen]
+        self.conv1 = nn.Conv2d(in_channels, STEM, kernel_size=3, padding=1)
+        self.layer1 = _stage(blocks, in_channels=widths[0], out_channels=widths[1], stride=1)
+        self.layer2 = _stage(blocks, in_channels=widths[1], out_channels=widths[2], stride=2)
+        self.layer3 = _stage(blocks, in_channels=widths[2], out_channels=widths[3], stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3], momentum=LAST_MOMENTUM)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(widths[3], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        logits: Tensor = self.linear(self.pool(F.relu(self.bn1(x))).flatten(1))
+        return logits
+
+
+def _stage(blocks: int, *, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """The first block changes the width and the resolution, the others keep both."""
+    first = WideBlock(in_channels=in_channels, out_channels=out_channels, stride=stride)
+    others = [WideBlock(in_channels=out_channels, out_channels=out_channels, stride=1) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *others)
+
+
+def wideresnet28x10(
+    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, widen: int = 10
+) -> WideResNet:
+    """WRN-28-10: 36,489,290 parameters, 5,951,117,568 MACs. Raises ``UserError``."""
+    check_input(
+        "wideresnet28x10",
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        smallest=4,
+        why="two stages halve the image",
+    )
+    check_positive("wideresnet28x10", "widen", widen)
+    return WideResNet(blocks=4, widen=widen, num_classes=num_classes, in_channels=in_channels)
