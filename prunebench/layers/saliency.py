@@ -72,12 +72,17 @@ class SaliencyPruning(nn.Module):
 
     def decide(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """The same from the pooled input ``[batch, in]``."""
+        if not torch.is_autocast_enabled(pooled.device.type):  # entering the context costs more than all the rest
+            return self._decide(pooled)
         with torch.autocast(pooled.device.type, enabled=False):
-            if self.squeeze is not None:
-                pooled = F.relu(self.squeeze(pooled))
-            logits = self.excite(pooled)
-            saliency = torch.sigmoid(logits)
-            return saliency, self._decisions(logits, saliency)
+            return self._decide(pooled)
+
+    def _decide(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        if self.squeeze is not None:
+            pooled = F.relu(self.squeeze(pooled))
+        logits = self.excite(pooled)
+        saliency = torch.sigmoid(logits)
+        return saliency, self._decisions(logits, saliency)
 
     def _decisions(self, logits: Tensor, saliency: Tensor) -> Tensor:
         kept = (saliency.detach() >= self.threshold).to(saliency.dtype)

@@ -26,7 +26,8 @@ class SkippingNet(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        net = copy.deepcopy(net).eval()
+        # rows and columns of a weight are copied fastest where they lie one behind the other
+        net = copy.deepcopy(net).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         made = {path: SkippingConv(layer) for path, layer in gated_layers(net).items()}
         for path, layer in made.items():
             layer.link([(None if name is None else made[name], width) for name, width in layer.reads])
@@ -54,15 +55,12 @@ class SkippingConv(nn.Module):
     where a channel was skipped. A narrow output without any channel has one of zeros, which convolutions can read.
     """
 
-    scale: Tensor
-    shift: Tensor
+    affine: Tensor
 
     def __init__(self, layer: GatedConv) -> None:
         super().__init__()
         self.conv, self.gate, self.reads, self.narrow = layer.conv, layer.gate, layer.reads, layer.narrow
-        scale, shift = _affine(layer.norm, self.conv)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
+        self.register_buffer("affine", _affine(layer.norm, self.conv))
         self.kept = torch.arange(self.conv.out_channels)
         self._sources: tuple[tuple[SkippingConv | None, int], ...] = ()
 
@@ -84,15 +82,14 @@ class SkippingConv(nn.Module):
         self.kept = kept
         if not len(kept):
             return self._nothing(x)
-        saliency = saliency[0]
-        bias, scale, shift = self.conv.bias, self.scale, self.shift
+        affine, bias = self.affine * saliency[:, :, None, None], self.conv.bias
         if len(kept) < self.conv.out_channels:
-            weight, scale, shift, saliency = (t.index_select(0, kept) for t in (weight, scale, shift, saliency))
+            weight, affine = weight.index_select(0, kept), affine.index_select(1, kept)
             bias = None if bias is None else bias.index_select(0, kept)
         if live is not None:
             weight = weight.index_select(1, live)
         out = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation)
-        out = torch.addcmul((shift * saliency)[:, None, None], out, (scale * saliency)[:, None, None])
+        out = torch.addcmul(affine[1], out, affine[0])
         return out if self.narrow or len(kept) == self.conv.out_channels else self._spread(out, kept)
 
     def _live(self, device: torch.device) -> Tensor | None:
@@ -121,10 +118,12 @@ class SkippingConv(nn.Module):
 
 
 @torch.no_grad()
-def _affine(norm: nn.BatchNorm2d | None, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of the norm in evaluation mode, per channel."""
+def _affine(norm: nn.BatchNorm2d | None, conv: nn.Conv2d) -> Tensor:
+    """Scale and shift of the norm in evaluation mode, ``[2, channels, 1, 1]``."""
     if norm is None:
-        return conv.weight.new_ones(conv.out_channels), conv.weight.new_zeros(conv.out_channels)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale.detach(), (norm.bias - norm.running_mean * scale).detach()
+        scale, shift = conv.weight.new_ones(conv.out_channels), conv.weight.new_zeros(conv.out_channels)
+    else:
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+    return torch.stack([scale, shift])[:, :, None, None]

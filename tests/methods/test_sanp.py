@@ -9,6 +9,7 @@ from torch import nn
 
 import prunebench
 from prunebench.errors import UserError
+from prunebench.export import export
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.layers.saliency import recorded_decisions
 from prunebench.measure import cost
@@ -157,6 +158,7 @@ def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
     for i in range(64):
         patterns.add(tuple(torch.cat([decision[i] for decision in decisions.values()]).tolist()))
     assert len(patterns) > 1
+    assert export(folder, "torch_export").max_abs_diff < 1e-5
 
 
 def _history(folder: Path) -> list[dict[str, str]]:
