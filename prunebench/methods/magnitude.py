@@ -1,4 +1,4 @@
-"""Remove single weights by magnitude: the shapes stay, the convolutions become sparse."""
+"""Remove single weights by magnitude: the shapes stay, the layers become sparse."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prunebench")
 VARIANTS = ("global", "layer_std")
+KINDS = {"conv": ("conv", "depthwise", "grouped"), "linear": ("linear",)}
+KINDS["all"] = (*KINDS["conv"], *KINDS["linear"])
 
 
 class Magnitude(Method):
-    """Zero the convolution weights of smallest absolute value at the cut and keep them zero afterwards.
+    """Zero the weights of smallest absolute value at the cut and keep them zero afterwards.
 
-    ``variant: global`` is Rethinking's version of Han et al. (2015): one threshold through all convolutions, a weight
-    stays iff it is strictly above (cifar/weight-level/cifar_prune.py:184-211); in the iterative schedule each round
-    takes an equal share of what is left (cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215).
+    ``variant: global`` is Rethinking's version of Han et al. (2015): one threshold through all layers of ``kinds`` (its
+    convolutions), a weight stays iff it is strictly above (cifar/weight-level/cifar_prune.py:184-211); in the iterative
+    schedule each round takes an equal share of what is left
+    (cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215).
     ``variant: layer_std`` is the original one: per layer, ``quality`` standard deviations of its live weights. Its
     smaller dropout after pruning is not done here: it is a setting of the net.
 
@@ -36,14 +39,15 @@ class Magnitude(Method):
     since momentum and weight decay may move what a mask on gradients alone leaves. Scratch schedules draw the live
     weights anew from N(0, sqrt(2 / n)), n = live weights / input channels (cifar/weight-level/cifar_E.py:204-211).
 
-    The counts are honest: a sparse convolution costs as many MACs as before; only ``nonzero_params`` falls. Scratch-B
+    The counts are honest: a sparse layer costs as many MACs as before; only ``nonzero_params`` falls. Scratch-B
     is stretched by the MACs of live weights, which is the paper's rule (its code computes the ratio too early).
 
     Args:
-        prune_ratio: share of the weights of all chosen convolutions that goes, in [0, 1); for ``global``.
+        prune_ratio: share of the weights of all chosen layers that goes, in [0, 1); for ``global``.
         variant: "global" or "layer_std".
         quality: threshold in standard deviations, for ``layer_std``.
-        layers: names and globs of the convolutions.
+        kinds: "conv" (Rethinking), "linear" (a language model's matrices) or "all".
+        layers: names and globs of layers of that kind.
 
     Raises:
         UserError: an option outside its values.
@@ -58,18 +62,22 @@ class Magnitude(Method):
         prune_ratio: float,
         variant: str = "global",
         quality: float = 1.0,
+        kinds: str = "conv",
         layers: Sequence[str] = ("*",),
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             hint = nearest(str(variant), VARIANTS)
             raise UserError(f"method.variant must be one of {', '.join(VARIANTS)}, got {variant!r}{hint}")
+        if kinds not in KINDS:
+            raise UserError(f"method.kinds must be one of {', '.join(KINDS)}, got {kinds!r}")
+        self.kinds = kinds
         self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
         self.variant = variant
         self.quality = quality
         self.layers = layers
         self.names: list[str] = []
-        # bool, the weights of all chosen convolutions in one row, True where one lives
+        # bool, the weights of all chosen layers in one row, True where one lives
         self.register_buffer("live", None)
 
     def check(self, net: nn.Module, job: Job) -> None:
@@ -116,17 +124,27 @@ class Magnitude(Method):
 
     def sparse_macs(self, net: nn.Module, job: Job) -> int:
         """Multiply-accumulates of one sample if dead weights cost nothing (Rethinking, count_flops.py)."""
-        dead = {name: int((~mask).sum()) for name, (_, mask) in zip(self.names, self._weights(net), strict=True)}
-        return job.dense_cost.macs - sum(count * job.graph.layers[name].positions for name, count in dead.items())
+        dense = {row["layer"]: row["macs"] for row in job.dense_cost.per_layer}
+        saved = 0
+        for name, (weight, mask) in zip(self.names, self._weights(net), strict=True):
+            # each weight is used once at every position of the output
+            saved += int((~mask).sum()) * dense[name] // weight.numel()
+        return job.dense_cost.macs - saved
 
     def _choose_layers(self, job: Job) -> None:
-        convs = [name for name, layer in job.graph.layers.items() if layer.kind != "linear"]
-        if not convs:
-            raise UserError("method=magnitude prunes the weights of convolutions, and this net has none")
-        self.names = match_layers(self.layers, convs, what="method.layers")
+        rows = job.dense_cost.per_layer
+        names = [row["layer"] for row in rows if row["kind"] in KINDS[self.kinds] and row["params"]]
+        if not names:
+            other = "linear" if self.kinds == "conv" else "all"
+            raise UserError(
+                f"method.kinds={self.kinds}: this net has no such layer; use method.kinds={other}"
+                if self.kinds != "all"
+                else "method.kinds=all: this net has neither convolutions nor linear layers"
+            )
+        self.names = match_layers(self.layers, names, what="method.layers")
 
     def _weights(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """The weight of each chosen convolution with its mask of the same shape; all live before the first cut."""
+        """The weight of each chosen layer with its mask of the same shape; all live before the first cut."""
         start = 0
         for name in self.names:
             weight = net.get_parameter(f"{name}.weight")
@@ -137,7 +155,7 @@ class Magnitude(Method):
             start += weight.numel()
 
     def _thresholds(self, weights: Sequence[Tensor], fraction: float) -> list[float]:
-        """One threshold for each convolution; ``fraction`` of the schedule's rounds is done after this cut."""
+        """One threshold for each layer; ``fraction`` of the schedule's rounds is done after this cut."""
         if self.variant == "layer_std":
             return [float(criteria.layer_std_threshold(weight, self.quality)) for weight in weights]
         total = sum(weight.numel() for weight in weights)

@@ -11,6 +11,7 @@ from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.methods.magnitude import Magnitude
 from prunebench.models.resnet_cifar import resnet20
+from prunebench.models.sru import sru
 from prunebench.phase import Phase
 from tests.methods.stub import StubJob
 
@@ -111,7 +112,7 @@ def test_scratch_b_counts_live_weights() -> None:
             return net
 
     job = Recorder(net)
-    method = Magnitude(prune_ratio=0.75)
+    method = Magnitude(prune_ratio=0.4)
     sparse = method.run(net, job)  # type: ignore[arg-type]
     macs = 0
     for name, layer in job.graph.layers.items():
@@ -172,5 +173,24 @@ def test_schedules_and_nets_that_do_not_fit() -> None:
     with pytest.raises(UserError, match="schedule=simultaneous is not supported"):
         cut(resnet20(width=8), StubJob(resnet20(width=8), schedule="simultaneous"), prune_ratio=0.5)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    with pytest.raises(UserError, match="this net has none"):
+    with pytest.raises(UserError, match="this net has no such layer"):
         cut(net, StubJob(net, torch.zeros(1, 3, 2, 2)), prune_ratio=0.5)
+
+
+def test_the_matrices_of_a_language_model() -> None:
+    net = sru(num_symbols=20, layers=2, width=12, rank=4, embedding=6)
+    job = StubJob(net, example=torch.zeros(1, 5, dtype=torch.long))
+    with pytest.raises(UserError, match=r"method\.kinds=conv: this net has no such layer; use method.kinds=linear"):
+        cut(net, job, prune_ratio=0.5)
+    names = ["layers.0.project", "layers.1.project.down", "layers.1.project.up"]
+    sparse, method, _ = cut(net, job, prune_ratio=0.4, kinds="linear", layers=["layers.*"])
+    assert method.names == names
+    weights = [sparse.get_parameter(f"{name}.weight") for name in names]
+    total = sum(weight.numel() for weight in weights)
+    assert total - sum(int(weight.count_nonzero()) for weight in weights) == int(0.4 * total) + 1
+    assert torch.equal(sparse.output.weight, net.output.weight)
+    # the matrices are used once for each of the 5 symbols
+    left = job.dense_cost.macs - 5 * (int(0.4 * total) + 1)
+    assert method.sparse_macs(sparse, job) == left  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"method\.kinds must be one of conv, linear, all, got 'rnn'"):
+        Magnitude(prune_ratio=0.5, kinds="rnn")
