@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,8 @@ class SelfAdaptive(Method):
     # -- afterwards
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        compared = job.once("skipping", lambda: self._compare(net, job))
+        net = self.attach(net, job)  # of no effect unless nothing was trained
+        compared = job.once("skipping", lambda: compare_skipping(net, _some_images(job, COMPARED_SAMPLES)))
         job.achieved = {
             "budget": self.budget,
             "mean_macs_ratio": self._measured(net, job)["per_sample"]["mean"] / job.dense_cost.macs,
@@ -182,25 +184,21 @@ class SelfAdaptive(Method):
         return {**found, "sample_latency": timed}
 
     def _measured(self, net: nn.Module, job: Job) -> dict[str, Any]:
-        form = self._form
-        assert form is not None, "attach comes first"
-        return job.once("per-sample-cost", lambda: sample_cost(net.cpu(), form, self._test_batches(job), job.example))
+        return job.once("per-sample-cost", lambda: self._measure(net, job))
 
-    def _compare(self, net: nn.Module, job: Job) -> dict[str, Any]:
-        return compare_skipping(net, self._some_images(job, COMPARED_SAMPLES))
+    def _measure(self, net: nn.Module, job: Job) -> dict[str, Any]:
+        assert self._form is not None, "attach comes first"
+        device = job.settings.device
+        job.data.to(device)
+        found = sample_cost(net.to(device), self._form, job.data.test(), job.example)
+        net.cpu()
+        return found
 
     def _time(self, net: nn.Module, job: Job) -> dict[str, Any]:
         """Dense, masked and skipping net on single test samples, each in turn."""
-        nets = {"dense": job.dense.template, "masked": net, "skipping": SkippingNet(net)}
-        return compare_samples(nets, self._some_images(job, self.timed_samples))
-
-    def _test_batches(self, job: Job) -> Iterable[Batch]:
-        job.data.to("cpu")
-        return job.data.test()
-
-    def _some_images(self, job: Job, num: int) -> Tensor:
-        batch = next(iter(self._test_batches(job)))
-        return batch[0][:num]
+        masked = copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        nets = {"dense": job.dense.template, "masked": masked, "skipping": SkippingNet(net)}
+        return compare_samples(nets, _some_images(job, self.timed_samples))
 
     def _names(self, net: nn.Module, graph: ChannelGraph) -> tuple[list[str], list[dict[str, str]]]:
         """The convolutions that get a gate, and those that should but cannot, with the reason."""
@@ -214,3 +212,10 @@ class SelfAdaptive(Method):
             skipped = [name for name in convs if any(fnmatchcase(name, pattern) for pattern in PROJECTIONS)]
         skipped.append(convs[0])  # reads the image
         return gatable([name for name in chosen if name not in skipped], net, graph)
+
+
+def _some_images(job: Job, num: int) -> Tensor:
+    """The first test images, on the CPU; not more than one batch."""
+    job.data.to("cpu")
+    batch = next(iter(job.data.test()))
+    return batch[0][:num]
