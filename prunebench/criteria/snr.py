@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -25,3 +27,18 @@ def lowest(scores: Tensor, num: int) -> Tensor:
     mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     mask[scores.argsort(stable=True)[:num]] = True
     return mask
+
+
+def live_weights(scores: Mapping[str, Tensor], num: Mapping[str, int] | int) -> dict[str, Tensor]:
+    """Masks of the weights that stay, in the shapes of ``scores``, True where one stays.
+
+    Args:
+        scores: layer -> score of each of its weights.
+        num: how many go: of all layers together, ranked in one list (a number), or of each (layer -> number).
+    """
+    if isinstance(num, int):
+        dead = lowest(torch.cat([score.flatten() for score in scores.values()]), num)
+        parts = dead.split([score.numel() for score in scores.values()])
+    else:
+        parts = tuple(lowest(score.flatten(), num[name]) for name, score in scores.items())
+    return {name: ~part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}

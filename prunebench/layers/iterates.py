@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,13 @@ class IterateGaussian(nn.Module):
         self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("deviations", torch.zeros(rank, size))
         self.register_buffer("live", torch.ones(size, dtype=torch.bool))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> IterateGaussian:
+        """The Gaussian of a ``state_dict``."""
+        made = cls(size=len(state["mean"]), rank=len(state["deviations"]))
+        made.load_state_dict(state)
+        return made
 
     @property
     def rank(self) -> int:
@@ -104,12 +112,9 @@ class IterateGaussian(nn.Module):
 
     def select(self, index: Tensor) -> IterateGaussian:
         """The Gaussian of the weights at ``index`` (int64 ``[n]``) alone, for a net that was made smaller."""
-        small = IterateGaussian(size=len(index), rank=self.rank)
+        index = index.to(self.mean.device)
         state = self.state_dict()
-        small.load_state_dict(
-            {name: value if value.ndim == 0 else value[..., index.to(value.device)] for name, value in state.items()}
-        )
-        return small.to(self.mean.device)
+        return self.from_state({name: value[..., index] if value.ndim else value for name, value in state.items()})
 
     def _divisor(self) -> int:
         if self.rank < 2:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget.counts import check_ratio, prune_floor
-from prunebench.criteria.snr import filter_signal_to_noise, lowest, signal_to_noise
+from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
 from prunebench.data.splits import stream
 from prunebench.errors import UserError, nearest
 from prunebench.layers.iterates import IterateGaussian
@@ -109,11 +109,14 @@ class SWAG(Method):
         _check_number("collect_every", collect_every, low=1e-6)
         if scale is not None:
             _check_number("scale", scale, low=0)
-        if variant == "swa" and prune_ratio and score == "snr":
-            raise UserError("method.variant=swa has no variance: use method.score=magnitude, or swag or swag_diag")
         self.variant, self.rank, self.start, self.collect_every = variant, rank, start, collect_every
         self.num_samples = 1 if variant == "swa" else num_samples
         self.scale = SCALES[variant] if scale is None or variant == "swa" else scale
+        if not self.scale and prune_ratio and score == "snr":
+            raise UserError(
+                "without a variance (method.variant=swa or method.scale=0) no signal-to-noise ratio exists; use "
+                "method.variant=swag or method.score=magnitude"
+            )
         self.bn_images, self.source = bn_images, posterior
         self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
         self.score, self.unit, self.scope, self.coupling, self.layers = score, unit, scope, coupling, layers
@@ -248,20 +251,18 @@ class SWAG(Method):
     def _prune_weights(self, net: nn.Module, job: Job) -> None:
         assert self.posterior is not None
         mean, std = self.posterior.mean, self._std()
-        scores = split(net, mean.abs() if self.score == "magnitude" else signal_to_noise(mean, std))
+        ranked = split(net, mean.abs() if self.score == "magnitude" else signal_to_noise(mean, std))
+        scores = {name: ranked[f"{name}.weight"] for name in self._chosen(job)}
+        counts = {name: prune_floor(score.numel(), self.prune_ratio) for name, score in scores.items()}
+        total = sum(score.numel() for score in scores.values())
+        masks = live_weights(scores, counts if self.scope == "layer" else prune_floor(total, self.prune_ratio))
         live = torch.ones_like(self.posterior.live)
-        masks = {name: split(net, live)[f"{name}.weight"] for name in self._chosen(job)}  # views of it
-        by_layer = [[name] for name in masks] if self.scope == "layer" else [list(masks)]
-        for names in by_layer:
-            ranked = torch.cat([scores[f"{name}.weight"].flatten() for name in names])
-            dead = lowest(ranked, prune_floor(len(ranked), self.prune_ratio))
-            for name, part in zip(names, dead.split([masks[name].numel() for name in names]), strict=True):
-                masks[name] &= ~part.view_as(masks[name])
+        for name, mask in masks.items():
+            split(net, live)[f"{name}.weight"].copy_(mask)  # a view of it
         self.posterior.prune(live)
         kept = {name: float(mask.double().mean()) for name, mask in masks.items()}
         log.info("kept weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in kept.items()))
-        num_kept = sum(int(mask.sum()) for mask in masks.values())
-        job.achieved = {"weights_kept": num_kept / sum(mask.numel() for mask in masks.values())}
+        job.achieved = {"weights_kept": sum(int(mask.sum()) for mask in masks.values()) / total}
         reason = "all its weights rank above the threshold"
         job.not_pruned = [{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0]
 
@@ -310,9 +311,7 @@ def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
         for name, parameter in trainable(net):
             if (found := tensors.get(f"net.{name}")) is None or found.shape != parameter.shape:
                 raise UserError(f"method.posterior={folder} is a run of another net: '{name}' is missing or differs")
-        posterior = IterateGaussian(size=state["mean"].numel(), rank=len(state["deviations"]))
-        posterior.load_state_dict(state)
-        return posterior
+        return IterateGaussian.from_state(state)
     raise UserError(f"method.posterior={folder} is a run that collected no weights; give one with method=swag")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunebench.criteria.snr import filter_signal_to_noise, lowest, signal_to_noise
+from prunebench.criteria.snr import filter_signal_to_noise, live_weights, lowest, signal_to_noise
 
 
 def test_ratio_of_single_weights() -> None:
@@ -29,3 +29,15 @@ def test_a_constant_weight_has_a_finite_ratio() -> None:
 def test_ties_go_by_index() -> None:
     assert lowest(torch.tensor([1.0, 0.0, 0.0, 0.0]), 2).tolist() == [False, True, True, False]
     assert lowest(torch.tensor([1.0, 0.0]), 0).tolist() == [False, False]
+
+
+def test_one_list_for_all_layers_or_one_for_each() -> None:
+    scores = {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0.5, 5.0])}
+    together = live_weights(scores, 3)
+    assert {name: mask.tolist() for name, mask in together.items()} == {
+        "a": [[False, False], [True, True]],
+        "b": [False, True],
+    }
+    each = live_weights(scores, {"a": 3, "b": 0})
+    assert each["a"].tolist() == [[False, False], [False, True]]
+    assert each["b"].all()

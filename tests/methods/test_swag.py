@@ -280,7 +280,8 @@ def test_the_best_epoch_is_measured_with_what_was_collected_by_then(
         ({"start": 1.0}, "method.start must be a number of at least 0 and below 1"),
         ({"collect_every": 0}, "method.collect_every"),
         ({"prune_ratio": 1.0}, "method.prune_ratio"),
-        ({"variant": "swa", "prune_ratio": 0.5}, "has no variance"),
+        ({"variant": "swa", "prune_ratio": 0.5}, "without a variance"),
+        ({"scale": 0.0, "prune_ratio": 0.5}, "without a variance"),
         ({"score": "size"}, "snr, magnitude"),
     ],
 )
