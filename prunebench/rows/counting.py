@@ -77,6 +77,22 @@ def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str
     return found
 
 
+def compare_params(row: Row, params: int) -> list[Count]:
+    """The published parameters of the dense net beside ours, for a net whose channels are not planned.
+
+    Args:
+        row: a row or an arm; of a baseline ``params`` are those of the dense net too.
+        params: of our dense net.
+    """
+    names = ["dense_params", *(["params"] if row.kind == "baseline" else [])]
+    published = {name: row.reported.get(name, row.printed.get(name)) for name in names}
+    return [
+        Count(row.name, name, value, params, row.macs_note)
+        for name, value in published.items()
+        if isinstance(value, int | float) and value
+    ]
+
+
 def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, float]) -> float:
     """What a paper with this convention would print for the net that ``plan`` leaves of ``graph``'s.
 

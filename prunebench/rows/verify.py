@@ -15,9 +15,11 @@ from torch import nn
 from prunebench.blueprint import Blueprint
 from prunebench.budget import ratio_table
 from prunebench.criteria.scorers import Random
+from prunebench.data.base import Data
+from prunebench.measure.cost import Cost
 from prunebench.method import NOT_ARGUMENTS
 from prunebench.phase import build_phases
-from prunebench.rows.counting import Count, compare_counts
+from prunebench.rows.counting import Count, compare_counts, compare_params
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -48,20 +50,23 @@ def verify(row: Row) -> Verified:
     from prunebench.rows import compose
 
     config = compose(row)
-    dense = _blueprint(json.dumps(config["model"]), config["dataset"]["size"])
+    data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
+    dense = _blueprint(json.dumps(config["model"]), data)
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     if hasattr(method, "criterion"):
         method.criterion = Random()  # how many channels go does not depend on which
     phases = build_phases(config["schedule"]["phases"])
-    job = _Job(dense=dense, graph=dense.graph, schedule=config["schedule"]["name"], phases=phases)
+    job = _Job(dense=dense, data=data, schedule=config["schedule"]["name"], phases=phases)
     method.check(dense.template, job)
     cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
     sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
     if cuts and method.sizes_given and row.reported.keys() & sizes:
         method.prune(dense.template, job)
-    counts = compare_counts(
-        row, dense.graph, job.plan, _rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
-    )
+    if data.task == "classification":
+        rates = _rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
+        counts = compare_counts(row, dense.graph, job.plan, rates)
+    else:
+        counts = compare_params(row, dense.cost.params)
     if not method.sizes_given:
         counts = [count for count in counts if count.what.startswith("dense_")]
     return Verified(config, job.plan, counts)
@@ -75,6 +80,14 @@ class _Job(SimpleNamespace):
     phase = None
     plan = Plan()
 
+    @property
+    def graph(self) -> ChannelGraph:
+        return self.dense.graph  # type: ignore[no-any-return]
+
+    @property
+    def dense_cost(self) -> Cost:
+        return self.dense.cost  # type: ignore[no-any-return]
+
     def choose(self, make: Callable[[], Any]) -> Any:
         return make()
 
@@ -83,14 +96,18 @@ class _Job(SimpleNamespace):
         return net
 
 
-@lru_cache(maxsize=8)
-def _blueprint(settings: str, size: int) -> Blueprint:
+def _blueprint(settings: str, data: Data) -> Blueprint:
     """A dense net with random weights and its graph; rows of one table share them."""
+    example = data.example()
+    return _cached_blueprint(settings, tuple(example.shape), example.dtype, data.samples_per_example)
+
+
+@lru_cache(maxsize=8)
+def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> Blueprint:
     from prunebench.cli import make_net
 
-    model = json.loads(settings)
-    example = torch.zeros(1, model["in_channels"], size, size)
-    return Blueprint(model, make=lambda given, _: make_net(given), example=example)
+    example = torch.zeros(shape, dtype=dtype)
+    return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)
 
 
 def _rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, float]:
