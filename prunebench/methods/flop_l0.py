@@ -57,8 +57,10 @@ class FlopL0(Method):
         init: of new factors: "svd" of the present weights, or "random" as in the paper.
         drop_rate: where the gates start, in (0, 1): 0.5 = half open, 0.05 = nearly all open.
         gate_lr: peak learning rate of the gates; null = that of the weights (train_enwik8.py:353-362).
-        multiplier_lr: peak learning rate of the multipliers.
-        target_warmup_steps: updates in which the target rises from 0; 0 = none.
+        multiplier_lr: peak learning rate of the multipliers. Adam moves them by about so much a step, and the target is
+            reached if they can grow to several times the change of the task loss within the run; the official scripts
+            have 1e-4 to 1e-3 and hundreds of thousands of steps.
+        target_warmup: share of the phase's steps in which the target rises from 0, in [0, 1]; 0 = not at all (SRU).
         merge: give one dense layer where the remaining factors would be larger.
 
     Raises:
@@ -78,24 +80,25 @@ class FlopL0(Method):
         plain: str = "factorise",
         rank: int | str = "preserve",
         init: str = "svd",
-        drop_rate: float = 0.5,
+        drop_rate: float = 0.05,
         gate_lr: float | None = None,
-        multiplier_lr: float = 1e-3,
-        target_warmup_steps: int = 0,
+        multiplier_lr: float = 1.0,
+        target_warmup: float = 0.5,
         merge: bool = True,
     ) -> None:
         super().__init__()
         for name, value in (("target_sparsity", target_sparsity), ("drop_rate", drop_rate)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 raise UserError(f"method.{name} must be in (0, 1), got {value!r}")
-        if target_warmup_steps < 0:
-            raise UserError(f"method.target_warmup_steps must be at least 0, got {target_warmup_steps!r}")
+        if not 0 <= target_warmup <= 1:
+            raise UserError(f"method.target_warmup is a share of the phase, in [0, 1], got {target_warmup!r}")
         self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
         self.drop_rate = drop_rate
         self.gate_lr, self.multiplier_lr = gate_lr, multiplier_lr
-        self.target_warmup_steps = target_warmup_steps
+        self.target_warmup = target_warmup
+        self._warmup_steps = 0
         self.merge = merge
         self.names: list[str] = []
         self.multipliers = nn.Parameter(torch.zeros(2))
@@ -112,6 +115,8 @@ class FlopL0(Method):
         return gating.install(net, self.names, make_gate=None, **self.options)
 
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
+        assert job.phase is not None
+        self._warmup_steps = round(self.target_warmup * job.phase.epochs * job.steps_per_epoch(job.phase))
         job.seed_all("gates")
         gated = gating.install(
             net,
@@ -161,9 +166,9 @@ class FlopL0(Method):
 
     def target(self) -> float:
         """The sparsity aimed at now: t_final min(1, k / W) after k updates."""
-        if self.target_warmup_steps == 0:
+        if self._warmup_steps == 0:
             return self.target_sparsity
-        return self.target_sparsity * min(1.0, int(self.num_steps) / self.target_warmup_steps)
+        return self.target_sparsity * min(1.0, int(self.num_steps) / self._warmup_steps)
 
 
 def expected_sparsity(layers: Sequence[Gated]) -> Tensor:

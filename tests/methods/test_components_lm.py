@@ -33,7 +33,7 @@ TEXT = (
     "schedule=finetune",
 )
 SETTINGS = {
-    "flop_l0": ("method.plain=inputs", "method.gate_lr=0.2", "method.multiplier_lr=0.2"),
+    "flop_l0": ("method.plain=inputs", "method.gate_lr=0.2"),
     "agp": ("method.every=0.1", "method.target_sparsity=0.75"),
     "agp_structured": ("method.every=0.1", "method.layers=[layers.1.project,layers.2.project]", "method.merge=false"),
 }

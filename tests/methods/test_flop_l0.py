@@ -38,7 +38,7 @@ def recurrent_like() -> nn.Module:
 def gated(net: nn.Module | None = None, **options: Any) -> tuple[nn.Module, FlopL0, StubJob]:
     net = net or digits_net()
     job = StubJob(net, torch.zeros(1, 1, 8, 8), schedule="simultaneous")
-    method = FlopL0(**{"target_sparsity": 0.7, **options})
+    method = FlopL0(**{"target_sparsity": 0.7, "drop_rate": 0.5, "target_warmup": 0.0, **options})
     method.check(net, job)  # type: ignore[arg-type]
     return method.attach(net, job), method, job  # type: ignore[arg-type]
 
@@ -77,10 +77,14 @@ def test_first_step_of_ascent() -> None:
 
 @pytest.mark.parametrize(("k", "target"), [(0, 0.0), (1000, 0.0125), (32000, 0.4), (64000, 0.8), (10**6, 0.8)])
 def test_the_target_rises_linearly(k: int, target: float) -> None:
-    method = FlopL0(target_sparsity=0.8, target_warmup_steps=64000)
-    method.num_steps.fill_(k)
-    assert method.target() == pytest.approx(target)
-    assert FlopL0(target_sparsity=0.8).target() == 0.8
+    net = digits_net()
+    for share, expected in ((0.16, target), (0.0, 0.8)):
+        job = StubJob(net, torch.zeros(1, 1, 8, 8), schedule="simultaneous", epochs=200_000)  # of 2 steps each
+        method = FlopL0(target_sparsity=0.8, target_warmup=share)
+        method.check(net, job)  # type: ignore[arg-type]
+        method.attach(net, job)  # type: ignore[arg-type]
+        method.num_steps.fill_(k)
+        assert method.target() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("drop_rate", "expected"), [(0.5, 1 / 12), (0.05, 1 / 210)])
@@ -219,7 +223,7 @@ def test_state_is_in_the_checkpoint() -> None:
         ({"plain": "input"}, r"method\.plain must be factorise or inputs"),
         ({"rank": "half"}, r"method\.rank must be preserve or full"),
         ({"init": "zeros"}, r"method\.init must be one of svd, random"),
-        ({"target_warmup_steps": -1}, "target_warmup_steps must be at least 0"),
+        ({"target_warmup": 1.5}, r"method\.target_warmup is a share of the phase, in \[0, 1\], got 1.5"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
