@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunebench.errors import UserError
+from prunebench.layers import convert
 from prunebench.layers.components import Components
 from prunebench.layers.convert import by_input, candidates, factorise, gated_layers
 from prunebench.layers.gated import Gate, Gated
@@ -65,6 +66,17 @@ def output_layers(net: nn.Module, example: Tensor, names: Collection[str]) -> li
     return [name for name in names if any(t.untyped_storage().data_ptr() in final for t in made.get(name, ()))]
 
 
+def check_options(*, plain: str, rank: int | str, init: str) -> None:
+    """Refuse unknown options of :func:`install`, by their names in a method's configuration.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+    if plain not in PLAIN:
+        raise UserError(f"method.plain must be {' or '.join(PLAIN)}, got {plain!r}")
+    convert.check_options(rank, init)
+
+
 def install(
     net: nn.Module,
     names: Sequence[str],
@@ -84,8 +96,7 @@ def install(
     Raises:
         UserError: an option outside its values.
     """
-    if plain not in PLAIN:
-        raise UserError(f"method.plain must be {' or '.join(PLAIN)}, got {plain!r}")
+    check_options(plain=plain, rank=rank, init=init)
     if any(True for _ in gated_layers(net)):
         return net
 

@@ -47,12 +47,13 @@ def factorise(module: nn.Module, *, rank: int | str, init: str) -> Factorised:
 
     Args:
         module: a linear layer, a convolution, or a factored pair, which keeps its rank and its weights.
-        rank: ``preserve`` = as many parameters as before, ``full`` = min(in, out), or a number.
+        rank: ``preserve`` = as many parameters as before, ``full`` = min(in, out), or a number, at most min(in, out).
         init: ``svd`` = the nearest matrix of that rank to the present one, ``random`` = new weights.
 
     Raises:
-        UserError: the rank is outside 1 … min(in, out), or an option is unknown.
+        UserError: an option is outside its values, see :func:`check_options`.
     """
+    check_options(rank, init)
     if isinstance(module, Factorised):
         return module
     if is_factored(module):
@@ -72,19 +73,25 @@ def factorise(module: nn.Module, *, rank: int | str, init: str) -> Factorised:
     made = _empty(module, _rank(rank, inputs, outputs))
     if init == "svd":
         made.load_matrix(module.weight, module.bias)
-    elif init != "random":
-        raise UserError(f"method.init must be one of {', '.join(INITS)}, got {init!r}")
     return made
 
 
-def _rank(rank: int | str, inputs: int, outputs: int) -> int:
-    if rank == "preserve":
-        return preserving_rank(inputs, outputs)
-    if rank == "full":
-        return min(inputs, outputs)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+def check_options(rank: int | str, init: str) -> None:
+    """Refuse unknown options of :func:`factorise`.
+
+    Raises:
+        UserError: the rank is neither one of :data:`RANKS` nor a whole number of at least 1, or ``init`` is unknown.
+    """
+    if init not in INITS:
+        raise UserError(f"method.init must be one of {', '.join(INITS)}, got {init!r}")
+    if rank not in RANKS and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
         raise UserError(f"method.rank must be {' or '.join(RANKS)} or a whole number of at least 1, got {rank!r}")
-    return min(rank, inputs, outputs)
+
+
+def _rank(rank: int | str, inputs: int, outputs: int) -> int:
+    if isinstance(rank, int):
+        return min(rank, inputs, outputs)
+    return preserving_rank(inputs, outputs) if rank == "preserve" else min(inputs, outputs)
 
 
 def _empty(module: nn.Linear | nn.Conv2d, rank: int) -> Factorised:

@@ -47,6 +47,7 @@ class Agp(Method):
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
     objective = "regularised_heuristic"
+    sizes_given = False
     live: Tensor | None
 
     def __init__(

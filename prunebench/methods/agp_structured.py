@@ -54,6 +54,7 @@ class AgpStructured(Method):
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
     objective = "regularised_heuristic"
+    sizes_given = False
 
     def __init__(
         self,
@@ -82,12 +83,18 @@ class AgpStructured(Method):
         self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr
         self.layers, self.skip, self.merge = layers, skip, merge
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
+        gating.check_options(**self.options)
         self.names: list[str] = []
 
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
         self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
-        gating.install(net, self.names, make_gate=self._make_gate, **self.options)
+        plain = [name for name in self.names if isinstance(net.get_submodule(name), nn.Linear)]
+        if plain and self.options["plain"] == "inputs" and self.diagonal == "norm":
+            raise UserError(
+                f"method.plain=inputs gives {plain[0]} no two factors to take norms from; set method.diagonal=uniform, "
+                "method.plain=factorise, or name it in method.skip"
+            )
         log.info("layers to gate: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
@@ -133,10 +140,9 @@ class AgpStructured(Method):
         gate = DiagonalGate(size=layer.num_components)
         if self.diagonal == "uniform":
             nn.init.uniform_(gate.value, -1.0, 1.0)
-        elif isinstance(layer, Factorised):
-            gate.take_norms(layer)
         else:
-            raise UserError("method.plain=inputs has no two factors to take norms from; set method.diagonal=uniform")
+            assert isinstance(layer, Factorised)
+            gate.take_norms(layer)
         return gate
 
     def _gates(self, net: nn.Module) -> list[DiagonalGate]:

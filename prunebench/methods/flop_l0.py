@@ -69,6 +69,7 @@ class FlopL0(Method):
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
     objective = "regularised_heuristic"
+    sizes_given = False
     num_steps: Tensor
 
     def __init__(
@@ -95,6 +96,7 @@ class FlopL0(Method):
         self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
+        gating.check_options(**self.options)
         self.drop_rate = drop_rate
         self.gate_lr, self.multiplier_lr = gate_lr, multiplier_lr
         self.target_warmup = target_warmup
@@ -107,7 +109,6 @@ class FlopL0(Method):
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
         self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
-        gating.install(net, self.names, make_gate=None, **self.options)
         log.info("layers to gate: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
