@@ -18,6 +18,7 @@ from prunebench.measure import cost
 from prunebench.methods.pruning_from_scratch import PruningFromScratch, select_epoch
 from prunebench.models import resnet_cifar, vgg_cifar
 from prunebench.phase import Phase
+from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
 
@@ -80,6 +81,31 @@ class TestPublishedNets:
             assert all(".bn1." in name for name in trained)
         else:
             assert len(trained) == 13
+
+    @pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+    @pytest.mark.parametrize(
+        ("build", "settings", "width"),
+        [
+            (resnet_cifar.resnet20, {"shortcut": "B"}, 20),
+            (resnet_cifar.resnet56, {"shortcut": "A"}, 20),
+            (vgg_cifar.vgg16, {"classifier": "linear"}, 80),
+        ],
+    )
+    def test_the_target_is_met_within_two_percent(
+        self, build: Any, settings: dict[str, Any], width: int, target: float
+    ) -> None:
+        dense = blueprint(build, **settings)
+        wide = dense.variant(width=width)
+        method = PruningFromScratch(target_macs=target)
+        job: Any = SimpleNamespace(dense=dense, base=wide, graph=wide.graph, history=[], phase=method.search)
+        method.attach(wide.fresh("x"), job)
+        method.gates.uniform_(-0.3, 1.3).clamp_(0, 1)  # many are exactly 0 or 1, as after a search
+        choice = method._choose(job)
+        small = shrink(wide.fresh("x"), wide.graph, choice.plan)
+        macs = cost.count(small, torch.zeros(1, 3, 32, 32)).macs
+        assert choice.achieved["reached"] == pytest.approx(macs / dense.cost.macs)
+        assert macs / dense.cost.macs == pytest.approx(target, rel=0.02)
+        assert small(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_epochs_grow_with_what_is_saved() -> None:
