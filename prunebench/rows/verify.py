@@ -81,6 +81,10 @@ class _Job(SimpleNamespace):
     plan = Plan()
 
     @property
+    def example(self) -> torch.Tensor:
+        return self.data.example()  # type: ignore[no-any-return]
+
+    @property
     def graph(self) -> ChannelGraph:
         return self.dense.graph  # type: ignore[no-any-return]
 
