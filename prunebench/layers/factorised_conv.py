@@ -53,7 +53,7 @@ class FactorisedConv2d(Factorised):
     @torch.no_grad()
     def keep(self, indices: Tensor, scale: Tensor, *, merge: bool) -> nn.Module:
         if not len(indices):  # a convolution needs a channel: one that is zero
-            indices, scale = torch.zeros(1, dtype=torch.long), scale.new_zeros(1)
+            indices, scale = indices.new_zeros(1), scale.new_zeros(1)
         small = FactorisedConv2d(**self.config() | {"rank": len(indices)})
         small.load_factors(self.first[indices], self.second[:, indices] * scale.view(1, -1, 1, 1), self.bias)
         if not (merge and self._is_smaller_dense(len(indices))):

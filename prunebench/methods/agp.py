@@ -25,7 +25,7 @@ log = logging.getLogger("prunebench")
 class Agp(Method):
     """Zhu and Gupta 2017, "To prune, or not to prune": zero the smallest weights of each layer, more every epoch.
 
-    At the start of an epoch the weights of smallest absolute value of each chosen layer are zeroed, as many as
+    At each update the weights of smallest absolute value of each chosen layer are zeroed, as many as
     :class:`prunebench.budget.gradual.CubicRamp` says; they stay zero (their gradients are zeroed before each step
     and the weights after it). Convolutions and linear layers count alike, biases and norm layers are left alone.
 

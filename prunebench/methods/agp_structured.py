@@ -30,7 +30,7 @@ DIAGONALS = ("norm", "uniform")
 class AgpStructured(Method):
     """The structured AGP baseline of Wang, Wohlwend and Lei 2020: W = Q diag(g) P, the smallest |g_k| go.
 
-    g is trained like a weight. At the start of an epoch the entries of smallest absolute value of each layer are set to
+    g is trained like a weight. At each update the entries of smallest absolute value of each layer are set to
     0 for good, as many as :class:`prunebench.budget.gradual.CubicRamp` says; in the end their components are
     removed and the other entries are folded into Q. Layers and factors are those of :class:`FlopL0` with the same
     options.
