@@ -36,6 +36,8 @@ SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
 """Variant -> factor of the covariance (experiments/uncertainty/README.md of the official code)."""
 REFRESH_BATCH = 128
 """Pictures a batch when batch norms are refreshed: the official code's training batch."""
+ORIGIN = "prunebench_extension"
+"""Marks runs that prune: the paper does not."""
 CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
 
 
@@ -192,6 +194,9 @@ class SWAG(Method):
             self._prune_weights(net, job)
         elif self.prune_ratio:
             net = self._prune_channels(net, job)
+        if self.prune_ratio:
+            job.achieved["origin"] = ORIGIN
+            log.info("pruned by %s of each %s (%s)", self.score, self.unit, ORIGIN)
         return self._mean(net, job)
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:

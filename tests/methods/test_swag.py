@@ -248,6 +248,7 @@ def test_another_run_takes_the_gaussian_over(tmp_path: Path) -> None:
     half, other = run(tmp_path, *SHORT, *NET, *taken, "method.prune_ratio=0.5", "method.unit=channel")
     assert half["cost"]["macs_removed"] > 0.3 and half["equivalence"]["max_abs_diff"] < 1e-4
     assert half["metrics"]["final"]["num_predictions"] == 4
+    assert half["budget"]["origin"] == "prunebench_extension" and "origin" not in again["budget"]
     assert sum(p.numel() for p in prunebench.load(other).parameters()) == half["cost"]["final"]["params"]
 
 
