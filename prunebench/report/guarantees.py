@@ -16,7 +16,7 @@ LOOKS = {"full": ("full", "good"), "interval_only": ("interval only", "info"), "
 
 def table(groups: Sequence[Group]) -> Table:
     """One line per configuration; the numbers are those of its lowest seed, one fixed net."""
-    columns = [Column(title) for title in ("Data set", "Model", "Method", "Schedule", "Guarantee")]
+    columns = [Column(title) for title in ("Net and data", "Method", "Guarantee")]
     columns += [
         Column("Seeds", numeric=True),
         Column("Accuracy %", numeric=True, name="accuracy"),
@@ -61,9 +61,8 @@ def _line(item: Group, test: dict[str, Any], p_holm: float | None, evaluations: 
     level, missing = item.guarantee
     words, chip = LOOKS[level]
     return [
-        *(text(word) for word in (first.dataset, first.model)),
+        Cell(f"{first.model} on {first.dataset}", below=first.schedule),
         Cell(first.method, run=item.id, below=item.label),
-        text(first.schedule),
         Cell(words, chip=chip, below="; ".join(missing)),
         Cell(str(len(item.records)), len(item.records)),
         *_accuracy(item, evaluations),

@@ -159,7 +159,7 @@ def _tiles(
         total = sum(view.total for view in views)
         tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})
         tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": f"of {total}"})
-        changed = f"+ {counts['changed']} with other settings" if counts["changed"] else ""
+        changed = f"+ {counts['changed']} with changed settings" if counts["changed"] else ""
         tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": changed})
         more = f"+ {counts['quoted']} quoted"
         tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})

@@ -16,7 +16,7 @@ from prunebench.rows.conventions import CONVENTIONS
 STATES = {
     "reproduced": ("reproduced", "good"),
     "run": ("run, not reproduced", "info"),
-    "changed": ("run with other settings", "warn"),
+    "changed": ("changed settings", "warn"),
     "ready": ("not run yet", "off"),
     "pending": ("pending", "off"),
     "quoted": ("quoted", "off"),

@@ -16,7 +16,7 @@ STAGES = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val"
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 
-_METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples")
+_METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples", "next_symbol_accuracy", "num_predictions")
 _DOUBTS = (("uncertainty", "error_auroc_entropy", "error_auroc"), ("ood", "auroc_entropy", "ood_auroc"))
 """A group of values in a stage's metrics, the key that tables show, its name there."""
 _COSTS = ("macs", "params", "nonzero_params", "file_bytes")
@@ -56,7 +56,7 @@ class Record:
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
+            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
             ``expected`` (the paper's values of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
     """
@@ -190,9 +190,16 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "settings": {key.partition(".")[2]: value for key, value in checked.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
+        "cost": _cost_facts(result),
         **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in checked.objects(result, "phases")],
     }
+
+
+def _cost_facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method says about the final net's cost beside the counts, for example where it depends on the sample."""
+    final = checked.mapping(checked.mapping(result, "cost", optional=True), "cost.final", optional=True)
+    return {key: value for key, value in final.items() if key not in (*_COSTS, "flops", "per_layer")}
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -27,7 +27,7 @@ TITLES: Mapping[str, str] = {
     "macs_kept": "MACs kept",
     "dense_params": "Dense parameters",
     "params": "Parameters",
-    "params_removed": "Parameters removed",
+    "params_removed": "Params removed",
     "compression": "Compression",
 }
 """Names in the order of the columns; others follow under their own name."""

@@ -1,7 +1,9 @@
 // One run: its numbers, charts and facts, in a dialog that the address names (#run/<id>/<seed>).
 const STAGES = [["dense", "dense"], ["before_cut", "before the cut"], ["pruned", "pruned"], ["final", "final"], ["saved_net", "saved net alone"], ["test_best_val", "best on validation"]];
 const MEASURES = [["accuracy", "Accuracy %", percent], ["top5", "Top-5 %", percent], ["bpc", "Bits per character", (v) => plain(v, 4)],
-  ["nll", "NLL", (v) => plain(v, 4)], ["ece", "ECE %", percent], ["brier", "Brier", (v) => plain(v, 4)], ["macs", "MACs", whole],
+  ["nll", "NLL", (v) => plain(v, 4)], ["ece", "ECE %", percent], ["brier", "Brier", (v) => plain(v, 4)],
+  ["error_auroc", "AUROC of the entropy for errors", (v) => plain(v, 3)], ["ood_auroc", "AUROC of the entropy for foreign pictures", (v) => plain(v, 3)],
+  ["next_symbol_accuracy", "Next symbol right, %", percent], ["num_predictions", "Predictions averaged", whole], ["macs", "MACs", whole],
   ["params", "Parameters", whole], ["nonzero_params", "Non-zero parameters", whole], ["file_bytes", "File, bytes", whole],
   ["batch_1_ms", "Latency, batch 1, ms", plain], ["batch_64_ms", "Latency, batch 64, ms", plain]];
 
@@ -63,6 +65,9 @@ function facts(run) {
   add("Guarantee of this run alone", guarantee.level && `${guarantee.level.replace("_", " ")}${(guarantee.missing ?? []).length ? `; for more: ${guarantee.missing.join("; ")}` : ""}`);
   add("Zeroed against removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
   add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
+  const { per_sample: perSample, ...cost } = run.fact("cost") ?? {};
+  add("MACs per sample", perSample && `mean ${whole(perSample.mean)}, sd ${whole(perSample.sd)}, from ${whole(perSample.min)} to ${whole(perSample.max)} over ${whole(perSample.num_samples)} test samples`);
+  add("About the cost", pairs(Object.entries(cost)));
   add("Not pruned", pairs((run.fact("not_pruned") ?? []).map(({ layer, reason }) => [layer, reason])));
   add("Target", pairs(Object.entries(run.fact("budget") ?? {})));
   add("Settings", pairs(Object.entries(run.fact("settings") ?? {})));
@@ -99,6 +104,8 @@ function charts(run) {
   if (!run.measured) return [];
   if (!detail) return [el("p", { class: "muted small" }, `Curves and the reliability diagram are embedded for ${D.limits.details} runs only; those of this run lie in its folder.`)];
   const made = detail.bins ? [reliability(run, detail.bins)] : [];
+  const counts = run.fact("cost")?.per_sample?.histogram;
+  if (counts?.edges && counts.counts) made.push(perSampleCost(counts));
   const names = [...new Set(detail.curves.flatMap((phase) => Object.keys(phase.series)))];
   const kinds = [["Validation accuracy %", (name) => name.includes("accuracy"), 100], ["Losses", (name) => name !== "lr" && !name.includes("accuracy"), 1], ["Learning rate", (name) => name === "lr", 1]];
   for (const [title, wanted, factor] of kinds) {
@@ -126,22 +133,35 @@ function reliability(run, bins) {
   return figure(`Reliability · ECE ${percent(run.get("final.ece"))} %`, node, "Accuracy per bin of confidence; the shaded part is the gap to the mean confidence. Below: examples per bin.");
 }
 
+function perSampleCost({ edges, counts }) {
+  const { node, x, y } = frame({ x: [edges[0], edges.at(-1)], y: [0, Math.max(...counts, 1)] },
+    { label: "Test samples by their cost", xLabel: "MACs of the sample, share of the dense net", size: CHART });
+  counts.forEach((count, i) => node.append(explain(svg("rect", { class: "kept", x: x(edges[i]) + 0.75, y: y(count),
+    width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 1.5), height: y(0) - y(count) }), `${plain(edges[i])} to ${plain(edges[i + 1])}\n${whole(count)} samples`)));
+  return figure("Cost per sample", node, "How many test samples cost how much.");
+}
+
 function curve(title, phases, names, factor) {
   let offset = 0;
   const starts = phases.map((phase) => { const at = offset; offset += (phase.epochs.at(-1) ?? 0) + 1; return at; });
   const values = phases.flatMap((phase) => names.flatMap((name) => phase.series[name] ?? [])).filter((v) => v !== null).map((v) => v * factor);
-  const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values) }, { label: title, xLabel: "epoch", size: CHART, xTicks: Math.max(1, Math.min(5, offset - 1)) });
+  // one wild epoch would press all others flat
+  const sorted = [...values].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.9 * (sorted.length - 1))];
+  const most = sorted.length > 4 && sorted.at(-1) > 4 * usual && usual > 0 ? 1.5 * usual : Infinity;
+  const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values.map((v) => Math.min(v, most))) }, { label: title, xLabel: "epoch", size: CHART, xTicks: Math.max(1, Math.min(5, offset - 1)) });
   phases.forEach((phase, k) => {
     if (k) node.append(svg("line", { class: "boundary", x1: x(starts[k] + 0.5), x2: x(starts[k] + 0.5), y1: CHART.top - 8, y2: CHART.height - CHART.bottom }));
     node.append(svg("text", { x: x(starts[k] + (k ? 0.5 : 1)) + (k ? 4 : 0), y: CHART.top - 10 }, phase.phase));
     names.forEach((name, i) => {
       const series = phase.series[name] ?? [];
-      const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(v * factor)}`)).join("");
+      const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(Math.min(v * factor, most))}`)).join("");
       node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
     });
   });
   const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
-  return el("figure", { class: "panel" }, el("h4", {}, title), node, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
+  const caption = most < Infinity ? el("figcaption", {}, `Cut off at ${plain(most)}; the highest value is ${plain(sorted.at(-1))}.`) : null;
+  return el("figure", { class: "panel" }, el("h4", {}, title), node, caption, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
 }
 
 function layers(run) {

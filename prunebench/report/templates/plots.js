@@ -7,7 +7,7 @@ const X = [["final.macs", "dense.macs", "MACs, millions", 1e-6], ["final.params"
   ["final.batch_1_ms", "dense.batch_1_ms", "latency, batch 1, ms", 1],
   ["final.batch_64_ms", "dense.batch_64_ms", "latency, batch 64, ms", 1]];
 const methodIndex = new Map(D.methods.map((method, i) => [method, i]));
-const plotState = { y: "final.accuracy", batch: 1, limit: SUBJECTS };
+const plotState = { y: "final.accuracy", batch: 1, limit: SUBJECTS, range: 0 };
 
 const colour = (i) => `s${i % 8}`;
 const shapeOf = (i) => (i + Math.floor(i / 8)) % 8;
@@ -85,21 +85,26 @@ function front(list, best) {
 function panel(items, [name, denseName, xLabel, factor], title, metric) {
   const [yLabel, times] = Y[metric];
   const timed = name.includes("batch_") ? commonMachine(items) : null;
-  const list = items.filter((item) => item.get(name) && item.get(metric) && (!timed || item.first.machine === timed))
+  const all = items.filter((item) => item.get(name) && item.get(metric) && (!timed || item.first.machine === timed))
     .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(metric) * times,
       sd: (item.get(metric).sd ?? 0) * times, wide: spreadOf(item, name) }));
-  if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
-  const dense = summarise(list.map(({ item }) => item.mean(metric.replace("final", "dense"))).filter((v) => v !== null));
-  const denseX = summarise(list.map(({ item }) => item.mean(denseName)).filter((v) => v !== null));
+  if (!all.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
+  const dense = summarise(items.map((item) => item.mean(metric.replace("final", "dense"))).filter((v) => v !== null));
+  const denseX = summarise(all.map(({ item }) => item.mean(denseName)).filter((v) => v !== null));
   const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
+  const lowest = plotState.range && metric === "final.accuracy" && known ? known.y - plotState.range : -Infinity;
+  const list = all.filter((p) => p.y >= lowest);
+  const below = all.length - list.length;
+  if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: all ${below} configurations lie farther below`));
   const chart = frame({
-    x: padded([...list.flatMap((p) => [p.x - p.wide, p.x + p.wide]), ...(known ? [known.x] : [])]),
+    x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...(known ? [known.x] : [])]),
     y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])]),
   }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
   drawFront(chart, list, known, metric);
   drawPoints(chart, list, yLabel, xLabel);
-  const others = timed ? items.filter((item) => item.get(name)).length - list.length : 0;
-  const note = timed ? `${timed}${others ? `; ${others} measured on other machines left out` : ""}` : "";
+  const others = timed ? items.filter((item) => item.get(name) && item.get(metric)).length - all.length : 0;
+  const notes = [timed, others ? `${others} measured on other machines left out` : "", below ? `${below} farther below left out` : ""];
+  const note = notes.filter(Boolean).join("; ");
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
 }
 
@@ -137,7 +142,7 @@ function drawPoints({ node, x, y }, list, yLabel, xLabel) {
       `${yLabel} ${plain(p.y)}${p.sd ? ` ± ${plain(p.sd)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
       `${xLabel} ${plain(p.x)}`, `${first.schedule}, MACs removed ${percent(p.item.mean("macs_removed"), 1)} %`].join("\n");
     const whisker = p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null;
-    const level = p.wide ? svg("line", { class: "whisker", x1: x(p.x - p.wide), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null;
+    const level = p.wide ? svg("line", { class: "whisker", x1: x(Math.max(0, p.x - p.wide)), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null;
     return explain(svg("a", { href: link(first), class: `point ${colour(index)}`, tabindex: i ? -1 : 0, "aria-label": text },
       whisker, level, marker(index, x(p.x), y(p.y))), text);
   });
@@ -173,7 +178,7 @@ function drawSubjects(list) {
   $("#subjects").replaceChildren(...(cards.length ? cards : [el("p", { class: "muted" }, "No measured run fits these filters.")]));
   const rest = subjects.length - cards.length;
   $("#more-subjects").hidden = rest <= 0;
-  $("#more-subjects").textContent = `Show ${Math.min(rest, 2 * SUBJECTS)} more of ${rest} data sets and models`;
+  $("#more-subjects").textContent = rest > 2 * SUBJECTS ? `Show ${2 * SUBJECTS} of ${rest} more data sets and models` : `Show ${rest} more`;
 }
 
 function subject(items) {
@@ -196,5 +201,6 @@ function buildPlots() {
   if (!COLUMN.has(plotState.y)) plotState.y = select.value;
   select.addEventListener("change", () => { plotState.y = select.value; drawSubjects(filtered()); });
   $("#batch").addEventListener("change", (event) => { plotState.batch = event.target.value; drawSubjects(filtered()); });
+  $("#range").addEventListener("change", (event) => { plotState.range = Number(event.target.value); drawSubjects(filtered()); });
   $("#more-subjects").addEventListener("click", () => { plotState.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
 }

@@ -38,7 +38,7 @@ function nameCell(item) {
 }
 
 function netCell({ first }) {
-  return [`${first.model} on ${first.dataset}`, el("span", { class: "below" }, first.schedule)];
+  return [el("span", { class: "one-line" }, `${first.model} on ${first.dataset}`), el("span", { class: "below" }, first.schedule)];
 }
 
 function seedCell(item) {
