@@ -56,7 +56,8 @@ class Record:
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
+            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``,
+            ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
             ``expected`` (the paper's values of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
     """
