@@ -134,7 +134,7 @@ def _others(result: Mapping[str, Any], row: Row, own_dense: float | None) -> dic
     ours: dict[str, tuple[Any, str]] = {name: (final.get(name), "fraction") for name in ("top5", "ece")}
     for name, stage in (("sparse_accuracy", "before_cut"), ("pruned_accuracy", "pruned")):
         ours[name] = ((result.get("metrics") or {}).get(stage) or {}).get("accuracy"), "fraction"
-    ours["nll"] = final.get("nll"), "nats"
+    ours["nll"], ours["bpc"] = (final.get("nll"), "nats"), (final.get("bpc"), "bits per character")
     for name in ("macs_removed", "params_removed"):
         ours[name] = cost.get(name), "fraction"
     accuracy = final.get("accuracy")

@@ -74,6 +74,15 @@ def test_flops_parameters_and_macs() -> None:
     assert sum(p.numel() for p in normed.parameters()) == 34_572_384
     prunable = sum(p.numel() for name, p in net.named_parameters() if ".project" in name)
     assert prunable == 33_799_360
+    # the settings of the official README, counts from the official classes
+    for sizes, expected in (
+        ({"layers": 8, "width": 1312, "rank": None}, 37_577_238),
+        ({"layers": 10, "width": 1152, "rank": None}, 37_100_918),
+        ({"layers": 8, "width": 3056, "rank": 512}, 47_083_238),
+        ({"layers": 12, "width": 2048, "rank": 512, "embedding": 256}, 48_805_325),
+    ):
+        with torch.device("meta"):
+            assert sum(p.numel() for p in sru(**sizes).parameters()) == expected  # type: ignore[arg-type]
     parts = {"embedding": 42_025, "layers.0.project": 2_505_920, "layers.3.project": 6_258_688, "output": 626_685}
     for name, expected in parts.items():
         assert sum(p.numel() for p in net.get_submodule(name).parameters()) == expected, name
@@ -122,11 +131,11 @@ def test_dropout_is_constant_over_the_window_and_absent_in_the_last_layer() -> N
 
 def test_initial_weights() -> None:
     net = sru(num_symbols=300, layers=2, width=400, rank=100)
-    assert float(net.embedding.weight.abs().max()) == pytest.approx(0.1, rel=1e-3)  # sqrt(3 / 300)
+    assert float(net.embedding.weight.detach().abs().max()) == pytest.approx(0.1, rel=1e-3)  # sqrt(3 / 300)
     assert not net.output.bias.any()
     layer = net.layers[1]
     assert torch.equal(layer.bias, torch.cat((torch.zeros(400), torch.full((400,), -3.0))))
-    assert float(layer.vector.abs().max()) == pytest.approx(math.sqrt(1.5), rel=1e-2)
+    assert float(layer.vector.detach().abs().max()) == pytest.approx(math.sqrt(1.5), rel=1e-2)
 
 
 def test_mixed_precision_keeps_the_state_in_full() -> None:
