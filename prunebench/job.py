@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prunebench import stored
+from prunebench import measurement, stored
 from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
 from prunebench.data.base import Data
 from prunebench.lock import FolderLock
-from prunebench.measure import cost, evaluate, uncertainty
+from prunebench.measure import cost
 from prunebench.method import Method
 from prunebench.phase import Phase
 from prunebench.result import read_json
@@ -31,7 +31,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore, zero
-from prunebench.task import Batch, Task
+from prunebench.task import Task
 
 if TYPE_CHECKING:
     from prunebench.settings import TrainerSettings
@@ -207,8 +207,7 @@ class Job:
         """
         zeroed = zero(net, self.graph, choice.plan)
         compact = shrink(net, self.graph, choice.plan)
-        difference = self.max_abs_diff(zeroed, compact)
-        scale = float(self._outputs(zeroed).abs().max())
+        difference, scale = measurement.difference(zeroed, compact, self)
         assert difference <= 1e-4 * max(1.0, scale), f"shrunk net differs from zeroed net by {difference}"
         self.plan, self.not_pruned, self.achieved = (
             choice.plan,
@@ -297,18 +296,7 @@ class Job:
         """
 
         def evaluate_now() -> dict[str, Any]:
-            device = self.settings.device
-            self._arrange(net).to(device)
-            self.data.to(device)
-            measured = method.before_measure(net.eval(), self).eval()
-
-            def predict(batch: Batch) -> Tensor:
-                return method.predict(measured, batch, self.task)
-
-            metrics, found = self.task.evaluate(predict, self.data.test())
-            if found is not None and self.ood is not None:
-                metrics["ood"] = self._compare_with_foreign(found, predict)
-            net.to("cpu")
+            metrics, found = measurement.on_test_set(self._arrange(net), method, self)
             if found is not None:
                 stored.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
             return {"split": "test", **metrics}
@@ -321,33 +309,15 @@ class Job:
         """Where the predictions of a measured stage are, if its task keeps them."""
         return self.folder / "stored" / f"predictions-{stage}.npz"
 
-    def _compare_with_foreign(self, own: evaluate.Evaluation, predict: Callable[[Batch], Tensor]) -> dict[str, Any]:
-        """How well the uncertainty of ``predict`` tells foreign pictures from those of the test set."""
-        assert self.ood is not None
-        self.ood.to(self.settings.device)
-        foreign = evaluate.probabilities(predict, self.ood.test())
-        return {
-            "dataset": self.ood.name,
-            "num_samples": self.ood.num_test,
-            **uncertainty.compare(own.scores(), foreign.scores()),
-        }
+    def max_abs_diff(self, one: nn.Module, other: nn.Module) -> float:
+        """Largest absolute difference of the two nets' outputs on the first test batch, eval mode, float32."""
+        return measurement.difference(one, other, self)[0]
 
     def _arrange(self, net: nn.Module) -> nn.Module:
         """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""
         if self.settings.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
-
-    # -- comparisons
-
-    def max_abs_diff(self, one: nn.Module, other: nn.Module) -> float:
-        """Largest absolute difference of the two nets' outputs on the first test batch, eval mode, float32."""
-        return float((self._outputs(one) - self._outputs(other)).abs().max())
-
-    @torch.no_grad()
-    def _outputs(self, net: nn.Module) -> Tensor:
-        inputs = next(iter(self.data.test()))[0][:256]
-        return self.task.outputs(net.cpu().eval(), inputs.cpu())
 
 
 def _choice_to_plain(choice: Choice) -> dict[str, Any]:
