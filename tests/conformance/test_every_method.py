@@ -37,7 +37,7 @@ def supported() -> Iterator[tuple[str, str]]:
 
 
 EXTRA: dict[str, tuple[str, ...]] = {
-    "flop_l0": ("method.gate_lr=0.2",),
+    "flop_l0": ("method.drop_rate=0.5", "method.gate_lr=0.3", "method.target_warmup=0.0"),
     "pruning_from_scratch": ("method.search_epochs=2",),
     "sanp": ("method.cost_weight=1000", "method.timed_samples=5"),
     "swag": ("method.start=0", "method.collect_every=0.25", "method.num_samples=3"),
