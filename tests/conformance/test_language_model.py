@@ -123,3 +123,19 @@ def test_the_first_window_of_an_epoch_starts_from_nothing(tmp_path: Path, monkey
 def test_a_net_for_images_and_a_text_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"dataset\.num_classes"):
         configure(tmp_path, "dataset=bytes", "model=resnet20")
+
+
+def test_single_weights_of_its_matrices_are_pruned(tmp_path: Path) -> None:
+    command = [word for word in COMMAND if not word.startswith(("method", "schedule"))]
+    pruning = ("method=magnitude", "method.kinds=linear", "method.layers=[layers.*]", "method.prune_ratio=0.5")
+    result, folder = run(tmp_path, *command, *pruning, "schedule=finetune", "dataset.epochs.finetune=1")
+    assert {"dense", "pruned", "final"} <= set(result["metrics"])
+    matrices = 12 * 4 * 24 + 24 * 8 + 8 * 3 * 24
+    costs = result["cost"]
+    gone = costs["dense"]["nonzero_params"] - costs["final"]["nonzero_params"]
+    zeros = 24  # of the fresh net's forget biases, and as many of each layer
+    assert abs(gone - matrices // 2) <= 2 * zeros + 256 + 1  # the output's bias begins at zero too
+    weights = load_file(folder / "model" / "weights.safetensors")
+    pruned = [value for name, value in weights.items() if name.startswith("layers") and "project" in name]
+    assert sum(int((value == 0).sum()) for value in pruned) == matrices // 2 + 1
+    assert result["metrics"]["pruned"]["bpc"] > result["metrics"]["dense"]["bpc"]
