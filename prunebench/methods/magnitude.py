@@ -86,6 +86,8 @@ class Magnitude(Method):
 
     def run(self, net: nn.Module, job: Job) -> nn.Module:
         for phase in job.phases:
+            if phase.active or not phase.pretrain:
+                job.measure_dense(net, self)
             if phase.prune:
                 net = job.prune(net, phase, self)
             if phase.equal_compute:

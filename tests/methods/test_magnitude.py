@@ -99,10 +99,13 @@ def test_scratch_draws_the_live_weights_anew() -> None:
 def test_scratch_b_counts_live_weights() -> None:
     net = resnet20(width=8)
     job = StubJob(net)
-    phases = []
+    phases, measured = [], []
 
     class Recorder(StubJob):
         phases = (Phase(name="scratch", epochs=10, lr=0.1, prune=True, equal_compute=True),)
+
+        def measure_dense(self, net: nn.Module, method: Magnitude) -> None:
+            measured.append(net)
 
         def prune(self, net: nn.Module, phase: Phase, method: Magnitude) -> nn.Module:
             return method.prune(net, self)  # type: ignore[arg-type]
@@ -120,6 +123,7 @@ def test_scratch_b_counts_live_weights() -> None:
     assert method.sparse_macs(sparse, job) == macs  # type: ignore[arg-type]
     assert phases[0].epochs == int(10 * job.dense_cost.macs / macs)
     assert not phases[0].equal_compute
+    assert measured == [net]  # before the cut
 
 
 def test_layer_std_leaves_normal_weights_beyond_one_deviation() -> None:
