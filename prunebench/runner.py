@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import shlex
 import sys
 import time
 import traceback
@@ -185,7 +186,7 @@ def _head(job: Job, config: Mapping[str, Any], started: str) -> dict[str, Any]:
         "run": {
             "id": digest(whole),
             "folder": str(job.folder),
-            "command": " ".join(sys.argv),
+            "command": f"python -m prunebench {shlex.join(sys.argv[1:])}".strip(),
             "seed": job.seed,
             "config_hash": digest(whole),
             "started": started,

@@ -182,3 +182,11 @@ def test_the_threads_are_as_asked() -> None:
 
     runner.set_threads(1)
     assert torch.get_num_threads() == 1
+
+
+def test_the_stored_command_can_be_pasted(command, tmp_path: Path) -> None:
+    code, _, _ = command(*FAST, "dataset.mean=[0.5]")
+    assert code == 0
+    (file,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    stored = read_result(file.parent)["run"]["command"]
+    assert stored == f"python -m prunebench {' '.join(FAST)} 'dataset.mean=[0.5]'"
