@@ -216,7 +216,7 @@ def _auroc(found: Group, name: str) -> Cell:
 
 def _share(found: Group, name: str) -> Cell:
     value = found.estimate(name)
-    return Cell() if value is None else Cell(f"{100 * value.mean:.1f}", value.mean)
+    return Cell() if value is None else Cell(f"{100 * value.mean:.1f}".replace("-", "−"), value.mean)
 
 
 def _without_empty(table: Table) -> Table:
