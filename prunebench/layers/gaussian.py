@@ -106,16 +106,18 @@ class GaussianConv2d(GaussianWeights, nn.Conv2d):
 
     def config(self) -> dict[str, Any]:
         """Arguments that build a layer of the same shapes."""
-        pairs = {
-            name: value if isinstance(value := getattr(self, name), str) else list(value)
-            for name in ("kernel_size", "stride", "padding", "dilation")
-        }
-        own = {"in_channels": self.in_channels, "out_channels": self.out_channels, "groups": self.groups}
-        return {**own, **pairs, "padding_mode": self.padding_mode, **self._options()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in _shape(self).items()}
+        return {**plain, **self._options()}
 
     def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         output: Tensor = self._conv_forward(x, weight, bias)
         return output
+
+
+def _shape(layer: nn.Conv2d) -> dict[str, Any]:
+    """Arguments of a convolution but ``bias``."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _pair(value: int | Sequence[int]) -> Any:
@@ -128,9 +130,7 @@ def gaussian(layer: nn.Linear | nn.Conv2d, **options: Any) -> GaussianLinear | G
     if isinstance(layer, nn.Linear):
         new = GaussianLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, **options)
     else:
-        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        shapes = {name: getattr(layer, name) for name in names}
-        new = GaussianConv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **shapes, **options)
+        new = GaussianConv2d(**_shape(layer), bias=layer.bias is not None, **options)
     new.weight, new.bias = layer.weight, layer.bias
     return new.to(layer.weight.device)
 
@@ -143,9 +143,7 @@ def plain(layer: GaussianWeights) -> nn.Linear | nn.Conv2d:
         new = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     else:
         assert isinstance(layer, GaussianConv2d)
-        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        shapes: dict[str, Any] = {name: getattr(layer, name) for name in names}
-        new = nn.Conv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **shapes)
+        new = nn.Conv2d(**_shape(layer), bias=layer.bias is not None)
     new.weight = nn.Parameter(layer.posterior()[0])
     new.bias = layer.bias
     return new.train(layer.training)

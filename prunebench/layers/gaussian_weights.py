@@ -9,6 +9,11 @@ output, all with the same distribution for each single input of a linear layer:
   exact for each of them, not for all together.
 - ``weight``: one draw of the weights for the whole batch.
 - ``flipout``: one draw, whose signs are flipped for each input (Wen et al. 2018).
+
+A fourth one has another posterior, in which all weights of an input unit share their noise, w (1 + sqrt(alpha) eps):
+
+- ``input``: the input is multiplied by 1 + sqrt(alpha) eps (Gaussian dropout, Kingma et al. 2015, sec. 3.1, type A);
+  in a convolution each position of a channel has noise of its own, while a draw of weights has one for the channel.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """How ``spread`` becomes a standard deviation: s = ln(1 + e^spread), e^spread, e^(spread/2) kept within a factor e^4 of
 |w|, |w| e^(spread/2) (multiplicative noise), spread itself (of a finished net; 0 = a weight without noise)."""
-ESTIMATORS = ("lrt", "weight", "flipout")
+ESTIMATORS = ("lrt", "weight", "flipout", "input")
 SHAPES = ("weight", "unit", "layer")
 """What has a spread of its own: each weight, each input unit or channel, the whole layer."""
 
@@ -51,7 +56,7 @@ def _near(log_variance: Tensor, weight: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(log_variance, centre - LIMIT), centre + LIMIT)
 
 
-class GaussianWeights(Stochastic, nn.Module):
+class GaussianWeights(Stochastic):
     """What both layers share; see :class:`~prunebench.layers.gaussian.GaussianLinear` for the arguments.
 
     Attributes:
@@ -81,6 +86,8 @@ class GaussianWeights(Stochastic, nn.Module):
         ):
             if value not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+        if estimator == "input" and (scale != "log_alpha" or shape == "weight"):
+            raise UserError("estimator=input multiplies inputs: it needs scale=log_alpha and shape unit or layer")
         self.scale, self.estimator, self.shape = scale, estimator, shape
         self.initial, self.bias_initial = initial, bias_initial
         self.threshold, self.train_clip = threshold, train_clip
@@ -119,6 +126,13 @@ class GaussianWeights(Stochastic, nn.Module):
             return (self.spread - centre).clamp(-LIMIT, LIMIT)
         return 2.0 * self.std().log() - centre
 
+    def variance(self) -> Tensor:
+        """Their variances: where ``spread`` is ln s^2 itself without the detour by the root."""
+        if self.scale == "log_variance":
+            return _near(self.spread, self.weight).exp()
+        return self.std().square()
+
+    @torch.no_grad()
     def live(self) -> Tensor | None:
         """False where a weight is dead, ``[out, in, ...]``; None without a threshold: all live."""
         if self.threshold is None:
@@ -134,7 +148,16 @@ class GaussianWeights(Stochastic, nn.Module):
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """One draw of weights and biases; dead weights are 0."""
-        weight, live = self.weight + self.std() * torch.randn_like(self.weight), self.live()
+        if self.estimator == "input":
+            noise = (
+                torch.randn_like(self.weight[:1])
+                if self.weight.dim() == 2
+                else torch.randn_like(self.weight[:1, :, :1, :1])
+            )
+            weight = self.weight * (1 + (0.5 * self.spread).exp() * noise)
+        else:
+            weight = self.weight + self.std() * torch.randn_like(self.weight)
+        live = self.live()
         return weight if live is None else weight * live, self._drawn_bias()
 
     # -- the output
@@ -154,21 +177,26 @@ class GaussianWeights(Stochastic, nn.Module):
         return bias if bias is None or std is None else bias + std * torch.randn_like(bias)
 
     def _estimate(self, x: Tensor) -> Tensor:
-        mean, std, live = self.weight, self.std(), self.live() if self.train_clip else None
+        mean, live = self.weight, self.live() if self.train_clip else None
         if live is not None:
             mean = mean * live
-            std = std * live if self.clips_noise else std
+        clipped = live if live is not None and self.clips_noise else None
+        if self.estimator == "input":
+            factor = (0.5 * self.spread[0]).exp()  # [in] or [in, 1, 1], or of size 1
+            return self._op(x * (1 + factor * torch.randn_like(x)), mean, self._drawn_bias())
         if self.estimator == "lrt":
-            return self._local(x, mean, std)
-        noise = std * torch.randn_like(self.weight)
+            variance = self.variance()
+            return self._local(x, mean, variance if clipped is None else variance * clipped)
+        noise = self.std() * torch.randn_like(self.weight)
+        noise = noise if clipped is None else noise * clipped
         if self.estimator == "weight":
             return self._op(x, mean + noise, self._drawn_bias())
         return self._op(x, mean, self._drawn_bias()) + self._flipped(x, noise)
 
-    def _local(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def _local(self, x: Tensor, mean: Tensor, variances: Tensor) -> Tensor:
         centre, bias_std = self._op(x, mean, self.bias), self.bias_std()
         # the variance has no mean bias; convolution algorithms may leave it a rounding error below 0
-        variance = self._op(x.square(), std.square(), None if bias_std is None else bias_std.square())
+        variance = self._op(x.square(), variances, None if bias_std is None else bias_std.square())
         return centre + (variance.clamp_min(0.0) + EPS).sqrt() * torch.randn_like(centre)
 
     def _flipped(self, x: Tensor, noise: Tensor) -> Tensor:

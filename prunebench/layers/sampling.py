@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STRIDE = 1_000_003  # between the seeds of two runs, as everywhere
 
 
-class Stochastic:
+class Stochastic(nn.Module):
     """What a layer that draws random numbers has in common with others of its kind.
 
     Attributes:

@@ -19,7 +19,7 @@ CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 _METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples", "next_symbol_accuracy", "num_predictions")
 _DOUBTS = (("uncertainty", "error_auroc_entropy", "error_auroc"), ("ood", "auroc_entropy", "ood_auroc"))
 """A group of values in a stage's metrics, the key that tables show, its name there."""
-_COSTS = ("macs", "params", "nonzero_params", "file_bytes")
+_COSTS = ("macs", "macs_all_predictions", "params", "nonzero_params", "file_bytes")
 _LATENCIES = ("batch_1_ms", "batch_64_ms", "batch_1_spread_ms", "batch_64_spread_ms")
 _GROUPS = ("method", "model", "dataset", "schedule")
 _PHASE = ("name", "epochs", "seconds", "train_macs", "best_epoch", "selected_epoch")

@@ -37,14 +37,21 @@ def supported() -> Iterator[tuple[str, str]]:
 
 
 EXTRA: dict[str, tuple[str, ...]] = {
+    "bbb": ("method.num_samples=3",),
     "flop_l0": ("method.drop_rate=0.5", "method.gate_lr=0.3", "method.target_warmup=0.0"),
     "pruning_from_scratch": ("method.search_epochs=2",),
     "sanp": ("method.cost_weight=1000", "method.timed_samples=5"),
+    "sparse_variational_dropout": (
+        "method.kl_start=0",
+        "method.kl_warmup=0",
+        "method.log_sigma2=-6",
+        "method.threshold=1",
+    ),
     "swag": ("method.start=0", "method.collect_every=0.25", "method.num_samples=3"),
 }
 """Settings without which a method has nothing to do, or more than these tests need."""
 
-KEEPS_ALL = ("none", "swag")
+KEEPS_ALL = ("none", "swag", "variational_dropout")
 """Methods that remove nothing unless they are asked to."""
 
 MAY_MISS = ("flop_l0", "pruning_from_scratch")

@@ -1,0 +1,162 @@
+"""Bayes by backprop: a normal distribution for every weight, then the weights with the most noise go."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.budget.counts import check_ratio
+from prunebench.criteria.snr import lowest, signal_to_noise
+from prunebench.errors import UserError, nearest
+from prunebench.layers import kl
+from prunebench.layers.gaussian_weights import GaussianWeights
+from prunebench.layers.posterior import gaussian_layers, to_gaussian
+from prunebench.surgery.plan import Plan
+from prunebench.variational import VariationalMethod, number
+
+if TYPE_CHECKING:
+    from prunebench.job import Job
+
+log = logging.getLogger("prunebench")
+PRIORS = ("mixture", "gaussian", "laplace")
+ESTIMATORS = ("weight", "lrt", "flipout")
+SCOPES = ("global", "layer")
+DEAD = -1.0e4
+"""Value of ``spread`` that makes a standard deviation exactly 0 under softplus and exp."""
+
+
+class BayesByBackprop(VariationalMethod):
+    """Learn N(mean, std^2) for each weight under a prior, std = softplus(spread); prune by |mean| / std at the end.
+
+    Blundell et al. 2015. ``prior: mixture`` is theirs (eq. 7), a mixture of two Gaussians for each weight; it has no
+    closed KL, so ln q - ln p is taken on one draw of the weights a step. ``gaussian`` and ``laplace`` have closed ones.
+    After training the share ``prune_ratio`` of all weights with the lowest signal-to-noise ratio is set to 0 in mean
+    and deviation (sec. 5.1.3), without training afterwards; biases stay.
+
+    No official code. Deviations: the KL draw is not the one of the forward pass (as unbiased), the KL has the same
+    share in each batch (not 2^(M-i)), one draw a step.
+
+    Args:
+        prior: "mixture", "gaussian" or "laplace".
+        prior_std: standard deviation of the Gaussian, scale of the Laplace prior.
+        share, log_wide, log_narrow: of the mixture: weight of the wide part, and ln of both deviations.
+        spread: initial value; softplus(-3) = 0.0486.
+        mean_range: means start uniform in +-this; null = as the model draws them.
+        bias: whether biases are random too.
+        estimator: "weight" (one draw a batch, the paper's), "lrt" or "flipout".
+        prune_ratio: share of the weights that goes, in [0, 1).
+        scope: "global" = one ranking through all layers, "layer" = one for each.
+        layers, kl_weight, kl_start, kl_warmup, num_samples: see :class:`~prunebench.variational.VariationalMethod`.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    def __init__(
+        self,
+        *,
+        prior: str,
+        prior_std: float,
+        share: float,
+        log_wide: float,
+        log_narrow: float,
+        spread: float,
+        mean_range: float | None,
+        bias: bool,
+        estimator: str,
+        prune_ratio: float,
+        scope: str,
+        layers: Sequence[str],
+        kl_weight: float,
+        kl_start: int,
+        kl_warmup: int,
+        num_samples: int | None,
+    ) -> None:
+        super().__init__(
+            layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
+        )
+        for name, value, known in (
+            ("prior", prior, PRIORS),
+            ("estimator", estimator, ESTIMATORS),
+            ("scope", scope, SCOPES),
+        ):
+            if value not in known:
+                hint = nearest(str(value), known)
+                raise UserError(f"method.{name} must be one of {', '.join(known)}, got {value!r}{hint}")
+        if not 0 < share < 1:
+            raise UserError(f"method.share must be a fraction in (0, 1), got {share!r}")
+        if not log_narrow < log_wide:
+            raise UserError(f"method.log_narrow must be below log_wide, got {log_narrow!r} and {log_wide!r}")
+        self.prior, self.prior_std = prior, number("prior_std", prior_std, low=1e-8)
+        self.mixture = {"share": share, "wide": math.exp(log_wide), "narrow": math.exp(log_narrow)}
+        self.spread, self.mean_range = number("spread", spread, low=-100.0), mean_range
+        self.bias, self.estimator, self.scope = bias, estimator, scope
+        self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
+
+    def swap(self, net: nn.Module) -> nn.Module:
+        net = to_gaussian(
+            net,
+            self.names,
+            scale="softplus",
+            estimator=self.estimator,
+            initial=self.spread,
+            bias_initial=self.spread if self.bias else None,
+        )
+        if self.mean_range is not None:
+            for layer in gaussian_layers(net).values():
+                nn.init.uniform_(layer.weight, -self.mean_range, self.mean_range)
+        return net
+
+    def divergence(self, net: nn.Module) -> Tensor:
+        terms = [self._divergence(layer) for layer in gaussian_layers(net).values()]
+        return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+        if self.prune_ratio:
+            job.measure("before_cut", net, self)
+        net = copy.deepcopy(net)
+        layers = gaussian_layers(net)
+        dead = self._noisiest(layers)
+        for name, layer in layers.items():
+            layer.weight[dead[name]] = 0
+            layer.spread[dead[name]] = DEAD
+        shares = {name: float(mask.float().mean()) for name, mask in dead.items()}
+        log.info("dead weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
+        total, num_dead = sum(m.numel() for m in dead.values()), sum(int(m.sum()) for m in dead.values())
+        achieved = {"weights": total, "weights_live": total - num_dead, "sparsity_per_layer": shares}
+        reason = "all its weights have a higher signal-to-noise ratio" if self.prune_ratio else "prune_ratio is 0"
+        whole = [{"layer": name, "reason": reason} for name, share in shares.items() if not share]
+        return self.cut_unread(net, job, whole=whole, achieved=achieved), job.plan
+
+    def _divergence(self, layer: GaussianWeights) -> Tensor:
+        pairs = [(layer.weight, layer.std())]
+        bias_std = layer.bias_std()
+        if bias_std is not None:
+            pairs.append((layer.bias, bias_std))
+        return torch.stack([self._from_prior(mean, std).sum() for mean, std in pairs]).sum()
+
+    def _from_prior(self, mean: Tensor, std: Tensor) -> Tensor:
+        if self.prior == "gaussian":
+            return kl.gaussian(mean, std, self.prior_std)
+        if self.prior == "laplace":
+            return kl.laplace(mean, std, self.prior_std)
+        drawn = mean + std * torch.randn_like(mean)
+        return kl.gaussian_log_prob(drawn, mean, std) - kl.scale_mixture_log_prob(drawn, **self.mixture)
+
+    def _noisiest(self, layers: Mapping[str, GaussianWeights]) -> dict[str, Tensor]:
+        """Which weights go: the first floor(ratio * n) of the ranking; of equal ones those of lower index."""
+        ratios = {name: signal_to_noise(*layer.posterior()).flatten() for name, layer in layers.items()}
+        if self.scope == "layer":
+            flat = [lowest(ratio, int(self.prune_ratio * len(ratio))) for ratio in ratios.values()]
+        else:
+            ratio = torch.cat([*ratios.values()])
+            flat = list(lowest(ratio, int(self.prune_ratio * len(ratio))).split([len(r) for r in ratios.values()]))
+        masks = zip(layers.items(), flat, strict=True)
+        return {name: mask.view_as(layer.weight) for (name, layer), mask in masks}

@@ -1,0 +1,114 @@
+"""Variational dropout: Gaussian dropout whose rates are learned; nothing is removed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError, nearest
+from prunebench.layers import kl
+from prunebench.layers.gaussian_weights import GaussianWeights
+from prunebench.layers.posterior import gaussian_layers, to_gaussian, to_plain
+from prunebench.surgery.plan import Plan
+from prunebench.variational import VariationalMethod
+
+if TYPE_CHECKING:
+    from prunebench.job import Job
+
+NOISES = ("A", "B")
+SHAPES = ("weight", "unit", "layer")
+
+
+class VariationalDropout(VariationalMethod):
+    """Learn the rate alpha of Gaussian dropout under a log-uniform prior; Kingma, Salimans, Welling 2015.
+
+    ``noise: A`` (correlated weight noise) multiplies the input by N(1, alpha), for each example and input anew; one
+    posterior for each input unit, so one KL term each. ``noise: B`` (independent weight noise) draws the output by
+    local reparameterisation, as if each weight had the variance alpha w^2; one KL term for each weight. The paper's A2
+    is A with ``kl_weight`` 1/3. ``learn: false`` keeps the rates, without a KL term: plain Gaussian dropout.
+
+    alpha <= 1 after every step, since the KL polynomial (appendix C) holds only there. Test time: the mean of the
+    weights, or ``num_samples``. There is no official code.
+
+    Args:
+        noise: "A" or "B".
+        shape: what has a rate of its own: "weight" (B only), "unit" (an input unit or channel) or "layer".
+        rate: initial dropout rate p of the layers, alpha = p / (1 - p); in (0, 0.5].
+        input_rate: the same for the net's first layer.
+        learn: whether the rates are learned.
+        layers, kl_weight, kl_start, kl_warmup, num_samples: see :class:`~prunebench.variational.VariationalMethod`.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    def __init__(
+        self,
+        *,
+        noise: str,
+        shape: str,
+        rate: float,
+        input_rate: float,
+        learn: bool,
+        layers: Sequence[str],
+        kl_weight: float,
+        kl_start: int,
+        kl_warmup: int,
+        num_samples: int | None,
+    ) -> None:
+        super().__init__(
+            layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
+        )
+        for name, value, known in (("noise", noise, NOISES), ("shape", shape, SHAPES)):
+            if value not in known:
+                hint = nearest(str(value), known)
+                raise UserError(f"method.{name} must be one of {', '.join(known)}, got {value!r}{hint}")
+        if noise == "A" and shape == "weight":
+            raise UserError("method.noise=A has one rate an input unit or a layer; use method.shape=unit or layer")
+        for name, share in (("rate", rate), ("input_rate", input_rate)):
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 0.5:
+                raise UserError(f"method.{name} must be a dropout rate in (0, 0.5], got {share!r}")
+        self.noise, self.shape, self.learn = noise, shape, learn
+        self.rate, self.input_rate = rate, input_rate
+
+    def swap(self, net: nn.Module) -> nn.Module:
+        estimator = "input" if self.noise == "A" else "lrt"
+        for names, rate in ((self.names[:1], self.input_rate), (self.names[1:], self.rate)):
+            if names:
+                log_alpha = math.log(rate / (1 - rate))
+                net = to_gaussian(
+                    net, names, scale="log_alpha", estimator=estimator, shape=self.shape, initial=log_alpha
+                )
+        for layer in gaussian_layers(net).values():
+            layer.spread.requires_grad_(self.learn)
+        return net
+
+    def divergence(self, net: nn.Module) -> Tensor:
+        if not self.learn:
+            return torch.zeros((), device=self.kl_now.device)
+        return torch.stack([_divergence(layer) for layer in gaussian_layers(net).values()]).sum()
+
+    def after_step(self, net: nn.Module) -> None:
+        with torch.no_grad():
+            for layer in gaussian_layers(net).values():
+                layer.spread.clamp_(max=0.0)
+
+    @torch.no_grad()
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        rates = [float(layer.spread.exp().mean()) for layer in gaussian_layers(net).values()]
+        return {**super().report(net), "mean_alpha": sum(rates) / len(rates)}
+
+    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+        job.not_pruned = [{"layer": name, "reason": "the method removes nothing"} for name in gaussian_layers(net)]
+        return (net if self.num_samples else to_plain(net)), job.plan
+
+
+def _divergence(layer: GaussianWeights) -> Tensor:
+    """Sum over what is random: the weights, or with noise on the inputs the input units (channels)."""
+    values = kl.log_uniform_cubic(layer.spread)
+    independent = layer.weight.shape[1] if layer.estimator == "input" else layer.weight.numel()
+    return values.sum() * (independent / values.numel())

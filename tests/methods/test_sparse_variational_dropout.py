@@ -1,0 +1,190 @@
+"""Sparse VD on small nets: what is removed, what is measured, what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import prunebench
+from prunebench import cli
+from prunebench.errors import UserError
+from prunebench.layers import kl
+from prunebench.layers.gaussian import GaussianLinear
+from prunebench.layers.posterior import gaussian_layers, to_plain, with_spread
+from prunebench.layers.sampling import Ensemble
+from prunebench.methods.sparse_variational_dropout import SparseVariationalDropout
+from prunebench.surgery.dead import unread
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.shrink import shrink
+from prunebench.task import Classification
+from tests.kit import SHORT, configure, run
+
+NET = ("method=sparse_variational_dropout", "model=lenet300_100", "schedule=simultaneous", "dataset.augment.crop=0")
+QUICK = (
+    "method.kl_start=0", "method.kl_warmup=1", "method.log_sigma2=-6", "schedule.phases.train.epochs=5",
+    "schedule.phases.train.lr=0.01", "schedule.phases.train.batch_size=20",
+)  # fmt: skip
+
+
+def method(**changes: Any) -> SparseVariationalDropout:
+    settings: dict[str, Any] = {
+        "log_sigma2": -10.0, "threshold": 3.0, "train_clip": False, "layers": ["*"], "kl_weight": 1.0, "kl_start": 0,
+        "kl_warmup": 0, "num_samples": None,
+    }  # fmt: skip
+    return SparseVariationalDropout(**{**settings, **changes})
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(F.relu(self.one(x)))
+
+
+def trained(**changes: Any) -> tuple[SparseVariationalDropout, nn.Module]:
+    built = method(**changes)
+    built.names, built.num_train = ["one", "two"], 50
+    torch.manual_seed(0)
+    return built, built.swap(Two())
+
+
+def test_the_objective_is_the_bound_divided_by_the_training_set() -> None:
+    built, net = trained(kl_weight=0.5)
+    first = net.get_submodule("one")
+    assert isinstance(first, GaussianLinear)
+    first.weight = nn.Parameter(torch.tensor([[0.5, -0.1]] * 3))
+    first.spread = nn.Parameter(torch.tensor([[-4.0, -1.0]] * 3))
+    second = net.get_submodule("two")
+    # KL of (0.5, -4) is 1.9031, of (-0.1, -1) 0.0139
+    expected = 3 * (1.9031 + 0.0139) + kl.log_uniform(second.log_alpha()).sum().item()
+    assert built.divergence(net).item() == pytest.approx(expected, abs=1e-3)
+    built.start_epoch(net, 0)
+    batch = (torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    terms = built.losses(net, batch, Classification(num_classes=2))
+    assert terms["kl"].item() == pytest.approx(0.5 * expected / 50, rel=1e-3)
+
+
+def test_the_weight_of_the_kl_follows_the_epochs() -> None:
+    built, net = trained(kl_start=5, kl_warmup=15)
+    seen = []
+    for epoch in (0, 5, 10, 20, 40):
+        built.start_epoch(net, epoch)
+        seen.append(round(built.kl_now.item(), 4))
+    assert seen == [0.0, 0.0, 0.3333, 1.0, 1.0]
+    assert "kl_now" in built.state_dict()  # a resumed run goes on with it
+
+
+def test_weight_decay_is_not_for_random_weights() -> None:
+    built, net = trained()
+    config, _ = configure(Path("unused"), "schedule=simultaneous", "schedule.phases.train.weight_decay=0.1")
+    job, *_ = cli.build(config, Path("unused"))
+    groups = built.param_groups(nn.Sequential(net, nn.BatchNorm1d(2)), job.phases[0])
+    decays = {id(p): group.get("weight_decay", 0.1) for group in groups for p in group["params"]}
+    assert {decays[id(p)] for p in net.parameters()} == {0.0}
+    assert len(decays) == len(list(net.parameters())) + 2
+
+
+@torch.no_grad()
+def test_a_small_gaussian_net_has_the_sliced_posterior() -> None:
+    _, net = trained(num_samples=3, threshold=0.0)
+    net.eval()
+    first, second = net.get_submodule("one"), net.get_submodule("two")
+    for layer in (first, second):
+        layer.weight.fill_(1.0)
+        layer.spread.fill_(-2.0)
+    second.spread[:, 1] = 5.0  # hidden unit 1 is not read
+    first.spread[2, 0] = 5.0  # one dead weight in unit 2
+    graph = ChannelGraph.trace(Two(), torch.zeros(1, 2))
+    sparse = to_plain(net)
+    plan = unread(sparse, graph)
+    assert plan.keep == {"one": (0, 2)}
+    small = with_spread(shrink(sparse, graph, plan), net, graph, plan)
+    x = torch.randn(6, 2)
+    torch.testing.assert_close(small(x), net(x))
+    layers = gaussian_layers(small)
+    std = torch.e**-1
+    torch.testing.assert_close(layers["one"].spread, torch.tensor([[std, std], [0.0, std]]))
+    assert layers["one"].weight.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    # the small net's predictions have the distribution of the large one's
+    task, batch = Classification(num_classes=2), (x, torch.zeros(6, dtype=torch.long))
+    means = [
+        Ensemble(n, num_samples=800, seed=s).probabilities(batch, task).mean(0) for s, n in enumerate((small, net))
+    ]
+    torch.testing.assert_close(means[0], means[1], rtol=0, atol=0.06)
+
+
+def test_dead_weights_and_units_are_gone_and_the_output_is_the_same(tmp_path: Path) -> None:
+    result, folder = run(tmp_path, *SHORT, *NET, *QUICK)
+    budget, cost = result["budget"], result["cost"]
+    assert budget["compression"] == pytest.approx(budget["weights"] / budget["weights_live"])
+    assert budget["weights"] == 64 * 300 + 300 * 100 + 100 * 10
+    assert 0 < budget["sparsity_per_layer"]["fc1"] < 1
+    assert cost["final"]["macs"] < cost["dense"]["macs"]
+    assert result["equivalence"]["max_abs_diff"] < 1e-5
+    net = prunebench.load(folder)
+    zeros = sum(int((p == 0).sum()) for p in net.parameters())
+    assert cost["final"]["nonzero_params"] == cost["final"]["params"] - zeros
+    # moving constants away can only kill more weights
+    live = sum(int((net.get_submodule(name).weight != 0).sum()) for name in ("fc1", "fc2", "fc3"))
+    assert live <= budget["weights_live"]
+    assert not any(isinstance(module, GaussianLinear) for module in net.modules())
+    history = (folder / "metrics.csv").read_text().splitlines()[0]
+    assert "method/weights_kept" in history and "method/kl_nats" in history
+    assert result["guarantee"]["objective"] == "elbo"
+
+
+def test_several_samples_are_averaged_and_counted(tmp_path: Path) -> None:
+    result, folder = run(tmp_path, *SHORT, *NET, *QUICK, "method.num_samples=5", "ood=noise", "ood.num_pictures=200")
+    final, alone = result["metrics"]["final"], result["metrics"]["saved_net"]
+    assert (final["num_predictions"], alone["num_predictions"]) == (5, 1)
+    assert final["uncertainty"]["mutual_information"] > 0
+    assert 0 <= final["ood"]["auroc_mutual_information"] <= 1
+    cost = result["cost"]["final"]
+    assert cost["num_predictions"] == 5 and cost["macs_all_predictions"] == 5 * cost["macs"]
+    net = prunebench.load(folder)
+    layers = gaussian_layers(net)
+    assert layers and all(((layer.weight == 0) == (layer.spread == 0)).all() for layer in layers.values())
+    # the saved net draws the run's predictions again
+    config, _ = configure(tmp_path, *SHORT, *NET)
+    data = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data.setup(Path("unused"), download=False)
+    ensemble, hits = Ensemble(net, num_samples=5, seed=0), 0
+    with torch.no_grad():
+        for batch in data.test():
+            hits += int(
+                (ensemble.probabilities(batch, Classification(num_classes=10)).mean(0).argmax(1) == batch[1]).sum()
+            )
+    assert hits == final["correct"]
+
+
+def test_from_a_trained_net(tmp_path: Path) -> None:
+    result, _ = run(tmp_path, *SHORT, *NET, "schedule=simultaneous_pretrained", "method.log_sigma2=-8")
+    assert [phase["name"] for phase in result["phases"]] == ["pretrain", "train"]
+    assert "dense" in result["metrics"] and result["schedule"]["name"] == "simultaneous"
+    assert result["phases"][1]["settings"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+        ({"kl_warmup": 1.5}, "kl_warmup must be a whole number of at least 0, got 1.5"),
+        ({"kl_weight": -1}, "kl_weight must be a number of at least 0, got -1"),
+        ({"log_sigma2": "small"}, "log_sigma2 must be a number"),
+    ],
+)
+def test_bad_values_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        method(**changes)
+
+
+def test_a_layer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"method.layers: 'fc9' matches no layer"):
+        run(tmp_path, *SHORT, *NET, "method.layers=[fc9]")
