@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.layers.gaussian import GaussianConv2d, GaussianLinear, gaussian, plain
-from prunebench.layers.gaussian_weights import ESTIMATORS, SCALES, GaussianWeights
+from prunebench.layers.gaussian_weights import SCALES, GaussianWeights
 from prunebench.layers.sampling import Ensemble, sampling
 from prunebench.task import Classification
+
+INDEPENDENT = ("lrt", "weight", "flipout")
+"""Estimators of a posterior with independent weights."""
 
 
 def layer(mean: list[list[float]], std: list[list[float]], **options: Any) -> GaussianLinear:
@@ -46,7 +49,7 @@ def test_local_reparameterisation_by_hand() -> None:
     torch.testing.assert_close(variance, torch.tensor([0.1725, 0.7325]), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", INDEPENDENT)
 @torch.no_grad()
 def test_each_estimator_has_the_same_moments(estimator: str) -> None:
     made = layer(*BLUNDELL, estimator=estimator, bias=False)
@@ -70,7 +73,7 @@ def test_only_shared_weights_make_inputs_correlate(estimator: str, covariance: f
     assert torch.cov(drawn.T)[0, 1].item() == pytest.approx(covariance, abs=0.004)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", INDEPENDENT)
 @pytest.mark.parametrize("groups", [1, 2])
 @torch.no_grad()
 def test_without_noise_all_are_the_plain_layer(estimator: str, groups: int) -> None:
@@ -81,6 +84,37 @@ def test_without_noise_all_are_the_plain_layer(estimator: str, groups: int) -> N
         torch.testing.assert_close(made.train(mode)(x), conv(x), rtol=1e-4, atol=6e-4)  # noise of sqrt(1e-8)
     with sampling(made.eval()):
         torch.testing.assert_close(made(x), conv(x))
+
+
+@torch.no_grad()
+def test_noise_on_the_input_by_hand() -> None:
+    # y = sum_i w_i x_i (1 + sqrt(alpha) eps_i): variance alpha sum_i (w_i x_i)^2, all outputs share the noise
+    made = GaussianLinear(2, 2, scale="log_alpha", estimator="input", shape="layer", initial=math.log(0.25))
+    made.weight.copy_(torch.tensor([[0.5, -1.0], [1.0, 2.0]]))
+    made.bias.copy_(torch.tensor([0.1, -0.1]))
+    torch.manual_seed(0)
+    x = torch.tensor([[1.0, 2.0]])
+    drawn = made.train()(x.expand(200_000, 2))
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([-1.4, 4.9]), rtol=0, atol=0.02)
+    expected = 0.25 * torch.tensor([[0.25 + 4, 0.5 - 8.0], [0.5 - 8.0, 1 + 16.0]])
+    torch.testing.assert_close(torch.cov(drawn.T), expected, rtol=0.03, atol=0)
+    # a draw of weights has the same covariance
+    weights = torch.stack([made.draw()[0] for _ in range(20_000)])
+    torch.testing.assert_close(torch.cov((weights @ x[0]).T), expected, rtol=0.06, atol=0)
+    assert made.eval()(x).flatten().tolist() == pytest.approx([-1.4, 4.9])
+
+
+@torch.no_grad()
+def test_noise_on_the_channels_of_a_convolution() -> None:
+    # a rate for each input channel; positions have noise of their own
+    made = GaussianConv2d(2, 1, 1, bias=False, scale="log_alpha", estimator="input", shape="unit")
+    made.weight.copy_(torch.tensor([[[[2.0]], [[3.0]]]]))
+    made.spread.copy_(torch.tensor([0.25, 0.01]).log().view(1, 2, 1, 1))
+    torch.manual_seed(0)
+    drawn = made.train()(torch.ones(100_000, 2, 1, 2)).flatten(1)
+    expected = torch.eye(2) * (0.25 * 4 + 0.01 * 9)
+    torch.testing.assert_close(torch.cov(drawn.T), expected, rtol=0.03, atol=0.02)
+    assert made.draw()[0].shape == made.weight.shape
 
 
 @torch.no_grad()
@@ -208,6 +242,8 @@ def test_a_layer_is_rebuilt_from_its_config(shape: str) -> None:
 def test_options_outside_their_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"scale must be one of .*log_variance.* did you mean"):
         GaussianLinear(2, 2, scale="log_varianc")
+    with pytest.raises(UserError, match="estimator=input multiplies inputs"):
+        GaussianLinear(2, 2, scale="softplus", estimator="input", shape="unit")
     assert set(SCALES) == {"softplus", "exp", "log_variance", "log_alpha", "std"}
 
 
