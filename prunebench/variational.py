@@ -45,6 +45,7 @@ class VariationalMethod(Method):
     """
 
     schedules = frozenset({"simultaneous"})
+    sizes_given = False
     objective: ClassVar[str] = "elbo"
     kl_now: Tensor
 

@@ -14,7 +14,7 @@ from torch import nn
 FILES = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 NOT_ARGUMENTS = ("name", "pretrained", "pretrained_sha256")
 # the families in this folder of tests; others have their own
-FAMILIES = ("lenet", "resnet_cifar", "vgg_cifar", "resnet", "preresnet_cifar", "densenet_cifar", "mlp")
+FAMILIES = ("lenet", "resnet_cifar", "vgg_cifar", "resnet", "preresnet_cifar", "densenet_cifar", "mlp", "perceptron")
 
 
 def family(file: Path) -> str:

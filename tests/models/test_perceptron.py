@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prunebench.errors import UserError
+from prunebench.models import perceptron
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("mlp_2x400", [400, 400]), ("mlp_2x800", [800, 800]), ("mlp_2x1200", [1200, 1200]), ("mlp_3_hidden", [500] * 3)],
+)
+def test_sizes(name: str, widths: list[int]) -> None:
+    net = getattr(perceptron, name)()
+    sizes = [784, *widths, 10]
+    macs = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    params = sum(p.numel() for p in net.parameters())
+    assert params == macs + sum(sizes[1:])
+    # the counts that the docstring promises
+    promised = getattr(perceptron, name).__doc__
+    assert f"{params:,} parameters" in promised and f"{macs:,} MACs" in promised
+    assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_widths_are_checked() -> None:
+    assert [layer.out_features for layer in perceptron.mlp_3_hidden(hidden_units=100).hidden] == [100] * 3
+    with pytest.raises(UserError, match="hidden_units must be a whole number of at least 1, got 0"):
+        perceptron.mlp_3_hidden(hidden_units=0)
