@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from prunebench.models import perceptron
 def test_sizes(name: str, widths: list[int]) -> None:
     net = getattr(perceptron, name)()
     sizes = [784, *widths, 10]
-    macs = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    macs = sum(a * b for a, b in itertools.pairwise(sizes))
     params = sum(p.numel() for p in net.parameters())
     assert params == macs + sum(sizes[1:])
     # the counts that the docstring promises
