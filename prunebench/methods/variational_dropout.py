@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunebench.errors import UserError, nearest
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.posterior import gaussian_layers, to_gaussian, to_plain
+from prunebench.layers.posterior import gaussian_layers, to_gaussian, to_plain, with_spread
 from prunebench.surgery.plan import Plan
 from prunebench.variational import VariationalMethod
 
@@ -104,7 +104,11 @@ class VariationalDropout(VariationalMethod):
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
         job.not_pruned = [{"layer": name, "reason": "the method removes nothing"} for name in gaussian_layers(net)]
-        return (net if self.num_samples else to_plain(net)), job.plan
+        means = to_plain(net)
+        if not self.num_samples:
+            return means, job.plan
+        # independent weights are kept like those of other posteriors, by their deviations
+        return (net if self.noise == "A" else with_spread(means, net, job.graph, Plan())), job.plan
 
 
 def _divergence(layer: GaussianWeights) -> Tensor:

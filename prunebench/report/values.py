@@ -54,7 +54,8 @@ _COMPUTED: Mapping[str, tuple[tuple[str, ...], Callable[..., float]]] = {
     "flops": (("final.macs",), lambda macs: 2 * macs),
     "dense_flops": (("dense.macs",), lambda macs: 2 * macs),
     "macs_kept": (("macs_removed",), lambda removed: 1 - removed),
-    "compression": (("dense.params", "final.params"), lambda dense, final: dense / final),
+    # the papers count what is not zero, whether the rest was cut or only zeroed
+    "compression": (("dense.params", "final.nonzero_params"), lambda dense, left: dense / max(1, left)),
 }
 
 
