@@ -29,6 +29,10 @@ class Components(nn.Module, ABC):
         """The map applied to ``x``; ``scale`` is z, ``[num_components]``, None stands for ones."""
 
     @abstractmethod
+    def take_norms(self) -> Tensor:
+        """Divide each component by its norm (for two factors |p_k| |q_k|), in place; returns the norms."""
+
+    @abstractmethod
     def keep(self, indices: Tensor, scale: Tensor, *, merge: bool) -> nn.Module:
         """A smaller layer with the components ``indices`` only, times their ``scale``; this one stays as it is.
 
@@ -93,6 +97,14 @@ class Factorised(Components):
         self.second.copy_(second)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+    @torch.no_grad()
+    def take_norms(self) -> Tensor:
+        first, second = self.first.flatten(1).norm(dim=1), self.second.flatten(1).norm(dim=0)
+        tiny = torch.finfo(first.dtype).tiny
+        self.first.div_(first.clamp_min(tiny).view(-1, *[1] * (self.first.dim() - 1)))
+        self.second.div_(second.clamp_min(tiny).view(1, -1, *[1] * (self.second.dim() - 2)))
+        return first * second
 
     def matrix(self) -> Tensor:
         """Q P, ``[out, in * ...]``."""

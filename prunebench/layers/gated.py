@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.layers import hard_concrete
-from prunebench.layers.components import Components, Factorised
+from prunebench.layers.components import Components
 
 
 class Gate(nn.Module):
@@ -59,16 +59,6 @@ class DiagonalGate(Gate):
 
     def forward(self) -> Tensor:
         return self.value * self.live
-
-    @torch.no_grad()
-    def take_norms(self, layer: Factorised) -> None:
-        """Move the norm of each component |p_k| |q_k| from the factors into the gate; the product stays the same."""
-        first = layer.first.flatten(1).norm(dim=1)
-        second = layer.second.flatten(1).norm(dim=0)
-        self.value.copy_(first * second)
-        one, two = (norm.clamp_min(torch.finfo(norm.dtype).tiny) for norm in (first, second))
-        layer.first.div_(one.view(-1, *[1] * (layer.first.dim() - 1)))
-        layer.second.div_(two.view(1, -1, *[1] * (layer.second.dim() - 2)))
 
 
 class Gated(nn.Module):

@@ -43,6 +43,12 @@ class InputLinear(Components):
         return F.linear(x, self.weight * scale, self.bias)
 
     @torch.no_grad()
+    def take_norms(self) -> Tensor:
+        norms = self.weight.norm(dim=0)
+        self.weight.div_(norms.clamp_min(torch.finfo(norms.dtype).tiny))
+        return norms
+
+    @torch.no_grad()
     def keep(self, indices: Tensor, scale: Tensor, *, merge: bool) -> nn.Module:
         small = SelectedLinear(places=indices.tolist(), **self.config())
         small.weight.copy_(self.weight[:, indices] * scale)

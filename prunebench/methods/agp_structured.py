@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunebench import criteria, gating
 from prunebench.budget.gradual import CubicRamp
 from prunebench.errors import UserError, nearest
-from prunebench.layers.components import Components, Factorised
+from prunebench.layers.components import Components
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.gated import DiagonalGate
 from prunebench.method import Method
@@ -41,12 +41,11 @@ class AgpStructured(Method):
         initial_sparsity: the same at the start of the ramp.
         start, end: of the ramp, as shares of the phase.
         every: epochs from one update to the next; below 1, steps within an epoch.
-        diagonal: where g starts: "norm" = |p_k| |q_k|, taken out of the factors, so that the net stays the same;
-            "uniform" = U(-1, 1), as in the official script, which trains from scratch.
+        diagonal: where g starts: "norm" = |p_k| |q_k| of each component, taken out of the factors: the net stays
+            the same; "uniform" = U(-1, 1), as in the official script, which trains from scratch.
         l1: weight of the penalty sum |g|.
         gate_lr: peak learning rate of g; null = that of the weights.
-        layers, skip, plain, rank, init, merge: as in :class:`FlopL0`; ``plain="inputs"`` needs ``diagonal="uniform"``
-            unless every chosen layer is a factored pair.
+        layers, skip, plain, rank, init, merge: as in :class:`FlopL0`.
 
     Raises:
         UserError: an option outside its values.
@@ -89,12 +88,6 @@ class AgpStructured(Method):
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
         self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
-        plain = [name for name in self.names if isinstance(net.get_submodule(name), nn.Linear)]
-        if plain and self.options["plain"] == "inputs" and self.diagonal == "norm":
-            raise UserError(
-                f"method.plain=inputs gives {plain[0]} no two factors to take norms from; set method.diagonal=uniform, "
-                "method.plain=factorise, or name it in method.skip"
-            )
         log.info("layers to gate: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
@@ -141,8 +134,8 @@ class AgpStructured(Method):
         if self.diagonal == "uniform":
             nn.init.uniform_(gate.value, -1.0, 1.0)
         else:
-            assert isinstance(layer, Factorised)
-            gate.take_norms(layer)
+            with torch.no_grad():
+                gate.value.copy_(layer.take_norms())
         return gate
 
     def _gates(self, net: nn.Module) -> list[DiagonalGate]:
