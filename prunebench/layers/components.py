@@ -100,7 +100,8 @@ class Factorised(Components):
 
     @torch.no_grad()
     def take_norms(self) -> Tensor:
-        first, second = self.first.flatten(1).norm(dim=1), self.second.flatten(1).norm(dim=0)
+        first: Tensor = self.first.flatten(1).norm(dim=1)
+        second: Tensor = self.second.flatten(1).norm(dim=0)
         tiny = torch.finfo(first.dtype).tiny
         self.first.div_(first.clamp_min(tiny).view(-1, *[1] * (self.first.dim() - 1)))
         self.second.div_(second.clamp_min(tiny).view(1, -1, *[1] * (self.second.dim() - 2)))

@@ -44,7 +44,7 @@ class InputLinear(Components):
 
     @torch.no_grad()
     def take_norms(self) -> Tensor:
-        norms = self.weight.norm(dim=0)
+        norms: Tensor = self.weight.norm(dim=0)
         self.weight.div_(norms.clamp_min(torch.finfo(norms.dtype).tiny))
         return norms
 
