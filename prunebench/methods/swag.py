@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class SWAG(Method):
     (the dense net, a best epoch that is early) the net itself predicts. Validation during training predicts with the
     current weights, so the best epoch is theirs. The saved net is the mean with refreshed batch norms.
 
-    Deviations from the official code: the batch norms see pictures without augmentation, and moments are float64.
+    Deviation from the official code: moments are float64.
     With a fraction in ``collect_every`` the places of collection are equally spaced in one shuffled epoch, as in
     imagenet/run_swag_imagenet.py; its collection of the pretrained weights themselves is left out.
 
@@ -65,7 +66,8 @@ class SWAG(Method):
         scale: factor of the covariance; null = 0.5 for ``swag``, 1 for ``swag_diag``.
         start: share of the epochs of a phase before the first one that collects, in [0, 1).
         collect_every: epochs from one collection to the next; a fraction collects several times an epoch.
-        bn_images: training pictures that refresh the batch norms of each net; null = all.
+        bn_images: training pictures, augmented, that refresh the batch norms of each net, rounded up to whole batches;
+            null = all.
         posterior: folder of a finished run whose Gaussian is taken, instead of training; with ``schedule=oneshot``.
         prune_ratio: share of the weights (of the channels of each layer) that goes at a cut, in [0, 1).
         score: "snr", or "magnitude" of the mean as a control.
@@ -236,8 +238,10 @@ class SWAG(Method):
         net = copy.deepcopy(net).to(job.settings.device)
         write_vector(net, vector)
         job.data.to(job.settings.device)
-        batches = job.data.train_eval(self.bn_images, batch_size=REFRESH_BATCH)
-        return refreshed(net, batches, seed=job.seed).eval()
+        # augmented like the training: statistics of plain pictures cost a CIFAR-10 ResNet-20 2.8 points of accuracy
+        batches = job.data.train(epoch=0, seed=job.seed, batch_size=REFRESH_BATCH)
+        num_batches = None if self.bn_images is None else math.ceil(self.bn_images / REFRESH_BATCH)
+        return refreshed(net, itertools.islice(batches, num_batches), seed=job.seed).eval()
 
     def _mean(self, net: nn.Module, job: Job) -> nn.Module:
         assert self.posterior is not None

@@ -16,7 +16,7 @@ from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
-from prunebench.methods.swag import SWAG
+from prunebench.methods.swag import REFRESH_BATCH, SWAG
 from prunebench.phase import Phase, build_phases, lr_factor
 from prunebench.rows import register
 from prunebench.surgery.shrink import shrink
@@ -37,11 +37,9 @@ class Pictures:
     def __init__(self, num_batches: int) -> None:
         self.num_batches = num_batches
 
-    def train(self, **_: Any) -> range:
-        return range(self.num_batches)
-
-    def train_eval(self, *_: Any, **__: Any) -> list[Any]:
-        return []
+    def train(self, *, batch_size: int | None, **_: Any) -> range:
+        """The steps of an epoch; none of the size in which batch norms are refreshed."""
+        return range(0 if batch_size == REFRESH_BATCH else self.num_batches)
 
     def to(self, device: Any) -> None:
         return
