@@ -12,7 +12,8 @@ moving data, no work of the net.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,30 @@ def _is_counted() -> bool:
     return is_in_torch_dispatch_mode() and not torch.compiler.is_compiling()
 
 
+class _Remembered:
+    """Placed tensors between evaluations: made anew when a source has changed, and always where gradients flow."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._value: tuple[Tensor, ...] = ()
+
+    def __deepcopy__(self, memo: Any) -> _Remembered:
+        return _Remembered()
+
+    def __reduce__(self) -> tuple[type[_Remembered], tuple[()]]:
+        return _Remembered, ()
+
+    def get(self, layer: nn.Module, sources: Sequence[Tensor], make: Callable[[], tuple[Tensor, ...]]) -> Any:
+        if layer.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+            return make()
+        if any(source.is_inference() for source in sources):  # they have no version
+            return make()
+        key = [(source.data_ptr(), source._version, source.device, source.dtype) for source in sources]
+        if key != self._key:
+            self._key, self._value = key, make()
+        return self._value
+
+
 def _matrix(weight: Tensor, rows: _Places, columns: _Places) -> Tensor:
     """``[small out, small in, ...]`` to ``[out, in, ...]``, zeros elsewhere, in the memory format of ``weight``."""
     shape = (rows.width, columns.width, *weight.shape[2:])
@@ -80,14 +105,14 @@ class WideConv2d(nn.Conv2d):
         )
         self.weight, self.bias = small.weight, small.bias
         self.rows, self.columns = rows, columns
+        self.remembered = _Remembered()
 
     def forward(self, input: Tensor) -> Tensor:
         """``[batch, wide in, h, w]`` to ``[batch, wide out, h, w]``."""
         if _is_counted():
             narrow = self._conv_forward(input.index_select(1, self.columns.index), self.weight, self.bias)
             return _spread_second(narrow, self.rows)
-        bias = None if self.bias is None else self.rows.spread(self.bias)
-        output: Tensor = self._conv_forward(input, _matrix(self.weight, self.rows, self.columns), bias)
+        output: Tensor = self._conv_forward(input, *_placed(self))
         return output
 
 
@@ -98,14 +123,14 @@ class WideLinear(nn.Linear):
         super().__init__(small.in_features, small.out_features, small.bias is not None, device="meta")
         self.weight, self.bias = small.weight, small.bias
         self.rows, self.columns = rows, columns
+        self.remembered = _Remembered()
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., wide in]`` to ``[..., wide out]``."""
         if _is_counted():
             narrow = F.linear(input.index_select(-1, self.columns.index), self.weight, self.bias)
             return _spread_last(narrow, self.rows)
-        bias = None if self.bias is None else self.rows.spread(self.bias)
-        return F.linear(input, _matrix(self.weight, self.rows, self.columns), bias)
+        return F.linear(input, *_placed(self))
 
 
 class WideBatchNorm2d(nn.BatchNorm2d):
@@ -129,6 +154,7 @@ class WideBatchNorm2d(nn.BatchNorm2d):
         for name, buffer in small.named_buffers(recurse=False):
             setattr(self, name, buffer)
         self.rows = rows
+        self.remembered = _Remembered()
 
     def forward(self, input: Tensor) -> Tensor:
         """``[batch, wide, h, w]`` to the same shape."""
@@ -139,14 +165,31 @@ class WideBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 share = 1.0 / float(self.num_batches_tracked)
-        mean, variance = self.rows.spread(self.running_mean), self.rows.spread(self.running_var, filling=1.0)
-        weight, bias = self.rows.spread(self.weight), self.rows.spread(self.bias)
+        sources = (self.running_mean, self.running_var, self.weight, self.bias)
+        fillings = (0.0, 1.0, 0.0, 0.0)
+
+        def place() -> tuple[Tensor, ...]:
+            return tuple(self.rows.spread(t, filling=f) for t, f in zip(sources, fillings, strict=True))
+
+        mean, variance, weight, bias = self.remembered.get(self, sources, place)
         output = F.batch_norm(input, mean, variance, weight, bias, self.training, share, self.eps)
         if self.training:
             with torch.no_grad():
                 self.running_mean.copy_(mean[self.rows.index])
                 self.running_var.copy_(variance[self.rows.index])
         return output
+
+
+def _placed(layer: WideConv2d | WideLinear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer among zeros."""
+
+    def place() -> tuple[Tensor, ...]:
+        matrix = _matrix(layer.weight, layer.rows, layer.columns)
+        return (matrix,) if layer.bias is None else (matrix, layer.rows.spread(layer.bias))
+
+    sources = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    found = layer.remembered.get(layer, sources, place)
+    return found[0], found[1] if len(found) > 1 else None
 
 
 def _spread_second(narrow: Tensor, places: _Places) -> Tensor:

@@ -83,3 +83,19 @@ def test_the_small_layer_is_counted() -> None:
 def test_a_layer_that_has_all_channels_stays_as_it_is() -> None:
     layer = nn.Conv2d(4, 4, 3)
     assert widened(layer, rows=(ROWS[1], ROWS[1]), columns=(COLUMNS[1], COLUMNS[1])) is layer
+
+
+def test_what_is_remembered_follows_the_weights() -> None:
+    """Evaluation places weights once, and again when they have changed."""
+    wide = widened(nn.Conv2d(3, 2, 3, padding=1), rows=ROWS, columns=COLUMNS).eval()
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        first = wide(x)
+        torch.testing.assert_close(wide(x), first, rtol=0, atol=0)
+        for parameter in wide.parameters():
+            parameter.mul_(2.0)
+        torch.testing.assert_close(wide(x), 2 * first)
+        loaded = copy.deepcopy(wide)
+        loaded.load_state_dict({name: 0 * value for name, value in wide.state_dict().items()})
+        assert loaded(x).abs().max() == 0
+        torch.testing.assert_close(wide(x), 2 * first)
