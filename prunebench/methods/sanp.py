@@ -49,10 +49,13 @@ class SelfAdaptive(Method):
 
     The paper's full text could not be read and no code is known. From its abstract and reading notes: pooling and a
     fully connected layer, decisions by a threshold, the joint loss with the mean cost. Chosen here: the sigmoid, the
-    straight-through gradient, the squared distance, the initialisation, what is gated, and all of the training.
+    straight-through gradient, the squared distance, the initialisation, what is gated, the falling budget, and all of
+    the training.
 
     Args:
         budget: share of the dense net's MACs that the samples' mean is drawn to, in (0, 1).
+        ramp: share of the phase in which the budget falls from 1, all of the net, to ``budget``, linearly and step by
+            step; 0 = ``budget`` from the first step on.
         cost_weight: weight of that term of the loss.
         distance: "squared", "abs", or "hinge" = squared above the budget, 0 below.
         hidden_ratio: None = one linear layer; r = a hidden layer of ``out_channels / r`` units (SENet).
@@ -67,12 +70,14 @@ class SelfAdaptive(Method):
     """
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
+    num_steps: Tensor
     last_ratio: Tensor
 
     def __init__(
         self,
         *,
         budget: float,
+        ramp: float = 0.0,
         cost_weight: float = 5.0,
         distance: str = "squared",
         hidden_ratio: int | None = None,
@@ -85,6 +90,8 @@ class SelfAdaptive(Method):
         super().__init__()
         if not 0 < budget < 1:
             raise UserError(f"method.budget must be in (0, 1), got {budget!r}")
+        if not 0 <= ramp <= 1:
+            raise UserError(f"method.ramp must be a share of the phase in [0, 1], got {ramp!r}")
         if not cost_weight >= 0:
             raise UserError(f"method.cost_weight must be at least 0, got {cost_weight!r}")
         if distance not in DISTANCES:
@@ -96,6 +103,7 @@ class SelfAdaptive(Method):
             raise UserError(f"method.timed_samples must be at least 0, got {timed_samples!r}")
         SaliencyPruning(in_channels=1, out_channels=1, threshold=threshold, binarize=binarize)  # checks them
         self.budget = budget
+        self.ramp = ramp
         self.cost_weight = cost_weight
         self.distance = distance
         self.hidden_ratio = hidden_ratio
@@ -104,6 +112,9 @@ class SelfAdaptive(Method):
         self.skip = skip
         self.timed_samples = timed_samples
         self._form: PerSampleMacs | None = None
+        self._ramp_steps = 0
+        # optimiser steps so far
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
         # mean share of the dense net's MACs in the last training batch
         self.register_buffer("last_ratio", torch.ones(()))
 
@@ -128,6 +139,8 @@ class SelfAdaptive(Method):
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
         names, job.not_pruned = self._names(job.template, job.graph)
         self._form = PerSampleMacs.of(names, job.graph, dense_macs=job.dense_cost.macs)
+        if job.phase is not None:
+            self._ramp_steps = int(self.ramp * job.phase.epochs * job.steps_per_epoch(job.phase))
         if gated_layers(net):
             return net
         with torch.random.fork_rng([]):
@@ -154,15 +167,26 @@ class SelfAdaptive(Method):
             terms = task.losses(net, batch)
         ratio = self._form.ratios(decisions).mean()
         self.last_ratio.copy_(ratio.detach())
-        off = ratio - self.budget
+        off = ratio - self.budget_now()
         if self.distance == "abs":
             distance = off.abs()
         else:
             distance = (off.clamp_min(0.0) if self.distance == "hinge" else off).square()
         return {**terms, "cost": (self.cost_weight * distance).float()}
 
+    def after_step(self, net: nn.Module) -> None:
+        self.num_steps += 1
+
+    def budget_now(self) -> float:
+        """The share of MACs that this step's mean is drawn to."""
+        ahead = max(0.0, 1 - int(self.num_steps) / self._ramp_steps) if self._ramp_steps else 0.0
+        return self.budget + (1 - self.budget) * ahead
+
     def report(self, net: nn.Module) -> Mapping[str, float]:
-        return {"macs_ratio": float(self.last_ratio)}
+        return {"macs_ratio": float(self.last_ratio), "budget": self.budget_now()}
+
+    def selectable(self, net: nn.Module) -> bool:
+        return int(self.num_steps) >= self._ramp_steps
 
     # -- afterwards
 

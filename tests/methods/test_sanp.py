@@ -102,6 +102,23 @@ def test_hinge_asks_for_nothing_below_the_budget() -> None:
     assert float(terms["cost"].detach()) == 0.0
 
 
+def test_the_budget_falls_from_the_whole_net_through_the_ramp() -> None:
+    job = StubJob(resnet20(), IMAGE, epochs=5)  # of two steps; ramp 0.4: four steps from 1 to 0.5, then constant
+    method = SelfAdaptive(budget=0.5, ramp=0.4)
+    net = method.attach(job.template, job)  # type: ignore[arg-type]
+    seen, selectable = [], []
+    for _ in range(6):
+        seen.append(method.budget_now())
+        selectable.append(method.selectable(net))
+        method.after_step(net)
+    assert seen == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5, 0.5])
+    assert selectable == [False] * 4 + [True] * 2
+    resumed = SelfAdaptive(budget=0.5, ramp=0.4)
+    resumed.load_state_dict(method.state_dict())
+    resumed.attach(net, job)  # type: ignore[arg-type]
+    assert resumed.budget_now() == 0.5
+
+
 class CostOnly:
     """A task without a loss of its own."""
 
@@ -172,6 +189,7 @@ def _history(folder: Path) -> list[dict[str, str]]:
     ("options", "message"),
     [
         ({"budget": 1.0}, r"method.budget must be in \(0, 1\), got 1.0"),
+        ({"budget": 0.5, "ramp": 1.5}, r"method.ramp must be a share of the phase in \[0, 1\], got 1.5"),
         ({"budget": 0.5, "cost_weight": -1}, "method.cost_weight must be at least 0"),
         ({"budget": 0.5, "distance": "square"}, "method.distance must be one of .*squared"),
         ({"budget": 0.5, "hidden_ratio": 0}, "method.hidden_ratio must be at least 1"),
