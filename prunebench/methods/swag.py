@@ -157,10 +157,7 @@ class SWAG(Method):
         if self.posterior is not None:
             posterior.prune(self.posterior.live)
         self.posterior, self._sparse = posterior, not bool(posterior.live.all())
-        batches = job.data.train(
-            epoch=0, seed=job.seed, batch_size=job.phase.batch_size, world_size=job.settings.devices
-        )
-        self._steps_per_epoch, self._first = len(batches), self._first_epoch(job.phase)
+        self._steps_per_epoch, self._first = job.steps_per_epoch(job.phase), self._first_epoch(job.phase)
         return net
 
     def start_epoch(self, net: nn.Module, epoch: int) -> None:

@@ -17,7 +17,7 @@ from prunebench.result import is_complete
 from prunebench.rows.row import Paper, Row
 
 QUICK = {"epochs": 2, "epoch_share": 0.1}
-"""``budget=quick``: at most so many epochs a phase, each over such a share of the training set."""
+"""``budget=quick``: at most so many epochs a phase (a method's own too), each over such a share of the training set."""
 CLAIM = ".claim"
 """Locked in a run's folder while somebody works through a table and is at this row."""
 
@@ -121,14 +121,16 @@ def plan(
 
 
 def _shortened(config: dict[str, object]) -> tuple[str, ...]:
-    schedule = config["schedule"]
-    assert isinstance(schedule, dict)
+    """Overrides that shorten the schedule's phases, and those of a method's own: ``<phase>_epochs`` with a share."""
+    schedule, method = config["schedule"], config["method"]
+    assert isinstance(schedule, dict) and isinstance(method, dict)
+    lengths = {f"schedule.phases.{name}.epoch": phase["epochs"] for name, phase in schedule["phases"].items()}
+    own = [key.removesuffix("s") for key in method if key.endswith("_epochs") and f"{key[:-1]}_share" in method]
+    lengths |= {f"method.{key}": method[f"{key}s"] for key in own}
     found = []
-    for name, phase in schedule["phases"].items():
-        if phase["epochs"]:
-            place = f"schedule.phases.{name}"
-            found.append(f"{place}.epochs={min(QUICK['epochs'], phase['epochs'])}")
-            found.append(f"{place}.epoch_share={QUICK['epoch_share']}")
+    for place, epochs in lengths.items():
+        if epochs:
+            found += [f"{place}s={min(QUICK['epochs'], epochs)}", f"{place}_share={QUICK['epoch_share']}"]
     return tuple(found)
 
 

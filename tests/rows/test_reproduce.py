@@ -61,6 +61,20 @@ def test_quick_is_two_epochs_over_a_tenth_of_the_data_and_another_run(tmp_path: 
     assert whole.folder != quick.folder
 
 
+def test_quick_shortens_the_phases_of_a_method_too(tmp_path: Path) -> None:
+    own = {"name": "x", "search_epochs": 10, "search_epoch_share": None, "ramp_epochs": 5}
+
+    def searching(arguments: Sequence[str]) -> dict[str, Any]:
+        return {**configuration(arguments), "method": own}
+
+    rows = rows_of(FPGM, "1")[:1]
+    (task,) = plan(rows, seeds=1, quick=True, overrides=[f"paths.outputs={tmp_path}"], configure=searching)
+    assert [a for a in task.arguments if a.startswith("method.")] == [
+        "method.search_epochs=2",
+        "method.search_epoch_share=0.1",
+    ]
+
+
 def finish(task: Task) -> None:
     write_json(task.folder / "result.json", {"schema": 1, "status": "complete"})
 
