@@ -88,10 +88,12 @@ def run(cfg: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from prunebench import recipes
     from prunebench.identity import run_folder
     from prunebench.result import is_complete, read_result
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
+    recipes.refuse_overruled(cfg, HydraConfig.get().overrides.task)
     config, text = resolve(cfg)
     folder = run_folder(config)
     if is_complete(folder):
@@ -122,6 +124,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from prunebench import recipes
 
     recipes.register()
+    recipes.check(cfg)
     try:
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

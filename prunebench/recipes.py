@@ -3,15 +3,28 @@
 A recipe is the training that a paper prescribes. The first of these that is given counts:
 ``method.recipe.<data set>.<train | finetune>.<key>``, ``method.recipe.any.…`` for every data set, and
 ``model.recipe.<train | finetune>.<key>`` of the net. The schedules' phases ask for each of their settings.
+
+Papers train differently, so a difference between two methods may be one of their recipes: ``recipe=common`` leaves out
+those of the methods.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from prunebench.errors import UserError, nearest
+
 NAME = "recipe"
+COMMON = "common"
+OVERRULED = {
+    "dataset.batch_size": ("train,batch_size", "finetune,batch_size"),
+    "dataset.epochs.train": ("train,epochs",),
+    "dataset.epochs.finetune": ("finetune,epochs",),
+}
+"""Keys of the data set -> settings of recipes that win over them."""
 _ABSENT = object()
 
 
@@ -22,10 +35,56 @@ def register() -> None:
 
 
 def _from_recipe(kind: str, key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
-    dataset = _root_.dataset.name
-    for place in (f"method.recipe.{dataset}", "method.recipe.any", "model.recipe"):
+    places = [f"method.recipe.{_root_.dataset.name}", "method.recipe.any", "model.recipe"]
+    if OmegaConf.select(_root_, NAME) == COMMON:
+        places = places[2:]
+    for place in places:
         found = OmegaConf.select(_root_, f"{place}.{kind}.{key}", default=_ABSENT)
         if found is not _ABSENT:
             return found
     # resolving a whole configuration in place takes containers of OmegaConf's own only
     return OmegaConf.create(otherwise) if isinstance(otherwise, list | dict) else otherwise
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse an unknown choice of recipes.
+
+    Raises:
+        UserError: neither null nor ``common``.
+    """
+    choice = OmegaConf.select(cfg, NAME)
+    if choice not in (None, COMMON):
+        raise UserError(f"{NAME} must be null or {COMMON}, got {choice!r}{nearest(str(choice), [COMMON])}")
+
+
+def refuse_overruled(cfg: DictConfig, given: Iterable[str]) -> None:
+    """Refuse keys of the data set that a recipe would silently win over.
+
+    Args:
+        cfg: the configuration, its expressions not yet resolved.
+        given: what the user asked for, ``key=value``.
+
+    Raises:
+        UserError: such a key was given, and a phase takes another value from a recipe.
+    """
+    raw: Any = OmegaConf.to_container(cfg.schedule.phases, resolve=False)
+    for key in [key for key in (item.lstrip("+").partition("=")[0] for item in given) if key in OVERRULED]:
+        asked = OmegaConf.select(cfg, key)
+        for name, phase in raw.items():
+            found = _overruling(cfg, name, phase, OVERRULED[key])
+            if found not in (None, asked):
+                setting = OVERRULED[key][0].partition(",")[2]
+                raise UserError(
+                    f"{key}={asked} has no effect on the phase {name}: the recipe of method={cfg.method.name} "
+                    f"(or of the net) says {found}; use schedule.phases.{name}.{setting}={asked}, "
+                    f"or {NAME}={COMMON} to leave out the methods' recipes"
+                )
+
+
+def _overruling(cfg: DictConfig, name: str, phase: Mapping[str, Any], settings: Iterable[str]) -> Any:
+    """What a recipe says about one of ``settings`` of a phase; the phase's value if none does."""
+    for setting in settings:
+        key = setting.partition(",")[2]
+        if str(phase.get(key)).startswith(f"${{{NAME}:{setting},"):
+            return OmegaConf.select(cfg, f"schedule.phases.{name}.{key}")
+    return None

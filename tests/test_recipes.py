@@ -3,15 +3,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from prunebench import recipes
+from prunebench.errors import UserError
+from prunebench.help import conf_folder
 
 ANY = {"train": {"lr": 0.3, "clip_norm": None, "milestones": [0.1]}}
 OWN = {"train": {"lr": 0.2}}
 
 
-def settings(recipe: dict[str, Any] | None, model: dict[str, Any] | None = None) -> dict[str, Any]:
+def settings(own: dict[str, Any] | None, model: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
     recipes.register()
     phase = {
         "lr": "${recipe:train,lr,0.1}",
@@ -19,9 +22,9 @@ def settings(recipe: dict[str, Any] | None, model: dict[str, Any] | None = None)
         "milestones": "${recipe:train,milestones,[0.5,0.75]}",
         "epochs": "${recipe:train,epochs,${dataset.epochs}}",
     }
-    method = {} if recipe is None else {"recipe": recipe}
+    method = {} if own is None else {"recipe": own}
     dataset, net = {"name": "digits", "epochs": 30}, {} if model is None else {"recipe": model}
-    whole = OmegaConf.create({"dataset": dataset, "model": net, "method": method, "phase": phase})
+    whole = OmegaConf.create({"dataset": dataset, "model": net, "method": method, "phase": phase, **top})
     found: Any = OmegaConf.to_container(whole, resolve=True)
     return dict(found["phase"])
 
@@ -49,3 +52,28 @@ def test_the_net_has_a_recipe_too() -> None:
         "milestones": [0.5, 0.75],
         "epochs": 30,
     }
+
+
+def test_a_common_recipe_leaves_out_the_methods() -> None:
+    assert settings({"digits": OWN, "any": ANY}, recipe="common") == settings(None)
+    net = {"train": {"lr": 20.0}}
+    assert settings({"digits": OWN}, net, recipe="common")["lr"] == 20.0  # the net's own is no method's
+    with pytest.raises(UserError, match="recipe must be null or common, got 'comon'; did you mean common"):
+        recipes.check(OmegaConf.create({"recipe": "comon"}))
+
+
+def test_a_key_that_a_recipe_wins_over_is_refused() -> None:
+    def refused(*given: str) -> None:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            cfg = compose("config", overrides=["dataset=cifar10", *given])
+        recipes.refuse_overruled(cfg, given)
+
+    with pytest.raises(
+        UserError, match=r"dataset.batch_size=512 has no effect on the phase \w+: .*l1norm.* says 64"
+    ):
+        refused("method=l1norm", "dataset.batch_size=512")
+    with pytest.raises(UserError, match=r"use schedule.phases.finetune.epochs=3, or recipe=common"):
+        refused("method=l1norm", "dataset.epochs.finetune=3")
+    refused("method=l1norm", "dataset.batch_size=512", "recipe=common")
+    refused("method=random", "dataset.batch_size=512", "dataset.epochs.train=2")  # it has no recipe
+    refused("method=l1norm", "dataset.batch_size=64")  # says the same
