@@ -90,6 +90,7 @@ def run(cfg: Any) -> None:
 
     from prunebench import recipes
     from prunebench.identity import run_folder
+    from prunebench.refusal import job_environment
     from prunebench.result import is_complete, read_result
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
@@ -104,7 +105,8 @@ def run(cfg: Any) -> None:
         # a process per run: no environment, seed, thread or memory leaks from one row into the next
         overrides = list(HydraConfig.get().overrides.task)
         print(f"\n== {' '.join(overrides)}", flush=True)
-        if subprocess.run([sys.executable, "-m", "prunebench", *overrides]).returncode:
+        command = [sys.executable, "-m", "prunebench", *overrides]
+        if subprocess.run(command, env=job_environment()).returncode:
             raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
         return
     result = execute(config, text, folder)
@@ -149,9 +151,11 @@ def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
     runtime.tune_allocator()  # before torch takes its first block
 
     from prunebench import runner
+    from prunebench.refusal import recorded
 
-    runner.set_threads(config["trainer"]["num_threads"])
-    job, net, method, weights = build(config, folder)
+    with recorded(config, text, folder):
+        runner.set_threads(config["trainer"]["num_threads"])
+        job, net, method, weights = build(config, folder)
     return runner.execute(job, net, method, config=config, config_text=text, weights=weights)
 
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import logging
-import shlex
-import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunebench import runtime, saved
-from prunebench.identity import digest, identity
+from prunebench import saved
+from prunebench.head import head, now
 from prunebench.job import Job
 from prunebench.lock import FolderLock
+from prunebench.logs import log_file
 from prunebench.measure import cost, guarantee, latency
 from prunebench.method import Method
-from prunebench.result import FILE, SCHEMA, write_json, write_rows, write_text
+from prunebench.refusal import recorded
+from prunebench.result import FILE, write_json, write_rows, write_text
 from prunebench.stored import load_correct
 from prunebench.surgery.plan import Plan
 
@@ -45,26 +42,28 @@ def execute(
         The content of ``result.json``.
 
     Raises:
-        UserError: refused before anything is trained, or locked by another run; nothing is written then.
+        UserError: refused before anything is trained, or locked by another run; nothing is written then, but in a
+            job of a sweep a result that says so (see :mod:`prunebench.refusal`).
         Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
     """
-    method.check(net, job)
-    with FolderLock(job.folder), _log_file(job.folder):
+    with recorded(config, config_text, job.folder) as said:
+        method.check(net, job)
+    with FolderLock(job.folder), log_file(job.folder, said):
         write_text(job.folder / "config.yaml", config_text)
-        started, clock = _now(), time.perf_counter()
-        head = _head(job, config, started)
+        clock = time.perf_counter()
+        known = head(config, job.folder)
         try:
             compact, plan = _run(job, net, method)
-            result = {**head, **_measurements(job, net, compact, plan, method, config)}
+            result = {**known, **_measurements(job, net, compact, plan, method, config)}
         except BaseException as error:
             log.error("failed: %s", error)
-            head["run"] |= {"finished": _now(), "seconds": time.perf_counter() - clock}
+            known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
             if not isinstance(error, KeyboardInterrupt):
                 # an interrupted run is simply resumed; a failed one must be visible in a table
-                write_json(job.folder / FILE, {**head, "status": "failed", "error": str(error), "traceback": detail})
+                write_json(job.folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
             raise
-        result["run"] |= {"finished": _now(), "seconds": time.perf_counter() - clock}
+        result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if weights is not None:
             result["model"]["pretrained"] = weights
         write_json(job.folder / FILE, result)
@@ -176,49 +175,6 @@ def _write_files(job: Job, compact: nn.Module, plan: Plan) -> None:
     write_rows(job.folder / "metrics.csv", job.history)
     if job.predictions("final").exists():
         (job.folder / "predictions.npz").write_bytes(job.predictions("final").read_bytes())
-
-
-def _head(job: Job, config: Mapping[str, Any], started: str) -> dict[str, Any]:
-    whole = identity(config)
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "run": {
-            "id": digest(whole),
-            "folder": str(job.folder),
-            "command": f"python -m prunebench {shlex.join(sys.argv[1:])}".strip(),
-            "seed": job.seed,
-            "config_hash": digest(whole),
-            "started": started,
-            "git": runtime.git_state(),
-            "versions": runtime.versions(),
-            "hardware": runtime.hardware(),
-        },
-        "method": {"name": config["method"]["name"], "settings": whole["method"]},
-        "model": {"name": config["model"]["name"], "settings": whole["model"]},
-        "dataset": {"name": config["dataset"]["name"], "settings": whole["dataset"]},
-        "schedule": {"name": job.schedule},
-        "trainer": whole["trainer"],
-        "row": (config.get("row") or {}).get("id"),
-        "expected": config.get("row"),
-    }
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@contextlib.contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """Everything that is said during the run also goes to ``log.txt``."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
 
 
 def set_threads(num_threads: int | None) -> None:

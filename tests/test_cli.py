@@ -144,7 +144,11 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Pat
         [sys.executable, "-m", "prunebench", *arguments], capture_output=True, text=True, env={**os.environ}
     )
     assert process.returncode == 1
-    assert len(list((tmp_path / "runs").rglob("result.json"))) == 2
+    results = [read_result(path.parent) for path in (tmp_path / "runs").rglob("result.json")]
+    assert sorted((result["method"]["name"], result["status"]) for result in results) == [
+        (name, status) for name in ("none", "random") for status in ("complete", "failed")
+    ]
+    assert all("/nowhere.th" in result["error"] for result in results if result["status"] == "failed")
     assert process.stderr.count("/nowhere.th") >= 2
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from prunebench.errors import UserError, nearest
 from prunebench.identity import run_folder
 from prunebench.lock import FolderLock
+from prunebench.refusal import job_environment
 from prunebench.result import is_complete
 from prunebench.rows.row import Paper, Row
 
@@ -64,7 +65,7 @@ class Task:
             if self.locked:
                 return None
             command = [sys.executable, "-m", "prunebench", *self.arguments]
-            return subprocess.run(command, pass_fds=[claim.handle]).returncode
+            return subprocess.run(command, pass_fds=[claim.handle], env=job_environment()).returncode
         finally:
             claim.__exit__(None, None, None)
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from prunebench.cli import resolve
 from prunebench.errors import UserError
 from prunebench.lock import FolderLock
+from prunebench.refusal import MARK
 from prunebench.result import write_json
 from prunebench.rows import compose, find, load_papers
 from prunebench.rows.reproduce import Task, launch, plan, rows_of, work
@@ -88,6 +89,7 @@ def test_each_is_run_once_and_a_failure_is_named(tmp_path: Path, monkeypatch: py
 
     def fake(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-m", "prunebench"]
+        assert MARK in settings["env"]  # a row that is refused leaves a result
         task = by_arguments[tuple(command[3:])]
         started.append(task)
         if task is tasks[2]:

@@ -1,0 +1,46 @@
+"""What a run says, in ``log.txt`` of its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+log = logging.getLogger("prunebench")
+FILE = "log.txt"
+
+
+class _Keep(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[list[logging.LogRecord]]:
+    """What is said before the run has a folder, for :func:`log_file`."""
+    handler = _Keep()
+    log.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        log.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def log_file(folder: Path, before: Iterable[logging.LogRecord] = ()) -> Iterator[None]:
+    """Everything that is said inside also goes to ``log.txt``, after what was said ``before``."""
+    handler = logging.FileHandler(folder / FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for record in before:
+        handler.handle(record)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
