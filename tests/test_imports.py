@@ -13,6 +13,7 @@ FORBIDDEN = {
     "models and data import nothing": ("models/lenet.py", "from prunebench import task"),
     "criteria, layers, surgery and measure": ("measure/cost.py", "import prunebench.method"),
     "methods never import each other": ("methods/one_of_two.py", "from prunebench.methods import two_of_two"),
+    "nothing imports methods": ("job.py", "from prunebench.methods import two_of_two"),
     "imports Lightning": ("task.py", "import pytorch_lightning"),
     "import Hydra": ("phase.py", "import hydra"),
     "OmegaConf stays": ("result.py", "from omegaconf import OmegaConf"),
