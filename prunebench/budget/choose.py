@@ -65,7 +65,8 @@ def choose(
             their scores are added, members without scores follow, and a member that must stay whole keeps all.
         min_channels: at least so many stay in each layer; 0 lets those vanish that an addition bypasses.
         round_to: the number kept is rounded up to a multiple of it, never above the width.
-        count: how a ratio becomes a number of channels: "prune_floor", "keep_floor", or a function.
+        count: how a ratio becomes a number of channels: "prune_floor", "keep_floor", or a function. "global" has no use
+            for it.
         normalise: "l2" or "max" divides the scores of each layer by that norm before they are compared, or "none".
         target_macs: share of the dense net's MACs that is to stay, in (0, 1].
         target_params: the same for parameters.
