@@ -14,7 +14,7 @@ from tests.methods.stub import StubJob
 
 def gate(net: nn.Module, example: Tensor, *, wild: bool = False, **options: Any) -> tuple[nn.Module, SelfAdaptive]:
     """``net`` with gates, and the method that made them; ``wild`` gates keep about half, differently per sample."""
-    method = SelfAdaptive(**{"budget": 0.99, **options})
+    method = SelfAdaptive(**{"target_macs": 0.99, **options})
     job = StubJob(net, example)
     method.check(net, job)  # type: ignore[arg-type]
     gated = method.attach(net, job)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ log = logging.getLogger("prunebench")
 
 DISTANCES = ("squared", "abs", "hinge")
 PROJECTIONS = ("*downsample*", "*shortcut*")
+TOLERANCE = 0.02  # how far, as a share of the dense net's MACs, the mean over the test samples may miss the target
 COMPARED_SAMPLES = 256  # test samples on which masks and skipping are compared
 
 
@@ -40,7 +41,7 @@ class SelfAdaptive(Method):
 
     The module sees the layer's input and gives each output channel a saliency, which multiplies it, and a decision,
     which keeps or skips it. The loss is the task's plus ``cost_weight`` x the distance between the mean share of MACs
-    of the batch and ``budget``. Only the mean is drawn to the budget: hard samples may cost more than easy ones.
+    of the batch and ``target_macs``. Only the mean is drawn to it: hard samples may cost more than easy ones.
     The net stays dynamic: nothing is cut, parameters are added, and masks save nothing in batches. For one sample
     the channels can be skipped for real, which is compared and timed here (:class:`SkippingNet`).
 
@@ -49,15 +50,15 @@ class SelfAdaptive(Method):
 
     The paper's full text could not be read and no code is known. From its abstract and reading notes: pooling and a
     fully connected layer, decisions by a threshold, the joint loss with the mean cost. Chosen here: the sigmoid, the
-    straight-through gradient, the squared distance, the initialisation, what is gated, the falling budget, and all of
+    straight-through gradient, the squared distance, the initialisation, what is gated, the falling target, and all of
     the training.
 
     Args:
-        budget: share of the dense net's MACs that the samples' mean is drawn to, in (0, 1).
-        ramp: share of the phase in which the budget falls from 1, all of the net, to ``budget``, linearly and step by
-            step; 0 = ``budget`` from the first step on.
+        target_macs: share of the dense net's MACs that the samples' mean is drawn to, in (0, 1).
+        ramp: share of the phase in which the target falls from 1, all of the net, to ``target_macs``, linearly and step by
+            step; 0 = ``target_macs`` from the first step on.
         cost_weight: weight of that term of the loss.
-        distance: "squared", "abs", or "hinge" = squared above the budget, 0 below.
+        distance: "squared", "abs", or "hinge" = squared above the target, 0 below.
         hidden_ratio: None = one linear layer; r = a hidden layer of ``out_channels / r`` units (SENet).
         threshold: saliency from which on a channel is kept, in (0, 1).
         binarize: "straight_through" or "semhash".
@@ -76,7 +77,7 @@ class SelfAdaptive(Method):
     def __init__(
         self,
         *,
-        budget: float,
+        target_macs: float,
         ramp: float = 0.0,
         cost_weight: float = 5.0,
         distance: str = "squared",
@@ -88,8 +89,8 @@ class SelfAdaptive(Method):
         timed_samples: int = 200,
     ) -> None:
         super().__init__()
-        if not 0 < budget < 1:
-            raise UserError(f"method.budget must be in (0, 1), got {budget!r}")
+        if not 0 < target_macs < 1:
+            raise UserError(f"method.target_macs must be in (0, 1), got {target_macs!r}")
         if not 0 <= ramp <= 1:
             raise UserError(f"method.ramp must be a share of the phase in [0, 1], got {ramp!r}")
         if not cost_weight >= 0:
@@ -102,7 +103,7 @@ class SelfAdaptive(Method):
         if timed_samples < 0:
             raise UserError(f"method.timed_samples must be at least 0, got {timed_samples!r}")
         SaliencyPruning(in_channels=1, out_channels=1, threshold=threshold, binarize=binarize)  # checks them
-        self.budget = budget
+        self.target_macs = target_macs
         self.ramp = ramp
         self.cost_weight = cost_weight
         self.distance = distance
@@ -126,9 +127,9 @@ class SelfAdaptive(Method):
         if not names:
             raise UserError("method=sanp gates convolutions, and none of this net's can get a gate")
         form = PerSampleMacs.of(names, job.graph, dense_macs=job.dense_cost.macs)
-        if self.budget <= form.ungated / form.full:
+        if self.target_macs <= form.ungated / form.full:
             raise UserError(
-                f"method.budget={self.budget:g} is out of reach: layers without a gate cost "
+                f"method.target_macs={self.target_macs:g} is out of reach: layers without a gate cost "
                 f"{form.ungated / form.full:.3f} of the dense net's MACs; give a larger share"
             )
         log.info("gated layers: %s", ", ".join(names))
@@ -167,7 +168,7 @@ class SelfAdaptive(Method):
             terms = task.losses(net, batch)
         ratio = self._form.ratios(decisions).mean()
         self.last_ratio.copy_(ratio.detach())
-        off = ratio - self.budget_now()
+        off = ratio - self.target_now()
         if self.distance == "abs":
             distance = off.abs()
         else:
@@ -177,13 +178,13 @@ class SelfAdaptive(Method):
     def after_step(self, net: nn.Module) -> None:
         self.num_steps += 1
 
-    def budget_now(self) -> float:
+    def target_now(self) -> float:
         """The share of MACs that this step's mean is drawn to."""
         ahead = max(0.0, 1 - int(self.num_steps) / self._ramp_steps) if self._ramp_steps else 0.0
-        return self.budget + (1 - self.budget) * ahead
+        return self.target_macs + (1 - self.target_macs) * ahead
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
-        return {"macs_ratio": float(self.last_ratio), "budget": self.budget_now()}
+        return {"macs_ratio": float(self.last_ratio), "target_macs": self.target_now()}
 
     def selectable(self, net: nn.Module) -> bool:
         return int(self.num_steps) >= self._ramp_steps
@@ -194,8 +195,10 @@ class SelfAdaptive(Method):
         net = self.attach(net, job)  # of no effect unless nothing was trained
         compared = job.once("skipping", lambda: compare_skipping(net, _some_images(job, COMPARED_SAMPLES)))
         job.achieved = {
-            "budget": self.budget,
-            "mean_macs_ratio": self._measured(net, job)["per_sample"]["mean"] / job.dense_cost.macs,
+            "target": self.target_macs,
+            "reached": self._measured(net, job)["per_sample"]["mean"] / job.dense_cost.macs,
+            "tolerance": TOLERANCE,
+            "unit": "share of the dense net's MACs, mean over the test samples",
             **compared,
         }
         return net, job.plan

@@ -54,7 +54,7 @@ EXTRA: dict[str, tuple[str, ...]] = {
 KEEPS_ALL = ("none", "swag", "variational_dropout")
 """Methods that remove nothing unless they are asked to."""
 
-MAY_MISS = ("flop_l0", "pruning_from_scratch")
+MAY_MISS = ("flop_l0", "pruning_from_scratch", "sanp")
 """Methods that need more than two epochs, or channels that weigh less, to reach a target; the result must say so."""
 
 

@@ -63,12 +63,12 @@ def test_the_closed_form_of_the_open_net_is_the_counted_net() -> None:
 def test_attach_is_idempotent_and_leaves_the_net_alone() -> None:
     net = resnet20()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    method, job = SelfAdaptive(budget=0.5), StubJob(net, IMAGE)
+    method, job = SelfAdaptive(target_macs=0.5), StubJob(net, IMAGE)
     once = method.attach(net, job)  # type: ignore[arg-type]
     assert method.attach(once, job) is once  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.manual_seed(5)
-    again = SelfAdaptive(budget=0.5).attach(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+    again = SelfAdaptive(target_macs=0.5).attach(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), again.parameters(), strict=True))
 
 
@@ -84,7 +84,7 @@ def test_only_the_gates_biases_are_spared_from_weight_decay() -> None:
 
 @pytest.mark.parametrize(("distance", "expected"), [("squared", 5 * 0.25), ("abs", 5 * 0.5), ("hinge", 5 * 0.25)])
 def test_the_terms_of_the_loss(distance: str, expected: float) -> None:
-    gated, method = gate(resnet20(), IMAGE, budget=0.5, distance=distance)
+    gated, method = gate(resnet20(), IMAGE, target_macs=0.5, distance=distance)
     batch = (torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
     terms = method.losses(gated, batch, Classification(10))
     assert list(terms) == ["ce", "cost"]
@@ -93,8 +93,8 @@ def test_the_terms_of_the_loss(distance: str, expected: float) -> None:
     assert all(p.grad is not None for p in gated.parameters())
 
 
-def test_hinge_asks_for_nothing_below_the_budget() -> None:
-    gated, method = gate(resnet20(), IMAGE, budget=0.5, distance="hinge")
+def test_hinge_asks_for_nothing_below_the_target() -> None:
+    gated, method = gate(resnet20(), IMAGE, target_macs=0.5, distance="hinge")
     with torch.no_grad():
         for layer in gated_layers(gated).values():
             layer.gate.excite.bias.fill_(-5.0)
@@ -102,21 +102,21 @@ def test_hinge_asks_for_nothing_below_the_budget() -> None:
     assert float(terms["cost"].detach()) == 0.0
 
 
-def test_the_budget_falls_from_the_whole_net_through_the_ramp() -> None:
+def test_the_target_falls_from_the_whole_net_through_the_ramp() -> None:
     job = StubJob(resnet20(), IMAGE, epochs=5)  # of two steps; ramp 0.4: four steps from 1 to 0.5, then constant
-    method = SelfAdaptive(budget=0.5, ramp=0.4)
+    method = SelfAdaptive(target_macs=0.5, ramp=0.4)
     net = method.attach(job.template, job)  # type: ignore[arg-type]
     seen, selectable = [], []
     for _ in range(6):
-        seen.append(method.budget_now())
+        seen.append(method.target_now())
         selectable.append(method.selectable(net))
         method.after_step(net)
     assert seen == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5, 0.5])
     assert selectable == [False] * 4 + [True] * 2
-    resumed = SelfAdaptive(budget=0.5, ramp=0.4)
+    resumed = SelfAdaptive(target_macs=0.5, ramp=0.4)
     resumed.load_state_dict(method.state_dict())
     resumed.attach(net, job)  # type: ignore[arg-type]
-    assert resumed.budget_now() == 0.5
+    assert resumed.target_now() == 0.5
 
 
 class CostOnly:
@@ -127,10 +127,10 @@ class CostOnly:
         return {}
 
 
-@pytest.mark.parametrize("budget", [0.3, 0.6])
-def test_the_cost_alone_drives_the_mean_to_the_budget(budget: float) -> None:
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_the_cost_alone_drives_the_mean_to_the_target(target: float) -> None:
     net = resnet20(width=4)
-    gated, method = gate(net, torch.zeros(1, 3, 8, 8), budget=budget)
+    gated, method = gate(net, torch.zeros(1, 3, 8, 8), target_macs=target)
     images = torch.randn(64, 3, 8, 8)
     gates = [p for layer in gated_layers(gated).values() for p in layer.gate.parameters()]
     optimizer = torch.optim.SGD(gates, lr=1.0)
@@ -142,7 +142,7 @@ def test_the_cost_alone_drives_the_mean_to_the_budget(budget: float) -> None:
     assert method._form is not None
     with torch.no_grad(), recorded_decisions(gated) as decisions:
         gated(images)
-    assert float(method._form.ratios(decisions).mean()) == pytest.approx(budget, abs=0.02)
+    assert float(method._form.ratios(decisions).mean()) == pytest.approx(target, abs=0.02)
 
 
 def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def _history(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 1.0}, r"method.budget must be in \(0, 1\), got 1.0"),
-        ({"budget": 0.5, "ramp": 1.5}, r"method.ramp must be a share of the phase in \[0, 1\], got 1.5"),
-        ({"budget": 0.5, "cost_weight": -1}, "method.cost_weight must be at least 0"),
-        ({"budget": 0.5, "distance": "square"}, "method.distance must be one of .*squared"),
-        ({"budget": 0.5, "hidden_ratio": 0}, "method.hidden_ratio must be at least 1"),
-        ({"budget": 0.5, "threshold": 0}, r"threshold must be in \(0, 1\)"),
-        ({"budget": 0.5, "timed_samples": -1}, "method.timed_samples must be at least 0"),
+        ({"target_macs": 1.0}, r"method.target_macs must be in \(0, 1\), got 1.0"),
+        ({"target_macs": 0.5, "ramp": 1.5}, r"method.ramp must be a share of the phase in \[0, 1\], got 1.5"),
+        ({"target_macs": 0.5, "cost_weight": -1}, "method.cost_weight must be at least 0"),
+        ({"target_macs": 0.5, "distance": "square"}, "method.distance must be one of .*squared"),
+        ({"target_macs": 0.5, "hidden_ratio": 0}, "method.hidden_ratio must be at least 1"),
+        ({"target_macs": 0.5, "threshold": 0}, r"threshold must be in \(0, 1\)"),
+        ({"target_macs": 0.5, "timed_samples": -1}, "method.timed_samples must be at least 0"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -204,12 +204,12 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 def test_what_cannot_work_is_refused_before_training() -> None:
     net = resnet20()
-    with pytest.raises(UserError, match=r"budget=0.005 is out of reach: layers without a gate cost 0.011"):
-        SelfAdaptive(budget=0.005).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"target_macs=0.005 is out of reach: layers without a gate cost 0.011"):
+        SelfAdaptive(target_macs=0.005).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"'layer9.\*' matches no layer"):
-        SelfAdaptive(budget=0.5, layers=["layer9.*"]).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5, layers=["layer9.*"]).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     with pytest.raises(UserError, match="gates convolutions, and none"):
-        SelfAdaptive(budget=0.5).check(flat, StubJob(flat, IMAGE))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5).check(flat, StubJob(flat, IMAGE))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="schedule=oneshot is not supported"):
-        SelfAdaptive(budget=0.5).check(net, StubJob(net, IMAGE, schedule="oneshot"))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5).check(net, StubJob(net, IMAGE, schedule="oneshot"))  # type: ignore[arg-type]
