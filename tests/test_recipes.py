@@ -68,9 +68,7 @@ def test_a_key_that_a_recipe_wins_over_is_refused() -> None:
             cfg = compose("config", overrides=["dataset=cifar10", *given])
         recipes.refuse_overruled(cfg, given)
 
-    with pytest.raises(
-        UserError, match=r"dataset.batch_size=512 has no effect on the phase \w+: .*l1norm.* says 64"
-    ):
+    with pytest.raises(UserError, match=r"dataset.batch_size=512 has no effect on the phase \w+: .*l1norm.* says 64"):
         refused("method=l1norm", "dataset.batch_size=512")
     with pytest.raises(UserError, match=r"use schedule.phases.finetune.epochs=3, or recipe=common"):
         refused("method=l1norm", "dataset.epochs.finetune=3")
