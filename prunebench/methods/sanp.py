@@ -55,8 +55,8 @@ class SelfAdaptive(Method):
 
     Args:
         target_macs: share of the dense net's MACs that the samples' mean is drawn to, in (0, 1).
-        ramp: share of the phase in which the target falls from 1, all of the net, to ``target_macs``, linearly and step by
-            step; 0 = ``target_macs`` from the first step on.
+        ramp: share of the phase in which the target falls linearly from 1, all of the net, to ``target_macs``; 0 =
+            ``target_macs`` from the first step on.
         cost_weight: weight of that term of the loss.
         distance: "squared", "abs", or "hinge" = squared above the target, 0 below.
         hidden_ratio: None = one linear layer; r = a hidden layer of ``out_channels / r`` units (SENet).
