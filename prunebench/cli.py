@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes.register()
         register(arguments)
         sys.argv = [sys.argv[0], *swept_with_rows(arguments)]
-        hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(run)()
-    except UserError as error:
+        hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
+    except (UserError, _Refused) as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         if show_trace:
@@ -81,6 +81,22 @@ def swept_with_rows(arguments: Sequence[str]) -> list[str]:
             plain = False  # Hydra will say what is wrong with it
         found.append(f"{key}=choice({value})" if plain else argument)
     return found
+
+
+class _Refused(BaseException):
+    """A UserError of a single run on its way through Hydra, which would print a line of its own for an Exception."""
+
+
+def _job(cfg: Any) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the launcher goes on with the other jobs
+        raise _Refused(str(error)) from None
 
 
 def run(cfg: Any) -> None:

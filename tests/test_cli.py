@@ -69,7 +69,7 @@ def test_mistakes_are_one_sentence_before_any_training(
 ) -> None:
     code, _, errors = command(*arguments)
     assert code == 1
-    sentence = errors.strip().splitlines()[-1]
+    (sentence,) = errors.strip().splitlines()
     assert sentence.startswith("error: ")
     for word in words:
         assert word in sentence
