@@ -140,6 +140,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf.errors import MissingMandatoryValue
 
     from prunebench import recipes
+    from prunebench.rows.experiment import settle
 
     recipes.register()
     recipes.check(cfg)
@@ -148,6 +149,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
     assert isinstance(config, dict)
+    config = settle(config)
     for key in ("data", "outputs"):
         config["paths"][key] = str(Path(config["paths"][key]).expanduser().resolve())
     pretrained = config["model"].get("pretrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
@@ -49,6 +50,19 @@ def options(group: str, root: Path | None = None) -> dict[str, str]:
         with path.open(encoding="utf-8") as file:
             first = file.readline()
         found[path.stem] = first.removeprefix("#").strip() if first.startswith("#") else ""
+    return found
+
+
+def controls(root: Path | None = None) -> dict[str, str]:
+    """Methods whose configuration calls them a control that others are compared with -> its kind (``control: <kind>``).
+
+    Read as text, so that neither Hydra nor torch is needed.
+    """
+    found = {}
+    for path in sorted(((root or conf_folder()) / "method").glob("*.yaml")):
+        line = re.search(r"^control: *(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if line:
+            found[path.stem] = line.group(1)
     return found
 
 

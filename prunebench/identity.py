@@ -25,10 +25,13 @@ def file_sha256(path: Path) -> str:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the numbers.
 
-    Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, and the paper's
-    values of the row. A local checkpoint counts by its content, so that moving the file changes nothing.
+    Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
+    of the row, and whether the method is a control. A local checkpoint counts by its content, so that moving the file
+    changes nothing.
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
+    # that others are compared with a method changes none of its numbers
+    kept["method"] = {key: value for key, value in config["method"].items() if key != "control"}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")

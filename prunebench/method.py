@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
 
 
-NOT_ARGUMENTS = ("name", "recipe", "acts")
-"""Keys of a method's configuration that are for results and schedules, not for its constructor."""
+NOT_ARGUMENTS = ("name", "recipe", "acts", "control")
+"""Keys of a method's configuration that are for results, schedules and reports, not for its constructor."""
 
 
 class Method(nn.Module):

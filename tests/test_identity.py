@@ -58,6 +58,11 @@ def test_an_option_that_is_off_does_not_rename_a_run(config: dict[str, Any]) -> 
     assert run_folder(changed(config, "method", new_option=0)) != run_folder(config)
 
 
+def test_a_method_that_is_called_a_control_is_the_same_run(config: dict[str, Any]) -> None:
+    assert run_folder(changed(config, "method", control="magnitude")) == run_folder(config)
+    assert "control" not in identity(changed(config, "method", control="magnitude"))["method"]
+
+
 def test_a_checkpoint_counts_by_content_not_by_place(config: dict[str, Any], tmp_path: Path) -> None:
     one, two = tmp_path / "one.th", tmp_path / "two.th"
     one.write_bytes(b"same")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from prunebench.help import controls
 from prunebench.report.figures import subjects
 from prunebench.report.groups import CLAIM_SEEDS, Group
 from prunebench.report.tables import Cell, Column, Table, text
@@ -12,11 +13,8 @@ OPERATING_POINTS = 5
 """A trade-off curve has at least so many budgets per method (Blalock et al. 2020, section 6)."""
 COLLAPSE = 0.5
 """A method has been pushed to its limit if it lost at least this share of the dense net's accuracy somewhere."""
-CONTROLS: Mapping[str, frozenset[str]] = {
-    "random": frozenset({"random"}),
-    "magnitude": frozenset({"l1norm", "l2norm", "magnitude"}),
-}
-"""Kinds of baselines that a comparison needs beside the methods, and the method configs of each kind."""
+KINDS = ("random", "magnitude")
+"""Controls that a comparison needs beside the methods: the configuration of a method says that it is one."""
 
 
 def table(groups: Sequence[Group]) -> Table:
@@ -39,7 +37,8 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
         by_method.setdefault(item.first.method, []).append(item)
     seeds = sum(len(item.records) >= CLAIM_SEEDS for item in groups)
     curves = sum(len({_budget(item) for item in found}) >= OPERATING_POINTS for found in by_method.values())
-    absent = [kind for kind, names in CONTROLS.items() if not names & by_method.keys()]
+    present = {kind for method, kind in controls().items() if method in by_method}
+    absent = [kind for kind in KINDS if kind not in present]
     bases = {item.first.checkpoint for item in groups}
     collapsed = sum(any(_collapsed(item) for item in found) for found in by_method.values())
     top5 = any("final.top5" in item.first.numbers for item in groups)

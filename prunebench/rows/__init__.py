@@ -12,7 +12,7 @@ from prunebench.errors import UserError, nearest
 from prunebench.help import conf_folder
 from prunebench.rows.build import build_paper
 from prunebench.rows.compare import compare
-from prunebench.rows.experiment import GROUP, config_node
+from prunebench.rows.experiment import GROUP, config_node, settle
 from prunebench.rows.printed import Contradiction, check_derived
 from prunebench.rows.row import Paper, Row
 
@@ -142,7 +142,7 @@ def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = OmegaConf.to_container(hydra_compose("config", overrides=arguments), resolve=True)
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    return settle({str(key): value for key, value in config.items()})
 
 
 def how_fair(a: Row | Mapping[str, Any], b: Row | Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunebench.identity import PLACEMENT
@@ -11,10 +11,12 @@ from prunebench.rows.row import Row
 GROUP = "experiment"
 
 NEUTRAL = (
-    *(GROUP, "seed", "paths", "logger", "latency", "hydra", "model.pretrained", "model.pretrained_sha256"),
+    *(GROUP, "seed", "paths", "logger", "latency", "hydra"),
     *(f"trainer.{key}" for key in PLACEMENT),
 )
 """A run with other values of these still reproduces its row."""
+CHECKPOINT = ("model.pretrained", "model.pretrained_sha256")
+"""So does one that starts from a checkpoint, but only where that replaces the row's pretraining: see :func:`settle`."""
 
 
 def config_node(row: Row, arguments: Sequence[str]) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def config_node(row: Row, arguments: Sequence[str]) -> dict[str, Any]:
             phases, which belong to the row's schedule and would be added to the other one.
     """
     assert row.overrides is not None
-    keys = [argument.lstrip("+~").split("=", 1)[0].split("@")[0] for argument in arguments]
+    keys = [_key(argument) for argument in arguments]
     dropped = {"schedule"} & set(keys)
     groups = {key: value for key, value in row.overrides.items() if "." not in key and key not in dropped}
     node: dict[str, Any] = {"defaults": [*({f"override /{key}": value} for key, value in groups.items()), "_self_"]}
@@ -45,6 +47,26 @@ def config_node(row: Row, arguments: Sequence[str]) -> dict[str, Any]:
     ]
     node["row"] = _plain(_expected(row) | {"changed": changed})
     return node
+
+
+def settle(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` (resolved) with a checkpoint taken off the list of changes if it replaces a pretraining of the row.
+
+    A phase in which the method acts is not replaced but started from the checkpoint, and so is a row that trains from
+    random weights: both are other experiments than the row.
+    """
+    row = config.get("row") or {}
+    if not row.get("changed"):
+        return dict(config)
+    phases = config["schedule"]["phases"].values()
+    replaced = any(phase.get("pretrain") and phase.get("epochs") and not phase.get("active") for phase in phases)
+    changed = [argument for argument in row["changed"] if not replaced or _key(argument) not in CHECKPOINT]
+    return {**config, "row": {**row, "changed": changed}}
+
+
+def _key(argument: str) -> str:
+    """The key of ``key=value``, ``+key=value``, ``~key`` or ``key@place=value``."""
+    return argument.lstrip("+~").split("=", 1)[0].split("@")[0]
 
 
 def _expected(row: Row) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from torch import nn
 
 from prunebench.blueprint import Blueprint
 from prunebench.budget import ratio_table
-from prunebench.criteria.scorers import Random
 from prunebench.data.base import Data
 from prunebench.measure.cost import Cost
 from prunebench.method import NOT_ARGUMENTS
@@ -31,7 +30,7 @@ class Verified:
 
     Attributes:
         config: the resolved configuration.
-        plan: a cut with the row's ratios and random scores.
+        plan: a cut with the row's ratios; how many channels go does not depend on the weights, which are random.
         counts: each published count beside ours.
     """
 
@@ -53,8 +52,6 @@ def verify(row: Row) -> Verified:
     data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
     dense = _blueprint(json.dumps(config["model"]), data)
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
-    if hasattr(method, "criterion"):
-        method.criterion = Random()  # how many channels go does not depend on which
     phases = build_phases(config["schedule"]["phases"])
     job = _Job(dense=dense, data=data, schedule=config["schedule"]["name"], phases=phases)
     method.check(dense.template, job)

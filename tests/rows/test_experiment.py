@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from prunebench import rows
-from prunebench.cli import main, swept_with_rows
+from prunebench.cli import main, resolve, swept_with_rows
 from prunebench.errors import UserError
 from prunebench.rows.experiment import config_node
 
@@ -49,6 +50,30 @@ def test_the_command_line_wins_and_is_remembered() -> None:
     assert config["row"]["changed"] == given[:2]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "changed"),
+    [
+        # trained from random weights: a checkpoint is another experiment
+        (NAME, [], ["model.pretrained"]),
+        # it takes the place of the pretraining
+        ("fpgm-t1_resnet56_only40_pretrained", [], []),
+        ("l1norm-t1_resnet56_a", ["+model.pretrained_sha256=null"], []),
+        # ... but not with another schedule, which is a change by itself
+        ("l1norm-t1_resnet56_a", ["schedule=simultaneous"], ["schedule=simultaneous", "model.pretrained"]),
+        # the penalty acts in this pretraining, so that it would only start from the checkpoint
+        ("slimming-t1a_vgg19_70", [], ["model.pretrained"]),
+    ],
+)
+def test_a_checkpoint_is_neutral_only_where_it_replaces_a_pretraining(
+    name: str, given: list[str], changed: list[str]
+) -> None:
+    config = rows.compose(rows.find(name), [*given, "model.pretrained=net.th"])
+    found = [argument.removesuffix("=net.th") for argument in config["row"]["changed"]]
+    assert found == changed
+    resolved = resolve(OmegaConf.create(config))[0]
+    assert len(resolved["row"]["changed"]) == len(changed)
+
+
 def test_another_schedule_does_not_get_the_phases_of_the_row() -> None:
     config = rows.compose(rows.find(NAME), ["schedule=oneshot"])
     assert list(config["schedule"]["phases"]) == ["pretrain", "cut"]
@@ -79,8 +104,6 @@ def test_a_trained_net_before_soft_pruning() -> None:
 
 def test_text_of_a_row_is_never_an_instruction() -> None:
     from dataclasses import replace
-
-    from omegaconf import OmegaConf
 
     row = replace(rows.find(NAME), setting="<b>${oc.env:HOME}</b>")
     node = OmegaConf.create({"row": config_node(row, [])["row"]})
