@@ -29,7 +29,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from prunebench.cli import resolve  # noqa: E402
 from prunebench.errors import UserError, nearest  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
-from prunebench.report.groups import group  # noqa: E402
+from prunebench.report.groups import failures, group  # noqa: E402
 from prunebench.report.papers import views  # noqa: E402
 from prunebench.report.tables import NOTHING, Table  # noqa: E402
 from prunebench.rows import compose, find, load_papers  # noqa: E402
@@ -70,7 +70,8 @@ def main(arguments: list[str]) -> int:
         if override.startswith("paths.outputs="):
             outputs = Path(override.split("=", 1)[1])
     names = {row.name for row in rows}
-    for view in views([paper], group(collect(outputs / "runs").records)):
+    records = collect(outputs / "runs").records
+    for view in views([paper], group(records), failures(records)):
         for table, _ in view.tables:
             show(table, names)
     for line in failed:

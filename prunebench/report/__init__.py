@@ -52,7 +52,7 @@ def build(
     advance("testing pairs", 0, 1)
     tested, untested = families.families(configurations)
     advance("testing pairs", 1, 1)
-    views = papers.views(rows, configurations)
+    views = papers.views(rows, configurations, groups.failures(collection.records))
     made = [summaries.configurations(configurations), summaries.comparisons(tested), summaries.ranks(tested)]
     made += [
         checks.table(configurations),

@@ -113,6 +113,11 @@ def group(records: Iterable[Record]) -> list[Group]:
     return [Group(item.records, labels[item.id]) for item in groups]
 
 
+def failures(records: Iterable[Record]) -> list[Record]:
+    """Runs that ended with an error; those of a row stand beside it."""
+    return [record for record in records if not record.measured]
+
+
 def _labels(groups: Sequence[Group]) -> list[str]:
     """For each group the settings in which the groups differ, the method's own first, at most four of them."""
     settings = [item.first.settings for item in groups]

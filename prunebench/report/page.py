@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prunebench.report import checks, details, guarantees, summaries
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.families import Family
-from prunebench.report.groups import Group
+from prunebench.report.groups import CLAIM_SEEDS, Group
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
@@ -158,9 +158,16 @@ def _tiles(
     if views:
         total = sum(view.total for view in views)
         tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})
-        tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": f"of {total}"})
-        changed = f"+ {counts['changed']} with changed settings" if counts["changed"] else ""
-        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": changed})
+        claims = sum(
+            line.state == "reproduced" and line.group is not None and len(line.group.records) >= CLAIM_SEEDS
+            for view in views
+            for line in view.lines
+        )
+        more = f"of {total}, {claims} with {CLAIM_SEEDS} seeds or more" if counts["reproduced"] else f"of {total}"
+        tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": more})
+        words = {"changed": "with changed settings", "failed": "failed"}
+        more = ", ".join(f"+ {counts[state]} {text}" for state, text in words.items() if counts[state])
+        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": more})
         more = f"+ {counts['quoted']} quoted"
         tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
     tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": f"{len(groups):,} configurations"})

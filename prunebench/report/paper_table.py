@@ -7,25 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunebench.report.groups import Estimate, Group, estimate
+from prunebench.report.groups import CLAIM_SEEDS, Estimate, Group, estimate
+from prunebench.report.record import Record
 from prunebench.report.tables import NOTHING, Cell, Column, Table, signed
 from prunebench.report.values import TITLES, form, ours, unit
 from prunebench.rows import Row
+from prunebench.rows.compare import remarks
 from prunebench.rows.conventions import CONVENTIONS
 
 STATES = {
     "reproduced": ("reproduced", "good"),
     "run": ("run, not reproduced", "info"),
     "changed": ("changed settings", "warn"),
+    "failed": ("failed", "bad"),
     "ready": ("not run yet", "off"),
     "pending": ("pending", "off"),
     "quoted": ("quoted", "off"),
 }
 """State of a row → its words and the look of its chip.
 
-Reproduced: ours is as near to the paper's as the row's tolerance. Run: there is a number of ours, farther away or not
-comparable. Changed: a shortened run, or one with other settings than the row's; never compared. Pending: the method is
-not built. Quoted: another paper's number, never ranked.
+Reproduced: a complete run of ours is as near to the paper's number as the row's tolerance, and has the published sizes.
+Run: there is a number of ours that is no such reproduction, or not comparable. Changed: a shortened run, or one with
+other settings than the row's; never compared. Failed: every run of it ended with an error. Pending: the method is not
+built. Quoted: another paper's number, never ranked.
 """
 _GUARANTEES = {"full": "full guarantee", "interval_only": "interval only", "none": "no guarantee"}
 _ALWAYS = ("macs_removed", "params_removed")
@@ -33,6 +37,8 @@ _ALWAYS = ("macs_removed", "params_removed")
 _HEADLINES = ("accuracy", "bpc")
 _COMMON = ("dense_accuracy", "accuracy", "bpc", "macs_removed", "params_removed")
 _COMPARED = ("dense_accuracy", "accuracy", "bpc")
+_BESIDE = ("reproduced", "known difference")
+"""Remarks that stand elsewhere: the state of the row, and the row's own note."""
 _SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
 _OURS = ("conv_linear", "none")
 """Conventions that need no explanation: ours, and that of papers without counts."""
@@ -44,11 +50,13 @@ class Line:
 
     Attributes:
         group: our runs of it, None without any. ``found``: what ``rows.compare`` says about their means.
+        failed: runs of it that ended with an error.
     """
 
     row: Row
     group: Group | None
     found: Mapping[str, Any] | None
+    failed: tuple[Record, ...] = ()
 
     @property
     def state(self) -> str:
@@ -57,7 +65,9 @@ class Line:
         if self.group is not None:
             if (self.group.first.expected or {}).get("changed"):
                 return "changed"
-            return "reproduced" if self.found and self.found["within_tolerance"] else "run"
+            return "reproduced" if self.found and self.found["reproduced"] else "run"
+        if self.failed:
+            return "failed"
         return "pending" if self.row.overrides is None else "ready"
 
 
@@ -110,12 +120,19 @@ def _known(line: Line, key: str) -> bool:
 
 
 def _refusals(lines: Sequence[Line]) -> list[str]:
-    """Why differences are refused, each reason once."""
-    names: dict[str, list[str]] = {}
+    """Why differences are refused, reproductions fail and runs failed, each reason once."""
+    names: dict[tuple[str, str], list[str]] = {}
     for line in lines:
-        if line.found and line.found["refused"]:
-            names.setdefault(line.found["refused"], []).append(line.row.name)
-    return [f"Difference refused for {', '.join(found)}: {reason}" for reason, found in names.items()]
+        found = line.found
+        if found and found["refused"]:
+            names.setdefault(("difference refused", found["refused"]), []).append(line.row.name)
+        for head, text in remarks(found) if found else ():
+            if head not in _BESIDE:
+                names.setdefault((head, text), []).append(line.row.name)
+        for record in line.failed:
+            error = record.error or "it ended without a message"
+            names.setdefault(("failed", error), []).append(f"{line.row.name} seed {record.seed}")
+    return [f"{head.capitalize()} for {', '.join(found)}: {text}" for (head, text), found in names.items()]
 
 
 def _head(line: Line) -> list[Cell]:
@@ -123,12 +140,22 @@ def _head(line: Line) -> list[Cell]:
     names = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
     setting = ", ".join(part for part in (row.setting, (row.arm or "").replace("_", " ")) if part)
     words, chip = STATES[line.state]
-    below = ""
+    below = []
     if group:
         level, _ = group.guarantee
-        below = f"{len(group.records)} seed{'s' if len(group.records) > 1 else ''}, {_GUARANTEES[level]}"
-    state = Cell(words, chip=chip, note=row.pending or "", below=below)
+        below = [_seeds(len(group.records)), _GUARANTEES[level]]
+        if line.state == "reproduced" and len(group.records) < CLAIM_SEEDS:
+            below.insert(1, f"a claim needs {CLAIM_SEEDS}")
+    if line.failed and group:
+        below.append(f"{len(line.failed)} failed")
+    said = [f"{head}: {text}" for head, text in remarks(line.found)] if line.found else []
+    note = row.pending or "; ".join(said or [record.error or "" for record in line.failed])
+    state = Cell(words, chip=chip, note=note, below=", ".join(below))
     return [Cell(setting or row.id, below=row.name), state, *(Cell(name) for name in names)]
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _values(line: Line, names: Sequence[str], shown: Sequence[str], differences: Sequence[str]) -> list[Cell]:
@@ -161,7 +188,7 @@ def _measured(group: Group | None, key: str) -> Cell:
     if group is None or found is None:
         return Cell()
     source = "checkpoint" if group.first.checkpoint else "trained"
-    note = f"{found.count} seed{'s' if found.count > 1 else ''}"
+    note = _seeds(found.count)
     return Cell(form(key, found.mean, found.sd), found.mean, source, note, run=group.id)
 
 
@@ -173,7 +200,9 @@ def _difference(line: Line, key: str) -> Cell:
     value = line.found["difference"] if key == line.found["metric"] else line.found["baseline"]["difference"]
     if value is None or key not in (line.found["metric"], "dense_accuracy"):
         return Cell()
-    return Cell(signed(value if key == "bpc" else 100 * value), value)
+    unchecked = key == line.found["metric"] and line.found["baseline"]["why"]
+    shown = signed(value if key == "bpc" else 100 * value)
+    return Cell(shown, value, note=unchecked or "", below="baseline not checked" if unchecked else "")
 
 
 def _latency(line: Line, run: bool) -> list[Cell]:

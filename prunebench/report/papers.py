@@ -10,12 +10,16 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from prunebench.errors import UserError
 from prunebench.report.groups import Group
 from prunebench.report.paper_table import STATES, Line, paper_table, run_table
+from prunebench.report.record import Record
 from prunebench.report.tables import Cell, Column, Table
+from prunebench.result import read_result
 from prunebench.rows import Paper, Row, compare
+from prunebench.rows.sizes import Own, mean_sizes, own_sizes, published
 
-_RUN = ("reproduced", "run", "changed")
+_RUN = ("reproduced", "run", "changed", "failed")
 """States of rows that have a run."""
 _DEVIATIONS = {"paper": "The paper", "official_code": "Its code", "ours": "Here"}
 
@@ -43,7 +47,7 @@ class View:
 
     @property
     def bars(self) -> list[dict[str, float]]:
-        """Shares of reproduced, run, changed and ready rows in percent, one behind the other."""
+        """Shares of reproduced, run, changed, failed and ready rows in percent, one behind the other."""
         widths = [100 * self.counts[state] / max(1, self.total) for state in (*_RUN, "ready")]
         return [{"x": round(sum(widths[:i]), 2), "width": round(width, 2)} for i, width in enumerate(widths)]
 
@@ -73,15 +77,23 @@ class View:
         return {title: i for i, title in enumerate(dict.fromkeys(line.row.table for line in self.lines))}
 
 
-def views(papers: Sequence[Paper], groups: Sequence[Group]) -> list[View]:
-    """Every paper with our runs beside its rows."""
+def views(papers: Sequence[Paper], groups: Sequence[Group], failed: Sequence[Record] = ()) -> list[View]:
+    """Every paper with our runs beside its rows.
+
+    Args:
+        failed: runs without numbers.
+    """
     by_row: dict[str, list[Group]] = {}
     for item in groups:
         if item.first.row is not None:
             by_row.setdefault(item.first.row, []).append(item)
+    without: dict[str, list[Record]] = {}
+    for record in failed:
+        if record.row is not None:
+            without.setdefault(record.row, []).append(record)
     made = []
     for paper in papers:
-        lines = [_line(part, by_row) for row in paper.rows for part in row.parts]
+        lines = [_line(part, by_row, without) for row in paper.rows for part in row.parts]
         made.append(View(paper, tuple(lines)))
     return made
 
@@ -111,35 +123,54 @@ def overview(found: Sequence[View]) -> Table:
 
 def rows_run(found: Sequence[View]) -> tuple[Table, list[str]]:
     """All rows that have runs, of all papers, with the values that most of them share; and their states."""
-    lines = [line for view in found for line in view.lines if line.group]
+    lines = [line for view in found for line in view.lines if line.state in _RUN]
     return run_table("rows", "Rows of papers that were run", lines), [line.state for line in lines]
 
 
-def _line(row: Row, by_row: Mapping[str, Sequence[Group]]) -> Line:
-    candidates = by_row.get(row.name, ())
-    if row.kind == "quoted" or not candidates:
+def _line(row: Row, by_row: Mapping[str, Sequence[Group]], without: Mapping[str, Sequence[Record]]) -> Line:
+    if row.kind == "quoted":
         return Line(row, None, None)
+    failed, candidates = tuple(without.get(row.name, ())), by_row.get(row.name, ())
+    if not candidates:
+        return Line(row, None, None, failed)
     # runs as the row says come before changed and shortened ones; then most seeds, then the newest: never the best
     group = max(candidates, key=lambda g: (not _changed(g), len(g.records), g.first.started, g.id))
     baseline = by_row.get(f"{row.paper}-{row.baseline}", ()) if row.baseline else ()
-    dense = baseline[0].estimate("final.accuracy") if baseline else None
-    return Line(row, group, compare(_mean_result(group), row, dense_accuracy=dense.mean if dense else None))
+    dense = _dense(row, [item for item in baseline if not _changed(item)])
+    sizes, seeds = _sizes(group, row), len(group.records)
+    found = compare(_mean_result(group), row, own_dense=dense, sizes=sizes, num_seeds=seeds)
+    return Line(row, group, found, failed)
 
 
 def _changed(group: Group) -> bool:
     return bool((group.first.expected or {}).get("changed"))
 
 
+def _dense(row: Row, baseline: Sequence[Group]) -> float | None:
+    """What our runs of the row's dense net have reached."""
+    name = "final.accuracy" if row.value("accuracy") is not None else "final.bpc"
+    dense = baseline[0].estimate(name) if baseline else None
+    return dense.mean if dense else None
+
+
+def _sizes(group: Group, row: Row) -> Own:
+    """Our sizes as the row counts, mean over seeds; the counts of some rows need what only the results have."""
+    if not published(row):
+        return Own({}, {})
+    try:
+        return mean_sizes([own_sizes(read_result(record.folder), row, record.folder) for record in group.records])
+    except UserError as error:  # a result that was there when the report began
+        return Own({}, dict.fromkeys(published(row), str(error)))
+
+
 def _mean_result(group: Group) -> dict[str, Any]:
     """The means over seeds in the shape of ``result.json``, so that one rule decides for a run and for a row."""
-    means: dict[str, Any] = {"metrics": {}, "cost": {}}
+    means: dict[str, Any] = {"metrics": {}}
     for name in dict.fromkeys(name for record in group.records for name in record.numbers):
         found, (stage, _, key) = group.estimate(name), name.partition(".")
         assert found is not None
-        if not key:
-            means["cost"][stage] = found.mean
-            continue
-        for part in ("metrics", "cost"):
-            means[part].setdefault(stage, {})[key] = found.mean
+        if key:
+            means["metrics"].setdefault(stage, {})[key] = found.mean
     first = group.first
-    return {**means, "row": first.row, "status": first.status, "expected": first.expected}
+    status = "missed_target" if group.missed else first.status
+    return {**means, "row": first.row, "status": status, "expected": first.expected}

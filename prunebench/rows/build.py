@@ -13,15 +13,15 @@ from prunebench.rows.conventions import CONVENTIONS
 from prunebench.rows.row import Paper, Row
 
 PAPER_KEYS = (
-    "title", "authors", "venue", "arxiv", "code", "convention", "tolerance", "provenance", "pending", "deviations",
-    "phases", "recipes", "rows",
+    "title", "authors", "venue", "arxiv", "code", "convention", "tolerance", "provenance", "selection", "pending",
+    "deviations", "phases", "recipes", "rows",
 )  # fmt: skip
 PROVENANCE = ("source", "confidence", "url", "file", "verified", "digitised")
 COMMON_KEYS = ("reported", "printed", "overrides", "deviations", "macs_note", "pending", "note")
 ARM_KEYS = (*PROVENANCE, *COMMON_KEYS)
 ROW_KEYS = (
     "id", "table", "dataset", "model", "setting", "kind", "convention", "tolerance", "recomputed", "baseline",
-    "same_as", "at", "hyperparameters", "config", "arms", *ARM_KEYS,
+    "same_as", "at", "hyperparameters", "config", "selection", "arms", *ARM_KEYS,
 )  # fmt: skip
 DEVIATIONS = ("paper", "official_code", "ours")
 # a row names a folder of runs, see identity.slug
@@ -92,6 +92,7 @@ def _row(item: Any, paper: str, head: Mapping[str, Any], recipes: Recipes) -> Ro
         config=found.get("config"),
         baseline=found.get("baseline"),
         same_as=found.get("same_as"),
+        selection=_selection(found.get("selection", head.get("selection")), where),
         **_provenance(found, head, where),
         **_run(found, where, head, recipes, deviations=_deviations(head["deviations"], paper)),
     )
@@ -214,6 +215,10 @@ def _deviations(found: Any, where: str) -> dict[str, str]:
     result = fields.mapping(found, f"{where}.deviations")
     fields.known_keys(result, DEVIATIONS, f"{where}.deviations")
     return {key: fields.text(value, f"{where}.deviations.{key}") for key, value in result.items()}
+
+
+def _selection(found: Any, where: str) -> str | None:
+    return None if found is None else fields.text(found, f"{where}.selection", allowed=fields.SELECTIONS)
 
 
 def _tolerance(found: Any, where: str) -> float:

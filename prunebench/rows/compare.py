@@ -1,11 +1,15 @@
-"""A run beside the row that it reproduces: how far, and whether the comparison may be made at all."""
+"""A run beside the row that it reproduces: how far, what fails, and whether the comparison may be made at all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from prunebench.measure.guarantee import SEEDS
+from prunebench.rows.fields import SELECTIONS
+from prunebench.rows.fields import UNITS as UNITS_OF
 from prunebench.rows.row import Row
+from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
 
 UNITS = {"accuracy": "fraction", "bpc": "bits per character"}
 """What a row may be about, the first that it reports."""
@@ -13,31 +17,48 @@ BPC_TOLERANCE = 0.01
 """Bits per character: the last digit that papers print. A row's own tolerance is one of accuracies."""
 
 
-def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None = None) -> dict[str, Any]:
-    """The run's accuracy (language models: bits per character) beside the paper's, and the other values both have.
+def compare(
+    result: Mapping[str, Any],
+    row: Row,
+    *,
+    own_dense: float | None = None,
+    sizes: Own | None = None,
+    num_seeds: int = 1,
+) -> dict[str, Any]:
+    """The run's accuracy (language models: bits per character) and sizes beside the paper's, and what else both have.
 
     A difference says something about the method only if both started from the same place: it is refused where our
-    own dense net misses the paper's by more than the row's tolerance.
+    own dense net misses the paper's by more than the row's tolerance, and said to be unchecked where there is none.
+    A row is reproduced by a complete run of its own settings that is within the tolerance and has the published sizes,
+    counted as the row counts.
 
     Args:
         result: content of ``result.json``.
         row: the row or arm that it reproduces.
-        dense_accuracy: of our own dense net, where the run itself trained none (``schedule=simultaneous``).
+        own_dense: accuracy (bits per character) of our own dense net, where the run itself trained none
+            (``schedule=simultaneous``).
+        sizes: ours as the row counts; None = those of ``result``.
+        num_seeds: how many runs ``result`` is the mean of.
 
     Returns:
         ``paper``, ``ours``, ``difference`` (ours - paper), ``within_tolerance`` (both None if refused), ``refused``
-        (the reason, or None), ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``baseline``
-        (``paper``, ``ours``, ``difference``, ``checked``) and ``others`` (name -> ``paper``, ``ours``, ``difference``,
-        ``units``).
+        (the reason, or None), ``reproduced`` (None if refused), ``failed`` (what a reproduction lacks), ``seeds``,
+        ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``selection`` (how the paper chose its
+        number where we do not, or None), ``baseline`` (``paper``, ``ours``, ``difference``, ``checked``, ``why`` it is
+        not), ``sizes`` (a list of :class:`prunebench.rows.sizes.Size`) and ``others`` (name -> ``paper``, ``ours``,
+        ``difference``, ``units``).
     """
     metrics = result.get("metrics") or {}
     metric, paper = _headline(row)
     ours = (metrics.get("final") or {}).get(metric)
-    tolerance = row.tolerance if metric == "accuracy" else BPC_TOLERANCE
-    own_dense = (metrics.get("dense") or {}).get("accuracy", dense_accuracy)
-    baseline = _baseline(row, own_dense)
+    tolerance = _tolerance(row, metric)
+    own_dense = (metrics.get("dense") or {}).get(metric, own_dense)
+    baseline = _baseline(row, metric, own_dense)
     refused = _refused(result, row, metric, paper, ours, baseline)
     difference = None if refused or ours is None or paper is None else ours - paper
+    sizes = own_sizes(result, row) if sizes is None else sizes
+    beside = compare_sizes(sizes, row)
+    failed = _failed(metric, difference, tolerance, beside, sizes)
     return {
         "row": row.name,
         "metric": metric,
@@ -47,15 +68,20 @@ def compare(result: Mapping[str, Any], row: Row, *, dense_accuracy: float | None
         "difference": difference,
         "within_tolerance": None if difference is None else abs(difference) <= tolerance,
         "refused": refused,
+        "reproduced": None if refused else not failed,
+        "failed": [] if refused else failed,
+        "seeds": num_seeds,
         "tolerance": tolerance,
         "mark": row.mark,
+        "selection": SELECTIONS[row.selection] if row.selection else None,
         "baseline": baseline,
-        "others": _others(result, row, own_dense),
+        "sizes": beside,
+        "others": _others(result, row, sizes, own_dense if metric == "accuracy" else None),
     }
 
 
 def describe(result: Mapping[str, Any], row: Row) -> list[str]:
-    """What a finished run says about its row: paper, ours, difference, one value a line."""
+    """What a finished run says about its row: paper, ours, difference, one value a line, and the verdict."""
     found = compare(result, row)
     lines = [f"row {row.name}: {row.table}{f', {row.setting}' if row.setting else ''} ({row.mark})"]
     lines.append(_line(found["metric"], found["paper"], found["ours"], found["units"], found["difference"]))
@@ -66,15 +92,52 @@ def describe(result: Mapping[str, Any], row: Row) -> list[str]:
         lines[-1] += f"; no difference is given: {found['refused']}"
     for name, other in found["others"].items():
         lines.append(_line(name, other["paper"], other["ours"], other["units"], other["difference"]))
+    lines += [f"  {head}: {text}" for head, text in remarks(found)]
     return lines
 
 
+def remarks(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What must be said beside a difference: the verdict with the seeds behind it, and what was not checked."""
+    if found["refused"]:
+        return []
+    seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
+    few = "" if found["seeds"] >= SEEDS else f", a claim needs {SEEDS}"
+    said = [("reproduced", f"{seeds}{few}")]
+    if not found["reproduced"]:
+        said = [("not reproduced", f"{'; '.join(found['failed'])} ({seeds})")]
+    said += [("known difference", f"{_title(size.name)}: {size.note}") for size in found["sizes"] if size.excused]
+    if found["baseline"]["why"]:
+        said.append(("baseline not checked", found["baseline"]["why"]))
+    if found["selection"]:
+        said.append(("selection", found["selection"]))
+    return said
+
+
+def _failed(metric: str, difference: float | None, tolerance: float, beside: list[Size], own: Own) -> list[str]:
+    """What keeps a run from being a reproduction of its row."""
+    found, units = [], UNITS[metric]
+    if difference is not None and abs(difference) > tolerance:
+        found.append(f"{metric} {_gap(difference, units)}, at most {_gap(tolerance, units, sign=False)} allowed")
+    for size in beside:
+        if size.fails:
+            unit = UNITS_OF[size.name][0]
+            found.append(f"{_title(size.name)} {_amount(size.ours, unit)}, in the paper {_amount(size.paper, unit)}")
+    return [*found, *(f"{_title(name)} not checked: {why}" for name, why in own.missing.items())]
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ")
+    return words.replace("macs", "MACs").replace("flops", "FLOPs").replace("params", "parameters")
+
+
 def _line(name: str, paper: float | None, ours: float | None, units: str, difference: float | None) -> str:
-    text = f"  {name.replace('_', ' ')}: paper {_amount(paper, units)}, ours {_amount(ours, units)}"
-    if difference is None:
-        return text
-    amount = f"{100 * difference:+.2f} points" if units == "fraction" else f"{difference:+,.5g}"
-    return f"{text}, difference {amount}"
+    text = f"  {_title(name)}: paper {_amount(paper, units)}, ours {_amount(ours, units)}"
+    return text if difference is None else f"{text}, difference {_gap(difference, units)}"
+
+
+def _gap(difference: float, units: str, *, sign: bool = True) -> str:
+    shown = "+" if sign else ""
+    return f"{100 * difference:{shown}.2f} points" if units == "fraction" else f"{difference:{shown},.5g}"
 
 
 def _amount(value: float | None, units: str) -> str:
@@ -92,10 +155,18 @@ def _headline(row: Row) -> tuple[str, float | None]:
     return ("bpc", bpc) if accuracy is None and bpc is not None else ("accuracy", accuracy)
 
 
-def _baseline(row: Row, ours: float | None) -> dict[str, Any]:
-    paper = None if row.kind == "baseline" else row.value("dense_accuracy")
+def _tolerance(row: Row, metric: str) -> float:
+    return row.tolerance if metric == "accuracy" else BPC_TOLERANCE
+
+
+def _baseline(row: Row, metric: str, ours: float | None) -> dict[str, Any]:
+    """Our dense net beside the paper's; a row of a dense net is its own baseline."""
+    paper = None if row.kind == "baseline" else row.value(f"dense_{metric}")
     difference = None if paper is None or ours is None else ours - paper
-    return {"paper": paper, "ours": ours, "difference": difference, "checked": difference is not None}
+    why = None
+    if row.kind != "baseline" and difference is None:
+        why = "there is no dense net of ours" if paper is not None else f"the paper gives no {metric} of its dense net"
+    return {"paper": paper, "ours": ours, "difference": difference, "checked": difference is not None, "why": why}
 
 
 def _refused(
@@ -112,6 +183,8 @@ def _refused(
         return f"the run is of {result.get('row') or 'no row'}, not of {row.name}"
     if result.get("status") == "failed":
         return f"the run failed: {result.get('error')}"
+    if result.get("status") == "missed_target":
+        return f"the run missed its own target{_missed(result.get('budget') or {})}"
     changed = (result.get("expected") or {}).get("changed") or []
     if changed:
         return f"the run has other settings than the row: {', '.join(map(str, changed))}"
@@ -119,34 +192,36 @@ def _refused(
         return f"the run has no final {metric}"
     if paper is None:
         return f"the paper gives no {metric} for this row"
-    if baseline["checked"] and abs(baseline["difference"]) > row.tolerance:
+    tolerance, units = _tolerance(row, metric), UNITS[metric]
+    if baseline["checked"] and abs(baseline["difference"]) > tolerance:
+        limit = f"{100 * tolerance:g} points" if units == "fraction" else f"{tolerance:g}"
         return (
-            f"our dense net has {100 * baseline['ours']:.2f} %, the paper's {100 * baseline['paper']:.2f} %: "
-            f"more than {100 * row.tolerance:g} points apart"
+            f"our dense net has {_amount(baseline['ours'], units)}, the paper's {_amount(baseline['paper'], units)}: "
+            f"more than {limit} apart"
         )
     return None
 
 
-def _others(result: Mapping[str, Any], row: Row, own_dense: float | None) -> dict[str, dict[str, Any]]:
-    """What both have beside the accuracy; counts only where the paper counts as we do."""
-    final, cost = (result.get("metrics") or {}).get("final") or {}, result.get("cost") or {}
-    dense_cost, final_cost = cost.get("dense") or {}, cost.get("final") or {}
-    ours: dict[str, tuple[Any, str]] = {name: (final.get(name), "fraction") for name in ("top5", "ece")}
+def _missed(budget: Mapping[str, Any]) -> str:
+    if budget.get("target") is None or budget.get("reached") is None:
+        return ""
+    return f": {budget['target']:.4g} asked for, {budget['reached']:.4g} reached"
+
+
+def _others(result: Mapping[str, Any], row: Row, own: Own, own_dense: float | None) -> dict[str, dict[str, Any]]:
+    """What both have beside the headline; sizes only as the paper counts them."""
+    metrics = result.get("metrics") or {}
+    final = metrics.get("final") or {}
+    ours: dict[str, Any] = {name: final.get(name) for name in ("top5", "ece", "nll", "bpc")}
     for name, stage in (("sparse_accuracy", "before_cut"), ("pruned_accuracy", "pruned")):
-        ours[name] = ((result.get("metrics") or {}).get(stage) or {}).get("accuracy"), "fraction"
-    ours["nll"], ours["bpc"] = (final.get("nll"), "nats"), (final.get("bpc"), "bits per character")
-    for name in ("macs_removed", "params_removed"):
-        ours[name] = cost.get(name), "fraction"
+        ours[name] = (metrics.get(stage) or {}).get("accuracy")
     accuracy = final.get("accuracy")
-    drop = None if accuracy is None or own_dense is None else own_dense - accuracy
-    ours["accuracy_drop"] = drop, "fraction"
-    ours["params"], ours["dense_params"] = (final_cost.get("params"), "count"), (dense_cost.get("params"), "count")
-    if row.convention in ("conv_linear", "flops_two_per_mac"):
-        size = "macs" if row.convention == "conv_linear" else "flops"
-        ours[size], ours[f"dense_{size}"] = (final_cost.get(size), "count"), (dense_cost.get(size), "count")
+    ours["accuracy_drop"] = None if accuracy is None or own_dense is None else own_dense - accuracy
+    ours |= {name: own.values.get(name) for name in SIZES}
     found = {}
-    for name, (value, units) in ours.items():
+    for name, value in ours.items():
         paper = row.value(name)
-        if value is not None and paper is not None:
+        if value is not None and paper is not None and name != _headline(row)[0]:
+            units = UNITS_OF[name][0]
             found[name] = {"paper": paper, "ours": value, "difference": value - paper, "units": units}
     return found

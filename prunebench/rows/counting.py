@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
+from prunebench.budget import ratio_table
 from prunebench.errors import UserError
 from prunebench.rows.conventions import PROJECTIONS
 from prunebench.rows.row import Row
@@ -60,8 +62,8 @@ def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str
         rates: layer -> real-valued share of its channels that goes, for the nominal conventions.
     """
     ours: dict[str, float] = {
-        "params": _params(graph, plan, row.convention),
-        "dense_params": _params(graph, Plan(), row.convention),
+        "params": count_params(graph, plan, row.convention),
+        "dense_params": count_params(graph, Plan(), row.convention),
     }
     if row.convention not in ("unstated", "none"):
         size = "flops" if row.convention == "flops_two_per_mac" else "macs"
@@ -119,12 +121,23 @@ def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, 
             raise UserError(f"the convention {convention} defines no count")
 
 
-def _params(graph: ChannelGraph, plan: Plan, convention: str) -> int:
+def count_params(graph: ChannelGraph, plan: Plan, convention: str) -> int:
     """Parameters of the shrunk net; Li et al. (2017) leave the shortcuts out of them too (ResNet-34: 2.16e7)."""
     total = graph.params(plan)
     if convention == "conv_linear_no_projection":
         total -= sum(size.params for name, size in _per_layer(graph, plan).items() if _is_projection(name))
     return total
+
+
+def nominal_rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, float]:
+    """Layer -> nominal share of its channels that goes; a layer that loses none has the rate 0.
+
+    Args:
+        ratio: the method's ``prune_ratio``: a share, or a table of layer or glob -> share.
+    """
+    if isinstance(ratio, Mapping):
+        return {name: rate for name, rate in ratio_table(ratio, graph.layers).items() if name in plan.keep}
+    return dict.fromkeys(plan.keep, float(ratio or 0.0))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ SOURCES = {
     "recall": "from memory, with a confidence; never shown without that mark",
 }
 CONFIDENCES = ("high", "medium", "low")
+SELECTIONS = {
+    "best_test": "the paper's number is that of the epoch that was best on the test set, ours that of the last epoch",
+}
+"""How a paper chose the net that it reports, where we do not choose so; named beside each difference."""
 
 _SHARE, _CHANGE, _COUNT, _POSITIVE, _NUMBER = (0.0, 1.0), (-1.0, 1.0), (0.0, 1e15), (0.0, 1e15), (-1e15, 1e15)
 

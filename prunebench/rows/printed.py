@@ -59,7 +59,7 @@ def _derived(row: Row) -> list[Contradiction]:
         if isinstance(printed, tuple):
             continue
         computed, why = _compute(row, what)
-        if computed and not _meet(_interval(what, printed), computed):
+        if computed and not _meet(interval(what, printed), computed):
             found.append(Contradiction(row.name, what, printed, computed, why))
     return found
 
@@ -93,7 +93,7 @@ def _recomputed(row: Row) -> list[Contradiction]:
             continue  # the plain count stands beside the paper's own
         published = row.reported.get(name)
         if isinstance(published, int | float) and isinstance(value, int | float):
-            low, high = _interval(name, published)
+            low, high = interval(name, published)
             if not low <= value <= high:
                 found.append(Contradiction(row.name, name, published, (value, value), "the published configuration"))
     return found
@@ -103,8 +103,8 @@ def _quoted(row: Row, source: Row) -> list[Contradiction]:
     found = []
     for what, value in row.reported.items():
         own = source.reported.get(what, source.printed.get(what))
-        computed = _interval(what, own) if isinstance(own, int | float) else _compute(source, what)[0]
-        if computed and not isinstance(value, tuple) and not _meet(_interval(what, value), computed):
+        computed = interval(what, own) if isinstance(own, int | float) else _compute(source, what)[0]
+        if computed and not isinstance(value, tuple) and not _meet(interval(what, value), computed):
             found.append(Contradiction(row.name, what, value, computed, f"its source {source.name}"))
     return found
 
@@ -113,10 +113,10 @@ def _published(row: Row, name: str) -> tuple[float, float] | None:
     value = row.reported.get(name)
     if value is None and name.startswith("dense_"):
         value = row.dense.get(name, row.dense.get(name.removeprefix("dense_")))
-    return None if value is None or isinstance(value, tuple) else _interval(name, value)
+    return None if value is None or isinstance(value, tuple) else interval(name, value)
 
 
-def _interval(name: str, value: Value) -> tuple[float, float]:
+def interval(name: str, value: Value) -> tuple[float, float]:
     """The numbers that are printed as ``value``: half a unit of its last digit on either side."""
     assert not isinstance(value, tuple)
     number = Decimal(repr(value)).normalize()

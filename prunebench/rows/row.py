@@ -31,6 +31,7 @@ class Row:
         deviations: what the paper says, what the official code does, what we do.
         macs_note: why our count differs from the published one by more than 1 %.
         same_as: name of the row that a quoted one was taken from.
+        selection: how the paper chose the net, see :data:`fields.SELECTIONS`; None = nothing is known against it.
     """
 
     paper: str
@@ -63,6 +64,7 @@ class Row:
     macs_note: str | None = None
     baseline: str | None = None
     same_as: str | None = None
+    selection: str | None = None
     arms: tuple[Row, ...] = ()
 
     @property

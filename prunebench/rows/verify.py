@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from prunebench.blueprint import Blueprint
-from prunebench.budget import ratio_table
 from prunebench.data.base import Data
 from prunebench.measure.cost import Cost
 from prunebench.method import NOT_ARGUMENTS
 from prunebench.phase import build_phases
-from prunebench.rows.counting import Count, compare_counts, compare_params
+from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -60,7 +59,7 @@ def verify(row: Row) -> Verified:
     if cuts and method.sizes_given and row.reported.keys() & sizes:
         method.prune(dense.template, job)
     if data.task == "classification":
-        rates = _rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
+        rates = nominal_rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
         counts = compare_counts(row, dense.graph, job.plan, rates)
     else:
         counts = compare_params(row, dense.cost.params)
@@ -109,10 +108,3 @@ def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype,
 
     example = torch.zeros(shape, dtype=dtype)
     return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)
-
-
-def _rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, float]:
-    """Layer -> nominal share of its channels that goes; a layer that loses none has the rate 0."""
-    if isinstance(ratio, Mapping):
-        return {name: rate for name, rate in ratio_table(ratio, graph.layers).items() if name in plan.keep}
-    return dict.fromkeys(plan.keep, float(ratio or 0.0))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from prunebench.report.collect import collect
-from prunebench.report.groups import group
+from prunebench.report.groups import failures, group
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, overview, rows_run, totals, views
+from prunebench.report.tables import Cell
 from prunebench.report.values import form, ours
 from prunebench.rows import find, load_papers
 from tests.report.conftest import Built
@@ -23,7 +24,8 @@ def everything() -> list[View]:
 
 
 def of(built: Built) -> dict[str, View]:
-    found = views(load_papers(papers=["fpgm", "l1norm"]), group(built.report.collection.records))
+    records = built.report.collection.records
+    found = views(load_papers(papers=["fpgm", "l1norm"]), group(records), failures(records))
     return {view.paper.name: view for view in found}
 
 
@@ -74,6 +76,77 @@ def test_states_of_rows_with_runs(built: Built) -> None:
     assert mean is not None
     assert near.found["difference"] == pytest.approx(mean.mean - 0.931)
     assert abs(near.found["difference"]) <= near.row.tolerance
+    assert near.found["seeds"] == 3
+
+
+def state_of(view: View, name: str) -> Cell:
+    [row] = [row for table, _ in view.tables for row in table.rows if row[0].below == name]
+    return row[1]
+
+
+def test_the_seeds_of_a_reproduction_are_shown(built: Built, tmp_path: Path) -> None:
+    assert state_of(of(built)["l1norm"], "l1norm-t1_resnet56_a").below.startswith("3 seeds, ")
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.08, schedule="finetune", row=row)
+    [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
+    cell = state_of(view, row["id"])
+    assert cell.text == "reproduced"
+    assert cell.below.startswith("1 seed, a claim needs 3, ")
+
+
+def test_a_run_of_another_size_reproduces_nothing(tmp_path: Path) -> None:
+    """As accurate as the paper's net, but with fewer filters removed; what fails is said in cell and note."""
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.04, schedule="finetune", row=row)
+    [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
+    cell = state_of(view, row["id"])
+    assert cell.text == "run, not reproduced"
+    assert "MACs 1.21873e+08, in the paper 1.12e+08" in cell.note
+    notes = [note for table, _ in view.tables for note in table.notes]
+    assert any(note.startswith("Not reproduced for l1norm-t1_resnet56_a: MACs") for note in notes)
+
+
+def test_one_seed_that_missed_its_target_spoils_the_row(tmp_path: Path) -> None:
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    where = {"model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
+    for seed, status in enumerate(("complete", "complete", "missed_target")):
+        make(tmp_path, method="l1norm", ratio=0.08, seed=seed, status=status, row=row, **where)
+    [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
+    assert state_of(view, row["id"]).text == "run, not reproduced"
+    notes = [note for table, _ in view.tables for note in table.notes]
+    assert "Difference refused for l1norm-t1_resnet56_a: the run missed its own target" in notes
+
+
+def test_a_difference_without_a_dense_net_of_ours_says_so(tmp_path: Path) -> None:
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    folder = make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.08, row=row)
+    result = json.loads((folder / "result.json").read_text())
+    del result["metrics"]["dense"]
+    (folder / "result.json").write_text(json.dumps(result))
+    [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
+    [(table, _)] = [found for found in view.tables if any(line[0].below == row["id"] for line in found[0].rows)]
+    line = next(line for line in table.rows if line[0].below == row["id"])
+    cell = dict(zip([column.name for column in table.columns], line, strict=True))["accuracy_difference"]
+    assert (cell.below, cell.note) == ("baseline not checked", "there is no dense net of ours")
+    assert any(note.startswith("Baseline not checked for l1norm-t1_resnet56_a") for note in table.notes)
+
+
+def test_a_failed_run_stands_beside_its_row_with_its_error(built: Built, tmp_path: Path) -> None:
+    records = built.report.collection.records
+    [view] = views(load_papers(papers=["l1norm"]), group(records), failures(records))
+    cell = state_of(view, "l1norm-t1_vgg16_a")
+    assert (cell.text, cell.note) == ("failed", "the loss is not finite in phase finetune, epoch 3")
+    notes = [note for table, _ in view.tables for note in table.notes]
+    assert "Failed for l1norm-t1_vgg16_a seed 0: the loss is not finite in phase finetune, epoch 3" in notes
+    assert "l1norm-t1_vgg16_a" in {row[0].below for row in rows_run([view])[0].rows}
+    # beside seeds that ended well it is counted
+    where = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "ratio": 0.08, "schedule": "finetune"}
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    make(tmp_path, row=row, **where)
+    make(tmp_path, row=row, seed=1, status="failed", **where)
+    records = collect(tmp_path).records
+    [view] = views(load_papers(papers=["l1norm"]), group(records), failures(records))
+    assert state_of(view, row["id"]).below.endswith(", 1 failed")
 
 
 def test_a_difference_is_refused_where_the_dense_nets_differ(built: Built) -> None:
@@ -120,7 +193,7 @@ def test_the_bars_are_shares_of_the_rows_that_are_not_quoted(built: Built) -> No
     assert view.total == len(view.lines) - sum(line.row.kind == "quoted" for line in view.lines)
     assert [bar["width"] for bar in view.bars] == [
         pytest.approx(100 * view.counts[state] / view.total, abs=0.01)
-        for state in ("reproduced", "run", "changed", "ready")
+        for state in ("reproduced", "run", "changed", "failed", "ready")
     ]
     [line] = overview([view]).rows
     assert [cell.value for cell in line[4:]] == [view.counts[state] for state in STATES]
@@ -128,7 +201,7 @@ def test_the_bars_are_shares_of_the_rows_that_are_not_quoted(built: Built) -> No
 
 def test_rows_with_runs_stand_in_one_table(built: Built) -> None:
     table, states = rows_run(list(of(built).values()))
-    assert sorted(states) == ["reproduced", "run", "run", "run"]
+    assert sorted(states) == ["failed", "reproduced", "run", "run", "run"]
     names = [column.name or column.title for column in table.columns]
     by_row = {row[0].below: dict(zip(names, row, strict=True)) for row in table.rows}
     assert by_row["fpgm-t1_resnet20_only40"]["accuracy_difference"].text == "refused"
