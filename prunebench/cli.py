@@ -273,7 +273,7 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prunebench.result import shown_stages, summary
+    from prunebench.result import removed, shown_stages, summary
 
     run_, cost = result["run"], result["cost"]
     names = " · ".join(result[key]["name"] for key in ("method", "model", "dataset", "schedule"))
@@ -284,10 +284,7 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(label, *cells)
     console = Console()
     console.print(table)
-    console.print(
-        f"MACs removed {100 * cost['macs_removed']:.2f} %, parameters removed {100 * cost['params_removed']:.2f} %, "
-        f"status {result['status']}, {run_['seconds']:.0f} s"
-    )
+    console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s")
     for line in beside_the_paper(result):
         print(line)
 

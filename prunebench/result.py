@@ -107,6 +107,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def removed(cost: Mapping[str, Any]) -> str:
+    """What is gone in one line, and loudly what is only masked."""
+    text = f"MACs removed {100 * cost['macs_removed']:.2f} %, parameters removed {100 * cost['params_removed']:.2f} %"
+    share = masked_share(cost["final"])
+    return f"{text}, MASKED: {100 * share:.2f} % of those that are left are zero but still there" if share else text
+
+
 def shown_stages(result: Mapping[str, Any]) -> tuple[str, ...]:
     """Columns of the closing table.
 

@@ -7,12 +7,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prunebench.errors import UserError
 from prunebench.lock import FolderLock
-from prunebench.result import is_complete, read_json, read_result, summary, write_json, write_rows, write_text
+from prunebench.result import (
+    is_complete,
+    masked_share,
+    read_json,
+    read_result,
+    removed,
+    summary,
+    write_json,
+    write_rows,
+    write_text,
+)
 
 
 def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
@@ -91,3 +102,15 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 def test_read_json_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
         read_json(tmp_path / "nothing.json")
+
+
+def cost(params: int, nonzero: int) -> dict[str, Any]:
+    return {"macs_removed": 0.0, "params_removed": 0.0, "final": {"params": params, "nonzero_params": nonzero}}
+
+
+def test_weights_that_are_zero_but_still_there_are_called_masked() -> None:
+    assert removed(cost(1000, 200)).endswith("MASKED: 80.00 % of those that are left are zero but still there")
+    # biases of a fresh norm layer are zero, too, and nobody has masked them
+    assert removed(cost(1000, 995)) == "MACs removed 0.00 %, parameters removed 0.00 %"
+    assert masked_share({"params": 1000}) == 0.0
+    assert masked_share({"params": 0, "nonzero_params": 0}) == 0.0

@@ -83,6 +83,11 @@ class Group:
         records = [r for r in self.records if "batch_" not in name or r.machine == self.first.machine]
         return estimate([r.numbers[name] for r in records if name in r.numbers])
 
+    @property
+    def masked(self) -> float:
+        """Share of the parameters of the final net that are zero but still there, mean over seeds; 0 if it is small."""
+        return math.fsum(record.numbers.get("masked", 0.0) for record in self.records) / len(self.records)
+
     def drop(self) -> Estimate | None:
         """Final minus dense accuracy of the same run, over seeds."""
         pairs = [(r.numbers.get("final.accuracy"), r.numbers.get("dense.accuracy")) for r in self.records]

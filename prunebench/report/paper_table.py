@@ -37,6 +37,8 @@ _ALWAYS = ("macs_removed", "params_removed")
 _HEADLINES = ("accuracy", "bpc")
 _COMMON = ("dense_accuracy", "accuracy", "bpc", "macs_removed", "params_removed")
 _COMPARED = ("dense_accuracy", "accuracy", "bpc")
+_MASKED = ("params", "params_removed", "compression")
+"""Sizes beside which it must stand that weights are only zero and not gone."""
 _BESIDE = ("reproduced", "known difference")
 """Remarks that stand elsewhere: the state of the row, and the row's own note."""
 _SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
@@ -189,7 +191,8 @@ def _measured(group: Group | None, key: str) -> Cell:
         return Cell()
     source = "checkpoint" if group.first.checkpoint else "trained"
     note = _seeds(found.count)
-    return Cell(form(key, found.mean, found.sd), found.mean, source, note, run=group.id)
+    masked = f"masked, {100 * group.masked:.1f} % zero" if group.masked and key in _MASKED else ""
+    return Cell(form(key, found.mean, found.sd), found.mean, source, note, run=group.id, below=masked)
 
 
 def _difference(line: Line, key: str) -> Cell:

@@ -11,6 +11,7 @@ from typing import Any
 
 from prunebench.errors import UserError
 from prunebench.report import checked
+from prunebench.result import masked_share
 
 STAGES = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
@@ -49,7 +50,8 @@ class Record:
         folder: where it lies. ``place``: the same below the folder of all runs, for readers.
         id: hash of the configuration, the same for all seeds.
         numbers: measured values by name, e.g. ``final.accuracy``, ``dense.macs``, ``macs_removed``,
-            ``final.batch_1_ms``; fractions, counts, ms, seconds. What was not measured is absent.
+            ``final.batch_1_ms``; fractions, counts, ms, seconds. What was not measured is absent, and so is ``masked``
+            (share of the final net's parameters that are zero but still there) where nothing is masked.
         settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
         guarantee: how the net was chosen and tested, see :mod:`prunebench.measure.guarantee`.
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
@@ -160,6 +162,8 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     single |= {f"speedup_{key}": value for key, value in speed.items()}
     single["seconds"] = checked.mapping(result, "run").get("seconds")
     single["max_abs_diff"] = checked.mapping(result, "equivalence", optional=True).get("max_abs_diff")
+    # both counts have been checked above
+    single["masked"] = masked_share(checked.mapping(cost, "cost.final", optional=True)) or None
     for key in ("epochs", "train_macs"):  # of all phases together
         spent = [phase[key] for phase in checked.objects(result, "phases") if phase.get(key) is not None]
         single[key] = sum(checked.number(value, f"phases.{key}") for value in spent) if spent else None

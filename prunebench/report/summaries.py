@@ -18,6 +18,10 @@ _AUROC_NOTE = (
     "AUROC: how well the entropy of the predictions tells wrong from right ones (error), and foreign pictures from "
     "those of the test set (OOD); 0.5 is chance"
 )
+_WEIGHTS_NOTE = (
+    "Weights: removed = the net is smaller by them; masked = they are zero but still there, so that nothing is smaller "
+    "or faster"
+)
 _UNITS_NOTE = "MACs are multiply-accumulates for one sample, counted on the net that is left; accuracy on the test set"
 
 
@@ -59,6 +63,7 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("MACs removed %", numeric=True, name="macs_removed"), lambda g: _share(g, "macs_removed")),
         (Column("Params M", numeric=True, name="params"), lambda g: plain(g.estimate("final.params"), "{:.3f}", 1e-6)),
         (Column("Params removed %", numeric=True, name="params_removed"), lambda g: _share(g, "params_removed")),
+        (Column("Weights"), _weights),
         (Column("ms, batch 1", numeric=True, name="batch_1_ms"), lambda g: plain(g.estimate("final.batch_1_ms"))),
         (Column("×", numeric=True, name="speedup_batch_1"), lambda g: plain(g.estimate("speedup_batch_1"))),
         (Column("ms, batch 64", numeric=True, name="batch_64_ms"), lambda g: plain(g.estimate("final.batch_64_ms"))),
@@ -75,7 +80,7 @@ def configurations(groups: Sequence[Group]) -> Table:
             "All configurations",
             tuple(c for c, _ in wanted),
             rows,
-            (_SEEDS_NOTE, _UNITS_NOTE, _AUROC_NOTE),
+            (_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
         )
     )
 
@@ -208,6 +213,14 @@ def _accuracy(found: Group) -> Cell:
     cell = percent(found.estimate("final.accuracy"))
     source = "checkpoint" if found.first.checkpoint else "trained"
     return Cell(cell.text, cell.value, source if cell.text != NOTHING else "", cell.note, found.id)
+
+
+def _weights(found: Group) -> Cell:
+    """Removed or only masked?"""
+    gone, masked = found.estimate("params_removed"), found.masked
+    words = ["removed"] if gone is not None and gone.mean > 0 else []
+    words += [f"masked, {100 * masked:.1f} % zero"] if masked else []
+    return Cell(" and ".join(words) or NOTHING, masked or None, chip="warn" if masked else "")
 
 
 def _auroc(found: Group, name: str) -> Cell:

@@ -9,6 +9,9 @@ import pytest
 
 from prunebench.report.collect import collect
 from prunebench.report.groups import Group, estimate, group
+from prunebench.report.papers import views
+from prunebench.report.summaries import configurations
+from prunebench.rows import load_papers
 from tests.report.factory import make
 
 
@@ -74,3 +77,22 @@ def test_the_drop_is_paired_within_runs(tmp_path: Path) -> None:
     assert drop is not None
     pairs = [r.numbers["final.accuracy"] - r.numbers["dense.accuracy"] for r in found.records]
     assert drop.mean == pytest.approx(sum(pairs) / 2)
+
+
+def test_masked_weights_are_called_so_in_every_table(tmp_path: Path) -> None:
+    """Nine of ten weights are zero but still there: nothing was removed, and the tables say so."""
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    folder = make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", row=row)
+    result = json.loads((folder / "result.json").read_text())
+    cost = result["cost"]
+    cost["final"] = {**cost["dense"], "nonzero_params": cost["dense"]["params"] // 10}
+    cost |= {"macs_removed": 0.0, "params_removed": 0.0}
+    (folder / "result.json").write_text(json.dumps(result))
+    make(tmp_path, method="fpgm", model="resnet56", dataset="cifar10")
+    groups = groups_of(tmp_path)
+    table = configurations(groups)
+    place = [column.title for column in table.columns].index("Weights")
+    assert sorted(line[place].text for line in table.rows) == ["masked, 90.0 % zero", "removed"]
+    [view] = views(load_papers(papers=["l1norm"]), groups)
+    shown = {cell.below for table, _ in view.tables for line in table.rows for cell in line}
+    assert "masked, 90.0 % zero" in shown

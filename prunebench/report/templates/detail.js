@@ -64,6 +64,7 @@ function facts(run) {
   add("Against its dense net", test && `${points(test.difference)} points, 95 % interval ${points(test.interval_95[0])} to ${points(test.interval_95[1])}; ${test.b} test examples right only in the final net, ${test.c} only in the dense one, McNemar p ${test.p < 0.001 ? "< 0.001" : plain(test.p, 3)}; a drop of at most ${plain(100 * test.margin, 1)} points is ${test.noninferior ? "" : "not "}shown`);
   add("Guarantee of this run alone", guarantee.level && `${guarantee.level.replace("_", " ")}${(guarantee.missing ?? []).length ? `; for more: ${guarantee.missing.join("; ")}` : ""}`);
   add("Zeroed against removed", run.get("max_abs_diff") === null ? null : `largest difference of the outputs ${run.get("max_abs_diff").toExponential(1)}`);
+  add("Masked", run.get("masked") && `${percent(run.get("masked"))} % of the parameters that are left are zero but still there: nothing is smaller or faster by them`);
   add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
   const { per_sample: perSample, ...cost } = run.fact("cost") ?? {};
   add("MACs per sample", perSample && `mean ${whole(perSample.mean)}, sd ${whole(perSample.sd)}, from ${whole(perSample.min)} to ${whole(perSample.max)} over ${whole(perSample.num_samples)} test samples`);

@@ -12,6 +12,7 @@ const COLUMNS = [
   number("ECE %", "final.ece", (found) => percent(found.mean)),
   number("MACs −%", "macs_removed", (found) => percent(found.mean, 1)),
   number("Params −%", "params_removed", (found) => percent(found.mean, 1)),
+  number("Masked %", "masked", (found) => percent(found.mean, 1)),
   number("ms, batch 1", "final.batch_1_ms", (found) => plain(found.mean)),
   number("×", "speedup_batch_1", (found) => plain(found.mean)),
   number("ms, batch 64", "final.batch_64_ms", (found) => plain(found.mean, 1)),
