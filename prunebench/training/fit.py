@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from prunebench.training.lit import Lit
 
 
 def fit(
-    lit: Lit, *, settings: TrainerSettings, folder: Path, loggers: list[Logger], resume: Path | None
+    lit: Lit, *, settings: TrainerSettings, folder: Path, loggers: Sequence[Logger], resume: Path | None
 ) -> list[dict[str, Any]]:
     """Train ``lit`` to the end of its phase, from ``resume`` if there is such a checkpoint.
 
@@ -51,7 +52,7 @@ def fit(
         max_epochs=lit.phase.epochs,
         gradient_clip_val=lit.phase.clip_norm,
         callbacks=callbacks,
-        logger=loggers,
+        logger=list(loggers),
         default_root_dir=folder,
         num_sanity_val_steps=0,
         limit_train_batches=float(lit.phase.epoch_share or 1),

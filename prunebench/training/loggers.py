@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 class Guarded(Logger):
-    """A logger that may fail without failing the run: the first error is a warning, the rest is silent."""
+    """A logger that may fail without failing the run: the first error is a warning, the rest is silent.
+
+    It travels to spawned workers with ``inner``, or without it where ``inner`` cannot be sent.
+    """
 
     def __init__(self, inner: Logger) -> None:
         super().__init__()
         self._inner: Logger | None = inner
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if self._inner is not None and not self._guard(pickle.dumps, self._inner):
+            state["_inner"] = None
+        return state
 
     @property
     def name(self) -> str | None:
@@ -38,22 +48,37 @@ class Guarded(Logger):
     def finalize(self, status: str) -> None:
         self._try("finalize", status)
 
+    def close(self) -> None:
+        """The phase is over: the next one has a logger of its own."""
+        if isinstance(self._inner, WandbLogger):
+            # else the next phase would get this one's run: wandb.init answers with a run in progress
+            self._guard(self._inner.experiment.finish)
+        self._inner = None
+
     def _try(self, call: str, *args: Any) -> None:
-        if self._inner is None:
-            return
+        if self._inner is not None:
+            self._guard(getattr(self._inner, call), *args)
+
+    def _guard(self, call: Callable[..., object], *args: Any) -> bool:
+        """Whether ``call`` went well."""
         try:
-            getattr(self._inner, call)(*args)
+            call(*args)
+            return True
         except Exception as error:
             warnings.warn(f"the logger stopped ({error}); the run goes on, metrics.csv has everything", stacklevel=2)
             self._inner = None
+            return False
 
 
-def build_loggers(settings: Mapping[str, Any], *, folder: Path, run: str, phase: str) -> list[Logger]:
+def build_loggers(settings: Mapping[str, Any], *, folder: Path, run: str, phase: str) -> list[Guarded]:
     """Loggers beside ``metrics.csv``, which is always written. A logger that cannot start is a warning.
 
     Args:
         settings: the config group ``logger``: ``name`` (csv, tensorboard, wandb) and the logger's own options.
         run, phase: label the curves.
+
+    Returns:
+        Loggers to be closed when the phase is over.
     """
     name = settings["name"]
     if name not in LOGGERS:

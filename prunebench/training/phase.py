@@ -54,13 +54,18 @@ def train_phase(
     resume = folder / "last.ckpt"
     log.info("phase %s: %d epochs on %d %ss", phase.name, phase.epochs, data.num_train, data.sample)
     lit = Lit(net.train(), method, task, phase, data, seed=seed)
-    history = fit(
-        lit,
-        settings=settings,
-        folder=folder,
-        loggers=build_loggers(logger, folder=run_folder, run=run_name, phase=phase.name),
-        resume=resume if resume.exists() else None,
-    )
+    loggers = build_loggers(logger, folder=run_folder, run=run_name, phase=phase.name)
+    try:
+        history = fit(
+            lit,
+            settings=settings,
+            folder=folder,
+            loggers=loggers,
+            resume=resume if resume.exists() else None,
+        )
+    finally:
+        for started in loggers:
+            started.close()
     save_tensors(folder / "weights.safetensors", lit.state_dict())
     best_epoch = phase.epochs - 1
     if (folder / "best.ckpt").exists():
