@@ -149,16 +149,38 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
     assert isinstance(config, dict)
+    _check_values(config)
     config = settle(config)
     for key in ("data", "outputs"):
-        config["paths"][key] = str(Path(config["paths"][key]).expanduser().resolve())
+        config["paths"][key] = absolute(config["paths"][key])
     pretrained = config["model"].get("pretrained")
     if pretrained and "://" not in pretrained:
-        config["model"]["pretrained"] = str(Path(pretrained).expanduser().resolve())
-    seed = config["seed"]
+        config["model"]["pretrained"] = absolute(pretrained)
+    return config, OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root; ``~`` is the user's home."""
+    return str(Path(path).expanduser().resolve())
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Refuse what no constructor sees."""
+    seed, paths, row = config["seed"], config["paths"], config.get("row")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise UserError(f"seed must be a whole number of at least 0, got {seed!r}")
-    return config, OmegaConf.to_yaml(OmegaConf.create(config))
+    truths = {"latency": config["latency"], "paths.download": paths["download"]}
+    truths |= {"logger.online": config["logger"].get("online", False)}
+    for name, value in truths.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
+    texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
+    texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be text, got {value!r}")
+    if row is not None and not isinstance(row, Mapping):
+        raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")
 
 
 def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
@@ -170,9 +192,10 @@ def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
 
     from prunebench import runner
     from prunebench.refusal import recorded
+    from prunebench.settings import trainer_settings
 
     with recorded(config, text, folder):
-        runner.set_threads(config["trainer"]["num_threads"])
+        runner.set_threads(trainer_settings(config["trainer"]).num_threads)
         job, net, method, weights = build(config, folder)
     return runner.execute(job, net, method, config=config, config_text=text, weights=weights)
 
@@ -184,10 +207,10 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     from prunebench.job import Job
     from prunebench.method import NOT_ARGUMENTS
     from prunebench.phase import build_phases
-    from prunebench.settings import TrainerSettings
+    from prunebench.settings import trainer_settings
     from prunebench.task import task_of
 
-    settings = TrainerSettings(**config["trainer"])
+    settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     data = make("dataset", config["dataset"], drop=("epochs",))
@@ -245,27 +268,39 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
 
 
 def make(group: str, settings: Mapping[str, Any], *, drop: Sequence[str]) -> Any:
-    """Instantiate a config group's ``_target_`` with its other keys as arguments."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+    """Call a config group's ``_target_`` with its other keys as arguments; values with a ``_target_`` are built first.
 
+    Raises:
+        UserError: the target or an argument is unknown, or a value is refused.
+    """
     given = {key: value for key, value in settings.items() if key not in drop}
     try:
-        return instantiate(given, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        reason = str(cause or error).strip().splitlines()[0]
-        raise UserError(f"{group}={settings.get('name', '?')} cannot be built: {reason}") from None
+        return _make(given, group)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{group}={settings.get('name', '?')} cannot be built: {error}") from error
+
+
+def _make(settings: Mapping[str, Any], where: str) -> Any:
+    from prunebench import target, typed
+
+    found = target.find(settings["_target_"], what=where)
+    given = {
+        key: _make(value, f"{where}.{key}") if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in settings.items()
+        if key != "_target_"
+    }
+    return found(**typed.fitted(found, given, where=where))
 
 
 def make_net(settings: Mapping[str, Any]) -> nn.Module:
     """The net of the config group ``model``: its target, called with the group's other keys."""
-    from prunebench import target
+    from prunebench import target, typed
 
     path = settings["_target_"]
-    return target.build(path, target.arguments(target.find(path), settings), trust=True)
+    found = target.find(path)
+    return target.build(path, typed.fitted(found, target.arguments(found, settings), where="model"), trust=True)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from prunebench import typed
 from prunebench.errors import UserError, nearest
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -108,8 +109,11 @@ class Phase:
         }
         for name, (lowest, highest) in limits.items():
             given = getattr(self, name)
-            if not isinstance(given, int | float) or isinstance(given, bool) or not lowest <= given <= highest:
+            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+            if not number or not lowest <= given <= highest:
                 raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise UserError(f"{where}.nesterov=true needs a momentum above 0, got {where}.momentum={self.momentum!r}")
         if self.max_stretch is not None and not self.max_stretch >= 1:
             raise UserError(f"{where}.max_stretch must be at least 1 or null, got {self.max_stretch!r}")
         if self.epoch_share is not None and not 0 < self.epoch_share <= 1:
@@ -154,13 +158,19 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
         UserError: an unknown key or a value outside its range.
     """
     known = {field.name for field in fields(Phase)}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"schedule.phases must be a table of phases, got {settings!r}")
     phases: list[Phase] = []
     for name, values in settings.items():
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"schedule.phases.{name} must be a table, got {values!r}; ~schedule.phases.{name} removes it"
+            )
         for key in values:
             if key not in known:
                 raise UserError(f"schedule.phases.{name}.{key} is unknown{nearest(key, known)}")
         given = {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
-        phase = Phase(**{"name": name, **given})
+        phase = Phase(**typed.fitted(Phase, {"name": name, **given}, where=f"schedule.phases.{name}"))
         if phase.rounds == 1:
             phases.append(phase)
         else:

@@ -16,20 +16,20 @@ NO_ARGUMENTS = ("name", "pretrained", "pretrained_sha256", "recipe")
 FROM_DATA = ("num_classes", "in_channels", "image_size")  # facts of the data set, passed only to a net that takes them
 
 
-def find(path: str) -> Callable[..., Any]:
-    """Import the object behind ``package.module.name``.
+def find(path: str, *, what: str = "the net") -> Callable[..., Any]:
+    """Import the object behind ``package.module.name``, which builds ``what``.
 
     Raises:
         UserError: no such module, or nothing callable of that name in it.
     """
-    module_name, _, name = path.rpartition(".")
+    module_name, _, name = str(path).rpartition(".")
     if not module_name:
         raise UserError(f"{path!r} is no dotted path like package.module.function")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"{module_name}, which builds the net, cannot be imported ({error}); install it, or start Python "
+            f"{module_name}, which builds {what}, cannot be imported ({error}); install it, or start Python "
             "where it lies"
         ) from None
     found = getattr(module, name, None)

@@ -124,11 +124,28 @@ def test_the_last_round_may_train_without_the_method() -> None:
         ({"lr_schedule": "linear", "milestones": [0.5]}, "two milestones"),
         ({"epoch": 3}, "did you mean epochs"),
         ({"clip_norm": 0}, "clip_norm"),
+        ({"clip_norm": "big"}, "clip_norm must be a number or null, got 'big'"),
+        ({"batch_size": "many"}, "batch_size must be a whole number or null, got 'many'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number or null, got 2.5"),
+        ({"label_smoothing": "x"}, "label_smoothing must be a number, got 'x'"),
+        ({"epoch_share": "half"}, "epoch_share must be a number or null, got 'half'"),
+        ({"milestones": 0.5}, "milestones must be a list of numbers, got 0.5"),
+        ({"milestones": ["a"]}, "milestones must be a list of numbers"),
+        ({"nesterov": "maybe"}, "nesterov must be true or false, got 'maybe'"),
+        ({"nesterov": True, "momentum": 0}, "nesterov=true needs a momentum above 0"),
+        ({"lr": math.inf}, "lr must be a number in"),
+        ({"lr": None}, "lr must be given"),
     ],
 )
 def test_bad_settings_are_refused_with_the_value_and_what_is_allowed(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build_phases({"train": {"epochs": 1, "lr": 0.1, **settings}})
+
+
+@pytest.mark.parametrize("broken", [None, {"train": None}])
+def test_phases_are_tables(broken: Any) -> None:
+    with pytest.raises(UserError, match=r"schedule\.phases.* must be a table"):
+        build_phases(broken)
 
 
 def test_group_settings_win_over_the_phase() -> None:

@@ -77,6 +77,9 @@ class AgpStructured(Method):
         if diagonal not in DIAGONALS:
             hint = nearest(str(diagonal), DIAGONALS)
             raise UserError(f"method.diagonal must be {' or '.join(DIAGONALS)}, got {diagonal!r}{hint}")
+        for name, value in (("l1", l1), ("gate_lr", gate_lr)):
+            if value is not None and not value >= 0:
+                raise UserError(f"method.{name} must be at least 0, got {value!r}")
         self.ramp = CubicRamp(initial=initial_sparsity, final=target_sparsity, start=start, end=end, every=every)
         self.target_sparsity = target_sparsity
         self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr

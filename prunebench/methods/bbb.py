@@ -93,6 +93,8 @@ class BayesByBackprop(VariationalMethod):
             raise UserError(f"method.share must be a fraction in (0, 1), got {share!r}")
         if not log_narrow < log_wide:
             raise UserError(f"method.log_narrow must be below log_wide, got {log_narrow!r} and {log_wide!r}")
+        if mean_range is not None and not mean_range >= 0:
+            raise UserError(f"method.mean_range must be at least 0 or null, got {mean_range!r}")
         self.prior, self.prior_std = prior, number("prior_std", prior_std, low=1e-8)
         self.mixture = {"share": share, "wide": math.exp(log_wide), "narrow": math.exp(log_narrow)}
         self.spread, self.mean_range = number("spread", spread, low=-100.0), mean_range

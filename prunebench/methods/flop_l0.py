@@ -91,6 +91,9 @@ class FlopL0(Method):
         for name, value in (("target_sparsity", target_sparsity), ("drop_rate", drop_rate)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 raise UserError(f"method.{name} must be in (0, 1), got {value!r}")
+        for name, rate in (("gate_lr", gate_lr), ("multiplier_lr", multiplier_lr)):
+            if rate is not None and not rate >= 0:
+                raise UserError(f"method.{name} is a learning rate and must be at least 0, got {rate!r}")
         if not 0 <= target_warmup <= 1:
             raise UserError(f"method.target_warmup is a share of the phase, in [0, 1], got {target_warmup!r}")
         self.target_sparsity = target_sparsity
