@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
-
-import torch
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any
 
 from prunebench import typed
 from prunebench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam")
@@ -219,6 +219,8 @@ def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
 
 def build_optimizer(phase: Phase, groups: list[dict[str, Any]]) -> Optimizer:
     """The phase's optimiser over ``groups``; a group's own keys (``weight_decay``, ``lr``, ``maximize``) win."""
+    import torch  # a report reads phases without it
+
     if phase.optimizer == "sgd":
         return torch.optim.SGD(
             groups,

@@ -9,9 +9,9 @@ from itertools import combinations
 from prunebench.errors import UserError
 from prunebench.measure.statistics import holm
 from prunebench.report.groups import Group
-from prunebench.report.pairs import Correct, Pair, compare, read_correct
+from prunebench.report.pairs import Correct, Pair, compare, read_correct, read_setup
 from prunebench.report.record import Record
-from prunebench.rows.fairness import SAME_RATE
+from prunebench.rows.fairness import SAME_RATE, Setup
 
 MAX_PAIRS = 1000
 """So many pairs are tested in one report: families with the most runs first, in each from the least removed on."""
@@ -101,12 +101,19 @@ def _one_per_method(groups: Sequence[Group]) -> list[Group]:
 
 
 def _family(budgets: Sequence[Sequence[Group]], load: Callable[[Record], Correct]) -> Family:
+    # a run meets every other run of its budget
     cache: dict[str, Correct] = {}
+    setups: dict[str, Setup | None] = {}
 
     def correct(record: Record) -> Correct:
         if record.key not in cache:
             cache[record.key] = load(record)
         return cache[record.key]
+
+    def setup(record: Record) -> Setup | None:
+        if record.key not in setups:
+            setups[record.key] = read_setup(record)
+        return setups[record.key]
 
     refused: list[str] = []
     raw: list[list[Pair]] = []
@@ -114,10 +121,11 @@ def _family(budgets: Sequence[Sequence[Group]], load: Callable[[Record], Correct
         raw.append([])
         for first, second in combinations(chosen, 2):
             try:
-                raw[-1].append(compare(first, second, correct))
+                raw[-1].append(compare(first, second, correct, setup))
             except UserError as error:
                 refused.append(f"{first.name} and {second.name}: {error}")
         cache.clear()
+        setups.clear()
     adjusted = iter(holm([pair.p for pairs in raw for pair in pairs]))
     tested = [[replace(pair, p_holm=next(adjusted)) for pair in pairs] for pairs in raw]
     made = [_budget(chosen, pairs) for chosen, pairs in zip(budgets, tested, strict=True)]

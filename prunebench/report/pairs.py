@@ -14,7 +14,7 @@ from prunebench.measure.statistics import Interval, discordant, mcnemar
 from prunebench.report.groups import Estimate, Group, estimate
 from prunebench.report.record import Record
 from prunebench.result import read_result
-from prunebench.rows.fairness import Fairness, judge, setup_of
+from prunebench.rows.fairness import Fairness, Setup, judge, setup_of
 
 LEVEL = 0.05
 RESAMPLES = 10_000
@@ -57,11 +57,17 @@ class Pair:
         return self.p_holm < LEVEL and self.same_sign
 
 
-def compare(first: Group, second: Group, correct: Callable[[Record], Correct]) -> Pair:
+def compare(
+    first: Group,
+    second: Group,
+    correct: Callable[[Record], Correct],
+    setup: Callable[[Record], Setup | None] | None = None,
+) -> Pair:
     """Test two groups on the nets of their lowest common seed; ``p_holm`` is ``p`` until a family adjusts it.
 
     Args:
         correct: gives the per-example correctness ``[n]`` of a run.
+        setup: gives what the fairness of a comparison depends on; default: :func:`read_setup`.
 
     Raises:
         UserError: no common seed, unknown or unreadable test examples.
@@ -92,17 +98,21 @@ def compare(first: Group, second: Group, correct: Callable[[Record], Correct]) -
         p_holm=p,
         over_seeds=estimate(gaps) if len(gaps) > 1 else None,
         same_sign=all(g > 0 for g in gaps) or all(g < 0 for g in gaps),
-        fairness=fairness(one, other),
+        fairness=_fairness(*map(setup or read_setup, (one, other))),
     )
 
 
-def fairness(one: Record, other: Record) -> Fairness | None:
-    """The setup that two runs share (Wang et al. 2023), from their results."""
+def read_setup(record: Record) -> Setup | None:
+    """What the fairness of a comparison depends on (Wang et al. 2023), from the run's result."""
     try:
-        return judge(setup_of(read_result(one.folder)), setup_of(read_result(other.folder)))
+        return setup_of(read_result(record.folder))
     except (UserError, KeyError, TypeError, AttributeError):
         # results of older code may lack settings; the tests do not depend on them
         return None
+
+
+def _fairness(one: Setup | None, other: Setup | None) -> Fairness | None:
+    return judge(one, other) if one and other else None
 
 
 def read_correct(record: Record) -> Correct:

@@ -15,6 +15,7 @@ from prunebench.rows.compare import compare
 from prunebench.rows.experiment import GROUP, config_node, settle
 from prunebench.rows.printed import Contradiction, check_derived
 from prunebench.rows.row import Paper, Row
+from prunebench.rows.text import read_rows
 
 __all__ = [
     "Contradiction",
@@ -85,19 +86,7 @@ def _paper(folder: Path, name: str) -> Paper:
 
 @cache
 def _content(folder: Path, name: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    path = folder / f"{name}.yaml"
-    try:
-        # no interpolation: a row's text may hold anything
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must be a mapping, see the other rows files")
-    return {str(key): value for key, value in content.items()}
+    return read_rows(folder / f"{name}.yaml")
 
 
 # ------------------------------------------------------------------------------------------- experiment=<paper>-<row>

@@ -60,6 +60,13 @@ def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+def test_a_report_starts_without_torch() -> None:
+    """It takes seconds and memory that a table does not need."""
+    program = "import sys, prunebench.report; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_the_command(tmp_path: Path) -> None:
     make(tmp_path / "runs")
     broken = make(tmp_path / "runs", seed=1) / "result.json"

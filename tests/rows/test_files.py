@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from prunebench import rows
 from prunebench.errors import UserError
-from prunebench.help import options
+from prunebench.help import conf_folder, options
 from prunebench.rows.fields import UNITS
+from prunebench.rows.text import read_rows
 
 # lines of the tables that each paper's specification lists
 NUM_ROWS = {
@@ -224,6 +226,26 @@ def test_mistakes_are_named(tmp_path: Path, rest: str, message: str | None) -> N
         return
     with pytest.raises(UserError, match=message):
         read(tmp_path, HEAD + GOOD + rest)
+
+
+def test_a_file_says_what_omegaconf_reads_in_it(tmp_path: Path) -> None:
+    """The fast reader knows the numbers, merges and texts that other configurations have."""
+    for name in ("fpgm", "rethinking", "variational_dropout"):
+        path = conf_folder() / "rows" / f"{name}.yaml"
+        assert repr(read_rows(path)) == repr(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    (tmp_path / "a.yaml").write_text("{a: 1e-3, b: 1.5e+6, c: 2019-01-01, d: .5, e: '${f}', f: 1e5x, g: [-2E3, 0x10]}")
+    assert read_rows(tmp_path / "a.yaml") == {
+        "a": 0.001,
+        "b": 1.5e6,
+        "c": "2019-01-01",
+        "d": 0.5,
+        "e": "${f}",
+        "f": "1e5x",
+        "g": [-2000.0, 16],
+    }
+    (tmp_path / "a.yaml").write_text("a: 1\nb: {c: 1, c: 2}")
+    with pytest.raises(UserError, match=r"a.yaml cannot be read: found duplicate key c"):
+        read_rows(tmp_path / "a.yaml")
 
 
 def test_broken_files(tmp_path: Path) -> None:
