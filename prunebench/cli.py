@@ -140,6 +140,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf.errors import MissingMandatoryValue
 
     from prunebench import recipes
+    from prunebench.identity import RUN_FOLDERS
     from prunebench.rows.experiment import settle
 
     recipes.register()
@@ -156,6 +157,9 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     pretrained = config["model"].get("pretrained")
     if pretrained and "://" not in pretrained:
         config["model"]["pretrained"] = absolute(pretrained)
+    for key in config["method"].get(RUN_FOLDERS) or ():
+        if config["method"].get(key):
+            config["method"][key] = absolute(str(config["method"][key]))
     return config, OmegaConf.to_yaml(OmegaConf.create(config))
 
 

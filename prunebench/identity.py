@@ -12,6 +12,9 @@ from typing import Any
 PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
 """Keys of ``trainer`` that say where a run computes, not what."""
 
+RUN_FOLDERS = "run_folders"
+"""Key of ``method`` with the names of its options that are folders of finished runs."""
+
 
 def file_sha256(path: Path) -> str:
     """Checksum of a file, 64 hex digits."""
@@ -26,12 +29,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the numbers.
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
-    of the row, and whether the method is a control. A local checkpoint counts by its content, so that moving the file
-    changes nothing.
+    of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
+    that a method starts from (``method.run_folders`` names the options), so that moving them changes nothing.
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
-    # that others are compared with a method changes none of its numbers
-    kept["method"] = {key: value for key, value in config["method"].items() if key != "control"}
+    kept["method"] = _by_content(config["method"])
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")
@@ -43,6 +45,22 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             "pretrained_sha256": None,
         }
     return kept
+
+
+def _by_content(method: Mapping[str, Any]) -> dict[str, Any]:
+    # that others are compared with a method changes none of its numbers
+    found = {key: value for key, value in method.items() if key not in (RUN_FOLDERS, "control")}
+    for key in method.get(RUN_FOLDERS) or ():
+        if found.get(key):
+            found[key] = run_sha256(Path(found[key])) or found[key]
+    return found
+
+
+def run_sha256(folder: Path) -> str | None:
+    """Checksum of the net that a run has saved (plan and weights), 64 hex digits; None if it has saved none."""
+    files = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
+    sums = [f"{file.name} {file_sha256(file)}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest() if sums else None
 
 
 def digest(value: Any) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
 
 
-NOT_ARGUMENTS = ("name", "recipe", "acts", "control")
+NOT_ARGUMENTS = ("name", "recipe", "acts", "control", "run_folders")
 """Keys of a method's configuration that are for results, schedules and reports, not for its constructor."""
 
 

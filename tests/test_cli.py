@@ -168,6 +168,20 @@ def test_a_run_locked_by_another_process_is_refused(command, tmp_path: Path) -> 
     assert not list((tmp_path / "outputs").rglob("result.json"))
 
 
+@pytest.mark.parametrize("option", ["method=random method.like", "method=swag method.posterior", "model.pretrained"])
+def test_paths_are_resolved_where_the_command_starts(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.kit import configure
+
+    *group, key = option.split()
+    monkeypatch.chdir(tmp_path)
+    config, text = configure(tmp_path, *group, f"{key}=some/run")
+    place = key.split(".")
+    assert config[place[0]][place[1]] == str(tmp_path / "some" / "run")
+    assert str(tmp_path / "some" / "run") in text
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Path) -> None:
     arguments = ["-m", *FAST, "method=none,random", "model.pretrained=null,/nowhere.th", f"paths.outputs={tmp_path}"]

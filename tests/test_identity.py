@@ -73,6 +73,25 @@ def test_a_checkpoint_counts_by_content_not_by_place(config: dict[str, Any], tmp
     assert first != identity(changed(config, "model", pretrained=str(two)))
 
 
+def test_a_run_folder_counts_by_the_net_in_it_not_by_its_place(config: dict[str, Any], tmp_path: Path) -> None:
+    def saved(name: str, weights: bytes) -> str:
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text("{}")
+        (folder / "weights.safetensors").write_bytes(weights)
+        return str(folder.parent)
+
+    def run_id(option: str, folder: str) -> Path:
+        return run_folder(changed(config, "method", run_folders=["source"], **{option: folder}))
+
+    one, moved, other = saved("one", b"same"), saved("two", b"same"), saved("three", b"other")
+    assert run_id("source", one) == run_id("source", moved) != run_id("source", other)
+    assert run_id("text", one) != run_id("text", moved)  # not declared to be a folder
+    # what the list says is no setting of the run, and a folder without a net is its name
+    assert run_folder(changed(config, "method", run_folders=["source"])) == run_folder(config)
+    assert run_id("source", "/nowhere") != run_id("source", "/elsewhere")
+
+
 def test_runs_that_differ_in_the_method_share_the_dense_net(config: dict[str, Any]) -> None:
     phase = {"epochs": 3, "lr": 0.1}
     other = changed(config, "method", name="l1norm", prune_ratio=0.2)
