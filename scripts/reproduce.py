@@ -84,18 +84,21 @@ def show(table: Table, names: set[str]) -> None:
     lines = [line for line in table.rows if line[0].below in names]
     if not lines:
         return
-    # the name says the model and the data set
+    # the name says the model and the data set; the state has a column of its own
     skipped = ("Row", "State", "Model", "Data set")
     used = [i for i, column in enumerate(table.columns) if column.title not in skipped]
     used = [i for i in used if any(line[i].text != NOTHING for line in lines)]
     shown = rich.table.Table(title=table.title, title_justify="left")
     shown.add_column("row", overflow="fold")
+    shown.add_column("state", no_wrap=True)
     for i in used:
         column = table.columns[i]
         shown.add_column(column.full.replace(", ", "\n"), justify="right" if column.numeric else "left")
     for line in lines:
         shown.add_row(
-            line[0].below.split("-", 1)[1], *(rich.text.Text(f"{line[i].text} {line[i].mark}".strip()) for i in used)
+            line[0].below.split("-", 1)[1],
+            rich.text.Text(f"{line[1].text}\n{line[1].below}".strip().replace(", ", "\n")),
+            *(rich.text.Text(f"{line[i].text} {line[i].mark}".strip()) for i in used),
         )
     console = rich.console.Console()
     if not console.is_terminal:

@@ -172,7 +172,10 @@ def _converted(result: Mapping[str, Any], row: Row, folder: Path) -> dict[str, f
     if graph.macs(plan) != cost["final"]["macs"]:
         raise UserError("the channels that the run has kept do not explain its final net")
     rates = nominal_rates(result["method"]["settings"].get("prune_ratio"), graph, plan)
-    found = _macs(count(graph, plan, row.convention, rates), count(dense, Plan(), row.convention, {}))
+    whole = count(dense, Plan(), row.convention, {})
+    if not whole:
+        raise UserError("as the paper counts, the dense net costs nothing")
+    found = _macs(count(graph, plan, row.convention, rates), whole)
     params, total = count_params(graph, plan, row.convention), count_params(dense, Plan(), row.convention)
     if params != cost["final"]["params"] or total != cost["dense"]["params"]:  # the paper leaves some out
         found |= {"params": params, "dense_params": total, "params_removed": 1 - params / total}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,9 +18,13 @@ from prunebench.cli import resolve
 from prunebench.errors import UserError
 from prunebench.lock import FolderLock
 from prunebench.refusal import MARK
+from prunebench.report.collect import collect
+from prunebench.report.groups import failures, group
+from prunebench.report.papers import views
 from prunebench.result import write_json
 from prunebench.rows import compose, find, load_papers
 from prunebench.rows.reproduce import Task, launch, plan, rows_of, work
+from tests.report.factory import make
 
 ROOT = Path(__file__).resolve().parents[2]
 (FPGM,) = load_papers(papers=["fpgm"])
@@ -207,3 +212,24 @@ def test_a_real_launcher_runs_rows(launcher: str, tmp_path: Path) -> None:
     tasks = plan(rows, seeds=1, quick=False, overrides=overrides, configure=resolved)
     assert launch(launcher, tasks) == []
     assert [task.complete for task in tasks] == [True, True]
+
+
+def test_the_table_shows_the_state_of_each_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that failed is called so, with its error; it is not one that was never started."""
+    spec = importlib.util.spec_from_file_location("reproduce_script", ROOT / "scripts" / "reproduce.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    (paper,) = load_papers(papers=["l1norm"])
+    where = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
+    names = ["l1norm-t1_resnet56_a", "l1norm-t1_resnet56_b"]
+    make(tmp_path, ratio=0.08, row={"id": names[0], "changed": []}, **where)
+    make(tmp_path, ratio=0.3, row={"id": names[1], "changed": []}, status="failed", **where)
+    records = collect(tmp_path).records
+    for view in views([paper], group(records), failures(records)):
+        for table, _ in view.tables:
+            script.show(table, {*names, "l1norm-t1_vgg16_a"})
+    text = " ".join(capsys.readouterr().out.split())
+    assert "reproduced" in text and "1 seed" in text and "a claim needs 3" in text
+    assert "failed" in text and "not run yet" in text
+    assert "Failed for l1norm-t1_resnet56_b seed 0: the loss is not finite in phase finetune, epoch 3" in text

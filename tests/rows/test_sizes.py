@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prunebench import rows
+from prunebench.models.lenet import lenet300_100
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.rows.sizes import Own, compare_sizes, mean_sizes, own_sizes
 from prunebench.surgery.graph import ChannelGraph
@@ -72,6 +73,22 @@ def test_what_cannot_be_counted_is_named(result: dict[str, Any], broken: str, tm
     own = own_sizes(result, ROW)
     assert "macs_removed" not in own.values
     assert reason in own.missing["macs_removed"]
+
+
+def test_a_net_without_convolutions_has_no_count_of_convolutions(tmp_path: Path) -> None:
+    target = {"_target_": "prunebench.models.lenet.lenet300_100", "in_channels": 1, "image_size": 28, "num_classes": 10}
+    net = lenet300_100(in_channels=1, image_size=28, num_classes=10)
+    macs, params = 784 * 300 + 300 * 100 + 100 * 10, sum(p.numel() for p in net.parameters())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "plan.json").write_text(Plan().to_json())
+    found = {
+        "run": {"folder": str(tmp_path)},
+        "method": {"settings": {}},
+        "model": {"settings": target},
+        "dataset": {"settings": {"in_channels": 1, "size": 28}},
+        "cost": {name: {"macs": macs, "params": params, "nonzero_params": params} for name in ("dense", "final")},
+    }
+    assert "the dense net costs nothing" in own_sizes(found, ROW).missing["macs_removed"]
 
 
 def test_a_mean_over_seeds_needs_all_of_them() -> None:
