@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunebench import saved
+from prunebench import saved, target
 from prunebench.head import head, now
 from prunebench.job import Job
 from prunebench.lock import FolderLock
@@ -51,6 +52,7 @@ def execute(
     with FolderLock(job.folder), log_file(job.folder, said):
         write_text(job.folder / "config.yaml", config_text)
         clock = time.perf_counter()
+        log.info("%s", describe(job))
         known = head(config, job.folder)
         try:
             compact, plan = _run(job, net, method)
@@ -68,6 +70,19 @@ def execute(
             result["model"]["pretrained"] = weights
         write_json(job.folder / FILE, result)
     return result
+
+
+def describe(job: Job) -> str:
+    """The dense net in one line: size, blocks (for example basic ones or bottlenecks) and options."""
+    settings, net = job.dense.settings, job.dense.template
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    inner = [m for m in net.modules() if m is not net and next(m.children(), None) and not isinstance(m, containers)]
+    blocks = [f"{count} {name}" for name, count in Counter(type(module).__name__ for module in inner).items()]
+    given = target.arguments(target.find(settings["_target_"]), settings)
+    options = [f"{key} {value}" for key, value in given.items() if key not in target.FROM_DATA]
+    parts = [f"{job.dense_cost.macs:,} MACs per {job.data.sample}, {job.dense_cost.params:,} parameters"]
+    parts += [", ".join(words) for words in (blocks, options) if words]
+    return f"{settings.get('name', type(net).__name__)}: {'; '.join(parts)}"
 
 
 def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prunebench.phase import Phase
     from prunebench.task import Batch, Task
 
+log = logging.getLogger("prunebench")
 EXACT = 1e-3
 """Largest difference of outputs that float rounding may make when constants move through the whole net."""
 
@@ -89,6 +91,7 @@ class VariationalMethod(Method):
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
         self._choose(net, job)
+        log.info("random layers: %s", ", ".join(self.names))
 
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
         self._choose(net, job)

@@ -83,6 +83,7 @@ class Magnitude(Method):
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
         self._choose_layers(job)
+        log.info("layers to prune: %s", ", ".join(self.names))
 
     def run(self, net: nn.Module, job: Job) -> nn.Module:
         for phase in job.phases:

@@ -135,7 +135,7 @@ class SWAG(Method):
         if self.prune_ratio and job.schedule == "simultaneous":
             raise UserError("method.prune_ratio acts at a cut; use schedule=oneshot or finetune, or set it to 0")
         if self.prune_ratio:
-            self._chosen(job)
+            log.info("layers to prune: %s", ", ".join(self._chosen(job)))
         before_cut = any(phase.active and not phase.prune for phase in job.phases)
         if self.source is not None:
             if before_cut:
