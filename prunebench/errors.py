@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from pathlib import Path
+
+INSTALLED = (Path(__file__).resolve().parent / "scripts").is_dir()
+"""True in an installed wheel, which carries the scripts inside the package; in a checkout they lie beside it."""
 
 
 class UserError(ValueError):
@@ -11,6 +16,14 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 1.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(here(sentence))
+
+
+def here(text: str, *, installed: bool = INSTALLED) -> str:
+    """``text`` with each ``python scripts/x.py`` as it is started where this package lies."""
+    return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if installed else text
 
 
 def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from prunebench.errors import INSTALLED, here
+
 GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
 
 NOTES = {"ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given"}
@@ -107,4 +109,6 @@ def help_text() -> str:
         "  python scripts/export.py <run folder> --to onnx          also torch_export, state_dict",
         "  python scripts/bench.py                                  speed",
     ]
-    return "\n".join(lines)
+    if INSTALLED:  # the wheel leaves the measurements of speed behind
+        lines = [line for line in lines if "scripts/bench.py" not in line]
+    return here("\n".join(lines))

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
+    sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError  # noqa: E402 - the checkout need not be installed
+from prunebench.errors import UserError, here  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
 from prunebench.report.groups import Group  # noqa: E402
 from prunebench.report.pairs import Pair, compare, read_correct  # noqa: E402
@@ -69,7 +70,7 @@ def lines(pair: Pair) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or "--help" in arguments:
-        print(__doc__)
+        print(here(__doc__ or ""))
         return 0 if "--help" in arguments else 1
     first, second = (load(Path(argument)) for argument in arguments)
     if first.first.test_set != second.first.test_set:

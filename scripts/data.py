@@ -21,9 +21,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from prunebench.data.files import MissingData
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError, here, nearest
+from prunebench.help import conf_folder
 
-CONF = Path(__file__).resolve().parent.parent / "conf" / "dataset"
+CONF = conf_folder() / "dataset"
 
 
 def build(name: str, overrides: list[str]) -> Any:
@@ -63,7 +64,9 @@ def report(name: str, overrides: list[str], root: Path, *, download: bool) -> st
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=("check", "get"))
     parser.add_argument("words", nargs="*", metavar="name | dataset.key=value")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PRUNEBENCH_DATA") or "data"))

@@ -11,16 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
+    sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError  # noqa: E402 - it need not be installed
+from prunebench.errors import UserError, here  # noqa: E402
 from prunebench.report import Report, build  # noqa: E402
 from prunebench.rows import load_papers  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=here(__doc__ or ""))
     parser.add_argument("--runs", type=Path, default=outputs / "runs", help="folder of the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=outputs / "report", help="folder to write (%(default)s)")
     parser.add_argument("--no-figures", action="store_true", help="leave out the static pictures")

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
+    sys.path.insert(0, str(ROOT))
 
 import rich.console  # noqa: E402 - the checkout need not be installed
 import rich.table  # noqa: E402

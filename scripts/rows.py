@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from prunebench import rows
-from prunebench.errors import UserError
+from prunebench.errors import UserError, here
 from prunebench.rows import Row
 from prunebench.rows.counting import LIMIT, Count
 from prunebench.rows.verify import verify
@@ -68,7 +68,9 @@ def check_rows(found: Sequence[Row]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["list", "check"])
     parser.add_argument("papers", nargs="*", help="names of files in conf/rows; none = all")
     parser.add_argument("--status", choices=["runnable", "pending", "quoted"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -32,6 +33,26 @@ def test_every_config_file_and_module_is_inside(unpacked: Path) -> None:
             if path.is_file() and "__pycache__" not in path.parts:
                 assert (unpacked / inside / path.relative_to(source)).read_bytes() == path.read_bytes()
     assert not (unpacked / "tests").exists()
+
+
+def test_the_commands_that_help_names_run_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(unpacked), "PRUNEBENCH_OUTPUTS": str(tmp_path / "outputs")}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    text = call("-m", "prunebench", "--help").stdout
+    scripts = set(re.findall(r"python -m (prunebench\.scripts\.\w+)", text))
+    inside = {f"prunebench.scripts.{path.stem}" for path in (unpacked / "prunebench" / "scripts").glob("*.py")}
+    assert scripts == inside and len(scripts) >= 6
+    assert "scripts/" not in text
+    code = f"import importlib; [importlib.import_module(name) for name in {sorted(scripts)}]"
+    assert call("-c", code).stderr == ""
+    assert "fpgm-t1_resnet56_only40" in call("-m", "prunebench.scripts.rows", "list", "fpgm").stdout
+    checked = call("-m", "prunebench.scripts.data", "check", "digits", "mnist", "--data", str(tmp_path))
+    assert checked.returncode == 1 and re.search(r"digits +ok", checked.stdout)
+    assert "run `python -m prunebench.scripts.data get mnist`" in checked.stdout
 
 
 def test_it_composes_a_run_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:

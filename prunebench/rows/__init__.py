@@ -198,7 +198,7 @@ def _check(pattern: str, parts: Sequence[Row]) -> None:
         arms = [part.name for part in parts if part.name.startswith(f"{pattern}-")]
         known = arms or [part.name for row in load() for part in row.parts]
         hint = f"; it has the arms {', '.join(arms)}" if arms else nearest(pattern, known)
-        raise UserError(f"experiment={pattern} is no row{hint}; scripts/rows.py list shows all")
+        raise UserError(f"experiment={pattern} is no row{hint}; python scripts/rows.py list shows all")
     row = by_name[pattern]
     if row.overrides is None:
         source = f"; its own row is {row.same_as}" if row.same_as else ""
