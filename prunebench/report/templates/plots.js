@@ -67,10 +67,10 @@ function frame(domain, { label, xLabel, yLabel, size = SIZE, xTicks = 5, yTicks 
   return { node, x, y };
 }
 
-function padded(values, share = 0.06) {
+function padded(values, { share = 0.06, least = -Infinity, most = Infinity } = {}) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const room = (high - low || Math.abs(high) || 1) * share;
-  return [low - room, high + room];
+  return [Math.max(least, low - room), Math.min(most, high + room)];
 }
 
 // The points (x, y) that no other beats, by rising x; best is +1 if more y is better.
@@ -97,8 +97,8 @@ function panel(items, [name, denseName, xLabel, factor], title, metric) {
   const below = all.length - list.length;
   if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: all ${below} configurations lie farther below`));
   const chart = frame({
-    x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...(known ? [known.x] : [])]),
-    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])]),
+    x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...(known ? [known.x] : [])], { least: 0 }),
+    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])], { most: metric === "final.accuracy" ? 100 : Infinity }),
   }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
   drawFront(chart, list, known, metric);
   drawPoints(chart, list, yLabel, xLabel);
