@@ -311,6 +311,7 @@ def show(result: Mapping[str, Any]) -> None:
     """Print the closing table: dense / pruned / final, and before the cut where that is not the dense net."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from prunebench.result import removed, shown_stages, summary
 
@@ -324,6 +325,8 @@ def show(result: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s")
+    for line in result.get("warnings") or ():
+        console.print(Text(f"warning: {line}", style="bold red"))
     for line in beside_the_paper(result):
         print(line)
 

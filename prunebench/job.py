@@ -78,6 +78,8 @@ class Job:
     best_weights: Path | None = None
     _best_has_method: bool = False
     trained: bool = False
+    warnings: list[str] = field(default_factory=list)
+    _watched: bool = False
     _adopted: Blueprint | None = None
 
     # -- facts about the dense net
@@ -303,7 +305,19 @@ class Job:
 
         metrics = self.once(f"metrics-{stage}", evaluate_now)
         log.info("%s: test %s", stage, self.task.headline(metrics))
+        self._watch(stage, metrics)
         return metrics
+
+    def _watch(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        """Warn if the whole net, or the final one where no whole net was measured, has learned nothing."""
+        if stage not in ("dense", "before_cut", "final") or self._watched:
+            return
+        self._watched = True
+        validated = [record["val/accuracy"] for record in self.history if "val/accuracy" in record]
+        text = measurement.chance(metrics, self.data.num_classes, validated[-1] if validated else None)
+        if text is not None:
+            self.warnings.append(f"the {'final' if stage == 'final' else 'dense'} net {text}")
+            log.warning("warning: %s", self.warnings[-1])
 
     def predictions(self, stage: str) -> Path:
         """Where the predictions of a measured stage are, if its task keeps them."""

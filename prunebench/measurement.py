@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,25 @@ def on_test_set(net: nn.Module, method: Method, job: Job) -> tuple[dict[str, Any
         metrics["ood"] = _compare_with_foreign(found, predict, job)
     net.to("cpu")
     return metrics, found
+
+
+def chance(metrics: Mapping[str, Any], num_classes: int, validation: float | None) -> str | None:
+    """What to say of a net whose accuracy may be that of guessing; None if it is better, or has no interval.
+
+    Args:
+        metrics: of the test set, with the 95 % ``interval`` of the accuracy.
+        validation: accuracy after the last epoch, if there was one.
+    """
+    interval = metrics.get("interval")
+    if interval is None or interval[0] > 1 / num_classes:
+        return None
+    seen = "" if validation is None else f", validation {100 * validation:.1f} %"
+    low, high = (100 * bound for bound in interval)
+    return (
+        f"is at chance: test accuracy {100 * metrics['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f} %) of "
+        f"{num_classes} classes{seen}; nothing it loses by pruning means anything. Look at the learning rate, and at "
+        "dataset.mean, dataset.std and the order of the classes if the weights came from a checkpoint"
+    )
 
 
 def _compare_with_foreign(own: evaluate.Evaluation, predict: Callable[[Batch], Tensor], job: Job) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def _measurements(
         "equivalence": {"max_abs_diff": achieved.pop("max_abs_diff", None)},
         "budget": achieved,
         "not_pruned": job.not_pruned,
+        "warnings": job.warnings,
         "phases": job.phase_records,
         "guarantee": _guarantee(job, metrics, method),
         "data": job.data.fingerprint(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from prunebench import cli
 from prunebench.help import GROUPS, help_text, options
 from prunebench.result import read_result
+from prunebench.task import Classification
 from tests.kit import SHORT
 
 FAST = (*SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=1")
@@ -130,7 +132,36 @@ def test_an_output_folder_that_cannot_be_written(command, tmp_path: Path) -> Non
     assert "cannot be written" in errors and "paths.outputs" in errors
 
 
-def test_an_infinite_loss_names_phase_and_step_and_keeps_the_checkpoint(command, tmp_path: Path) -> None:
+def test_an_infinite_loss_in_a_later_epoch_keeps_the_last_good_checkpoint(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*SHORT, "model=lenet300_100", "schedule=oneshot")
+    steps = iter(range(1, 1000))  # 437 digits in batches of 64 are 7 steps an epoch
+
+    def losses(self: Classification, net: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> object:
+        loss = torch.nn.functional.cross_entropy(net(batch[0]), batch[1])
+        return {"ce": loss * (float("inf") if next(steps) == 10 else 1.0)}
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Classification, "losses", losses)
+        code, _, errors = command(*settings)
+    assert code == 1
+    assert "not finite in phase pretrain, epoch 1, step 9" in errors and "last good checkpoint stays" in errors
+    (kept,) = (tmp_path / "outputs").rglob("last.ckpt")
+    state = torch.load(kept, weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (0, 7)
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    (first,) = state["callbacks"]["History"]["records"]
+    # the same command goes on behind that epoch
+    assert command(*settings)[0] == 0
+    (result,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    assert read_result(result.parent)["status"] == "complete"
+    with (result.parent / "metrics.csv").open() as file:
+        again, second = csv.DictReader(file)
+    assert float(again["seconds"]) == first["seconds"] and second["epoch"] == "1"
+
+
+def test_an_infinite_loss_names_phase_and_step(command, tmp_path: Path) -> None:
     options_ = (*SHORT, "model=lenet300_100", "schedule.phases.pretrain.lr_schedule=multistep")
     code, _, errors = command(
         *options_, "schedule.phases.pretrain.lr=1.0e30", "schedule.phases.pretrain.warmup_epochs=1",
