@@ -46,7 +46,7 @@ def compare(
         ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``selection`` (how the paper chose its
         number where we do not, or None), ``baseline`` (``paper``, ``ours``, ``difference``, ``checked``, ``why`` it is
         not), ``sizes`` (a list of :class:`prunebench.rows.sizes.Size`) and ``others`` (name -> ``paper``, ``ours``,
-        ``difference``, ``units``).
+        ``difference``, None if refused, ``units``).
     """
     metrics = result.get("metrics") or {}
     metric, paper = _headline(row)
@@ -76,7 +76,7 @@ def compare(
         "selection": SELECTIONS[row.selection] if row.selection else None,
         "baseline": baseline,
         "sizes": beside,
-        "others": _others(result, row, sizes, own_dense if metric == "accuracy" else None),
+        "others": _others(result, row, sizes, own_dense if metric == "accuracy" else None, refused=bool(refused)),
     }
 
 
@@ -208,8 +208,10 @@ def _missed(budget: Mapping[str, Any]) -> str:
     return f": {budget['target']:.4g} asked for, {budget['reached']:.4g} reached"
 
 
-def _others(result: Mapping[str, Any], row: Row, own: Own, own_dense: float | None) -> dict[str, dict[str, Any]]:
-    """What both have beside the headline; sizes only as the paper counts them."""
+def _others(
+    result: Mapping[str, Any], row: Row, own: Own, own_dense: float | None, *, refused: bool
+) -> dict[str, dict[str, Any]]:
+    """What both have beside the headline; sizes only as the paper counts them, and no differences if refused."""
     metrics = result.get("metrics") or {}
     final = metrics.get("final") or {}
     ours: dict[str, Any] = {name: final.get(name) for name in ("top5", "ece", "nll", "bpc")}
@@ -223,5 +225,6 @@ def _others(result: Mapping[str, Any], row: Row, own: Own, own_dense: float | No
         paper = row.value(name)
         if value is not None and paper is not None and name != _headline(row)[0]:
             units = UNITS_OF[name][0]
-            found[name] = {"paper": paper, "ours": value, "difference": value - paper, "units": units}
+            difference = None if refused else value - paper
+            found[name] = {"paper": paper, "ours": value, "difference": difference, "units": units}
     return found
