@@ -229,16 +229,20 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_two_processes_hold_the_same_plan_and_write_one_result(tmp_path: Path) -> None:
-    arguments = [*SHORT, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
-    process = subprocess.run(
-        [sys.executable, "-m", "prunebench", *arguments, f"paths.outputs={tmp_path}"], capture_output=True, text=True
-    )
+def test_two_processes_hold_the_same_plan_and_write_one_result_in_a_sweep_too(tmp_path: Path) -> None:
+    short = ["model=lenet300_100", "dataset.epochs.train=1", "dataset.epochs.finetune=1", "seed=0,1"]
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    arguments = ["-m", *SHORT, *short, *two, f"paths.outputs={tmp_path}"]
+    process = subprocess.run([sys.executable, "-m", "prunebench", *arguments], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    (file,) = (tmp_path / "runs").rglob("result.json")
-    result = read_result(file.parent)
-    assert result["status"] == "complete"
-    assert [phase["name"] for phase in result["phases"]] == ["pretrain", "finetune"]
+    results = [read_result(file.parent) for file in (tmp_path / "runs").rglob("result.json")]
+    assert sorted(result["run"]["seed"] for result in results) == [0, 1]
+    for result in results:
+        assert result["status"] == "complete"
+        assert [phase["name"] for phase in result["phases"]] == ["pretrain", "finetune"]
+    # a second rank that ran the sweep again would say so again
+    assert process.stdout.count("phase finetune: ") == len(results)
+    assert "already complete" not in process.stdout
 
 
 def test_help_lists_every_group_option_and_five_examples() -> None:

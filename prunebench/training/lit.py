@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -60,9 +61,10 @@ class Lit(pl.LightningModule):
         rate = LambdaLR(optimizer, lambda step: lr_factor(self.phase, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
+        # here and not in on_fit_start: by then DDP has overwritten the weights of all ranks with those of the first
         if self.trainer.world_size > 1:
-            _same_everywhere(self.net)
+            _same_everywhere(self.state_dict())
 
     def on_train_epoch_start(self) -> None:
         # a second source of randomness (dropout, sampled gates) must not depend on how often the run was resumed
@@ -116,12 +118,20 @@ class Lit(pl.LightningModule):
             self.log(name, value, on_epoch=True, batch_size=batch[1].numel(), sync_dist=True)
 
 
-def _same_everywhere(net: nn.Module) -> None:
-    """All ranks must hold the same architecture: the plan is decided once, before they start."""
-    shapes = ";".join(f"{name}{tuple(value.shape)}" for name, value in net.state_dict().items())
-    digest = int.from_bytes(hashlib.sha256(shapes.encode()).digest()[:7], "big")
-    lowest = torch.tensor([digest, -digest], dtype=torch.int64)
+def _same_everywhere(state: Mapping[str, Tensor]) -> None:
+    """All ranks must begin with the same shapes and values: what was cut, and which channels were kept, is in both."""
+    found = digest(state)
+    lowest = torch.tensor([found, -found], dtype=torch.int64)
     if torch.distributed.get_backend() == "nccl":
         lowest = lowest.cuda()
     torch.distributed.all_reduce(lowest, op=torch.distributed.ReduceOp.MIN)
-    assert int(lowest[0]) == digest == -int(lowest[1]), "ranks hold different architectures"
+    assert int(lowest[0]) == found == -int(lowest[1]), "the ranks hold different nets"
+
+
+def digest(state: Mapping[str, Tensor]) -> int:
+    """56 bits of a hash of the names, shapes, types and values in ``state``."""
+    whole = hashlib.sha256()
+    for name, value in state.items():
+        whole.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return int.from_bytes(whole.digest()[:7], "big")

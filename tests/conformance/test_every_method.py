@@ -6,7 +6,9 @@ The net is small and the digits are real; two epochs a phase are enough to train
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 import prunebench
 from prunebench import cli
+from prunebench.data.loaders import ImageData
 from prunebench.help import options
 from prunebench.measure import cost
 from prunebench.method import ALL_SCHEDULES, NOT_ARGUMENTS
@@ -26,14 +29,6 @@ from tests.kit import SHORT, configure, run
 
 METHODS = sorted(options("method"))
 NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
-
-
-def supported() -> Iterator[tuple[str, str]]:
-    for method in METHODS:
-        config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
-        built = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
-        for schedule in sorted(built.schedules):
-            yield method, schedule
 
 
 EXTRA: dict[str, tuple[str, ...]] = {
@@ -58,15 +53,36 @@ MAY_MISS = ("flop_l0", "pruning_from_scratch", "sanp")
 """Methods that need more than two epochs, or channels that weigh less, to reach a target; the result must say so."""
 
 
+def supported() -> Iterator[tuple[str, str]]:
+    for method in METHODS:
+        config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
+        built = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
+        for schedule in sorted(built.schedules):
+            yield method, schedule
+
+
+SUPPORTED = list(supported())
+
+
+def command(method: str, schedule: str) -> tuple[str, ...]:
+    return (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # one place for all: the dense nets are trained once and shared, as in a sweep
     return tmp_path_factory.mktemp("outputs")
 
 
-@pytest.mark.parametrize(("method", "schedule"), list(supported()))
-def test_runs_and_keeps_its_promises(method: str, schedule: str, outputs: Path) -> None:
-    result, folder = run(outputs, *SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+@pytest.fixture(scope="module")
+def straight(outputs: Path) -> Callable[[str, str], tuple[dict[str, Any], Path]]:
+    """``straight(method, schedule)``: result and folder of that run, which is made once."""
+    return functools.cache(lambda method, schedule: run(outputs, *command(method, schedule)))
+
+
+@pytest.mark.parametrize(("method", "schedule"), SUPPORTED)
+def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) -> None:
+    result, folder = straight(method, schedule)
 
     assert result == read_result(folder) | {"run": result["run"]}
     final, costs = result["metrics"]["final"], result["cost"]
@@ -88,7 +104,7 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, outputs: Path) 
     assert sum(p.numel() for p in net.parameters()) == costs["final"]["params"]
     # where the run averages several predictions, the saved net makes one of its own
     alone = result["metrics"]["saved_net" if final["num_predictions"] > 1 else "final"]
-    assert abs(accuracy(net, outputs) - alone["accuracy"]) < 1e-9
+    assert abs(accuracy(net) - alone["accuracy"]) < 1e-9
 
     if result["equivalence"]["max_abs_diff"] is not None:
         assert result["equivalence"]["max_abs_diff"] < 1e-4
@@ -96,15 +112,33 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, outputs: Path) 
     pruned_something = fewer_params or costs["macs_removed"] > 0
     assert pruned_something == (method not in KEEPS_ALL)
     assert all(entry["reason"] for entry in result["not_pruned"])
+    assert trains_on(net)
 
 
-def accuracy(net: torch.nn.Module, outputs: Path) -> float:
-    config, _ = configure(outputs)
-    data = cli.make("dataset", config["dataset"], drop=("epochs",))
+@functools.cache
+def digits() -> ImageData:
+    config, _ = configure(Path("unused"))
+    data: ImageData = cli.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
+    return data
+
+
+def accuracy(net: torch.nn.Module) -> float:
     with torch.inference_mode():
-        hits = [(net(x).argmax(1) == y).sum().item() for x, y in data.test()]
-    return sum(hits) / data.num_test
+        hits = [(net(x).argmax(1) == y).sum().item() for x, y in digits().test()]
+    return sum(hits) / digits().num_test
+
+
+def trains_on(net: torch.nn.Module) -> bool:
+    """Whether one step of SGD has a finite loss and moves every parameter that can be trained."""
+    images, labels = next(iter(digits().train(epoch=0, seed=0)))
+    trained = [p for p in net.train().parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    loss = torch.nn.functional.cross_entropy(net(images), labels)
+    loss.backward()
+    torch.optim.SGD(trained, lr=0.1).step()
+    moved = [not torch.equal(old, new) and bool(new.isfinite().all()) for old, new in zip(before, trained, strict=True)]
+    return bool(loss.isfinite()) and bool(moved) and all(moved)
 
 
 class PowerCut(Exception):
@@ -114,7 +148,7 @@ class PowerCut(Exception):
 def interrupted() -> Iterator[Any]:
     """One method under every schedule, every method under its first; the rest is slow."""
     seen: set[str] = set()
-    for method, schedule in supported():
+    for method, schedule in SUPPORTED:
         quick = method == "fpgm" or method not in seen
         seen.add(method)
         yield pytest.param(method, schedule, marks=() if quick else pytest.mark.slow)
@@ -122,12 +156,10 @@ def interrupted() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("method", "schedule"), list(interrupted()))
 def test_an_interrupted_run_ends_with_the_same_numbers(
-    method: str, schedule: str, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, schedule: str, tmp_path: Path, straight: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
-    straight, folder = run(outputs, *command)
-
-    last = [phase["name"] for phase in straight["phases"]][-1]
+    result, folder = straight(method, schedule)
+    last = [phase["name"] for phase in result["phases"]][-1]
     original = Lit.training_step
 
     def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -137,7 +169,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 
     monkeypatch.setattr(Lit, "training_step", cut_power)
     with pytest.raises(PowerCut):
-        run(tmp_path, *command)
+        run(tmp_path, *command(method, schedule))
     monkeypatch.setattr(Lit, "training_step", original)
     epochs_again = []
     original_start = Lit.on_train_epoch_start
@@ -147,10 +179,10 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
         original_start(self)
 
     monkeypatch.setattr(Lit, "on_train_epoch_start", count_epochs)
-    resumed, again = run(tmp_path, *command)
+    resumed, again = run(tmp_path, *command(method, schedule))
 
     assert (last, 0) not in epochs_again and (last, 1) in epochs_again
-    for stage, metrics in straight["metrics"].items():
+    for stage, metrics in result["metrics"].items():
         assert resumed["metrics"][stage] == metrics, stage
     left, right = (load_file(path / "model" / "weights.safetensors") for path in (folder, again))
     assert left.keys() == right.keys()
@@ -159,10 +191,9 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_optimiser_holds_what_trains_and_a_step_moves_it(method: str, outputs: Path) -> None:
-    schedule = next(schedule for name, schedule in supported() if name == method)
-    chosen = (f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
-    config, _ = configure(outputs, *SHORT, *NET, *chosen)
+def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outputs: Path) -> None:
+    schedule = next(schedule for name, schedule in SUPPORTED if name == method)
+    config, _ = configure(outputs, *command(method, schedule))
     job, net, built, _ = cli.build(config, outputs / "unused")
     built.check(net, job)
     job.phase = phase = job.phases[-1]
@@ -173,15 +204,26 @@ def test_the_optimiser_holds_what_trains_and_a_step_moves_it(method: str, output
     trainable = [id(p) for p in lit.parameters() if p.requires_grad]
     assert sorted(held) == sorted(trainable)
 
-    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     batch = next(iter(job.data.train(epoch=0, seed=0)))
-    terms = built.losses(net.train(), batch, job.task)
-    loss = torch.stack(list(terms.values())).sum()
-    assert torch.isfinite(loss)
-    loss.backward()
-    torch.optim.SGD(groups, lr=0.1).step()
-    moved = [name for name, p in net.named_parameters() if not torch.equal(p, before[name])]
-    assert moved == [name for name, p in net.named_parameters() if p.requires_grad]
+    built.start_epoch(net.train(), 0)
+    seen: list[dict[str, float]] = []
+    for step in range(2):
+        before = copy.deepcopy(net.state_dict())
+        torch.manual_seed(0)  # the same draws each time: a change comes from the step
+        terms = built.losses(net, batch, job.task)
+        seen.append({name: float(term.detach()) for name, term in terms.items()})
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        built.before_step(net)
+        optimizer.step()
+        built.after_step(net)
+        moved = [name for name, p in net.named_parameters() if not torch.equal(p, before[name])]
+        assert moved == [name for name, p in net.named_parameters() if p.requires_grad], step
+    first, second = seen
+    assert all(math.isfinite(value) for value in (*first.values(), *second.values()))
+    assert first.keys() == second.keys()
+    assert {name for name in first if first[name] == second[name]} == set()
 
     probabilities = built.predict(net.eval(), batch, job.task)
     assert probabilities.shape == (probabilities.shape[0], len(batch[1]), 10)
@@ -199,9 +241,9 @@ def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs
 
 
 def test_seed_zero_is_a_seed(outputs: Path, tmp_path: Path) -> None:
-    command = (*SHORT, *NET, "method=none", "schedule=simultaneous")
-    zero, _ = run(outputs, *command, "seed=0")
-    again, _ = run(tmp_path, *command, "seed=0")
-    one, _ = run(outputs, *command, "seed=1")
+    words = command("none", "simultaneous")
+    zero, _ = run(outputs, *words, "seed=0")
+    again, _ = run(tmp_path, *words, "seed=0")
+    one, _ = run(outputs, *words, "seed=1")
     assert zero["metrics"]["final"] == again["metrics"]["final"]
     assert zero["metrics"]["final"]["nll"] != one["metrics"]["final"]["nll"]

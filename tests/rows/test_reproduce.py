@@ -196,12 +196,14 @@ def test_a_launcher_gets_one_sweep_for_rows_with_the_same_settings(
     assert len(failed) == 1 and tasks[3].row.name in failed[0] and "seed 1" in failed[0]
 
 
-@pytest.mark.parametrize("launcher", ["joblib"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
+)
 def test_a_real_launcher_runs_rows(launcher: str, tmp_path: Path) -> None:
-    """Two rows of a table on digits, through the launcher that CI installs."""
-    pytest.importorskip(
-        f"hydra_plugins.hydra_{launcher}_launcher", reason=f"hydra-{launcher}-launcher is not installed"
-    )
+    """Two rows of a table on digits; CI installs joblib's launcher, the others come with the extra ``sweep``."""
+    plugin = launcher.split("_")[0]
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason=f"hydra-{plugin}-launcher is not installed")
     rows = rows_of(FPGM, "1", "*resnet20_only*")
     small = ["dataset=digits", "model=lenet300_100", "latency=false", "trainer.progress=false", "trainer.num_threads=1"]
 
