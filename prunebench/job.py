@@ -120,6 +120,7 @@ class Job:
 
     @property
     def dense_cost(self) -> cost.Cost:
+        """Cost of the dense net for one sample."""
         return self.dense.cost
 
     def count(self, net: nn.Module) -> cost.Cost:

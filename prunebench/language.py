@@ -52,9 +52,11 @@ class LanguageModelling:
         return cls(num_symbols=data.num_classes, context=data.context())
 
     def smoothed(self, label_smoothing: float) -> LanguageModelling:
+        """The same task with this label smoothing, and nothing carried."""
         return LanguageModelling(num_symbols=self.num_symbols, context=self.context, label_smoothing=label_smoothing)
 
     def reset(self) -> None:
+        """Forget the carried state."""
         self._memory = ""
         self._before: Tensor | None = None  # state before the batch in hand
         self._after: Tensor | None = None  # state behind it
@@ -113,6 +115,7 @@ class LanguageModelling:
         return metrics | {"context": context}, None
 
     def headline(self, metrics: Mapping[str, Any]) -> str:
+        """The bits per character, for the log."""
         return f"{metrics['bpc']:.4f} bits per character"
 
     def _run(self, net: nn.Module, symbols: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Classification:
         return cls(num_classes=data.num_classes)
 
     def smoothed(self, label_smoothing: float) -> Classification:
+        """The same task with this label smoothing."""
         return replace(self, label_smoothing=label_smoothing)
 
     def reset(self) -> None:
@@ -113,6 +114,7 @@ class Classification:
         return evaluate.summarise(found, self.num_classes), found
 
     def headline(self, metrics: Mapping[str, Any]) -> str:
+        """The accuracy, for the log."""
         return f"accuracy {100 * metrics['accuracy']:.2f} %"
 
 

@@ -28,6 +28,7 @@ class Estimate:
 
     @property
     def count(self) -> int:
+        """Number of seeds."""
         return len(self.values)
 
     @property
@@ -54,10 +55,12 @@ class Group:
 
     @property
     def id(self) -> str:
+        """Hash of the configuration, that of its runs."""
         return self.first.id
 
     @cached_property
     def seeds(self) -> Mapping[int, Record]:
+        """Seed -> its run."""
         return {record.seed: record for record in self.records}
 
     @property

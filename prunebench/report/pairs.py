@@ -50,10 +50,12 @@ class Pair:
 
     @property
     def difference(self) -> float:
+        """Accuracy of the first minus that of the second, as a fraction."""
         return (self.b - self.c) / self.n
 
     @property
     def decided(self) -> bool:
+        """Significant after Holm, with the same sign in every common seed."""
         return self.p_holm < LEVEL and self.same_sign
 
 

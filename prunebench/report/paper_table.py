@@ -62,6 +62,7 @@ class Line:
 
     @property
     def state(self) -> str:
+        """Which of ``STATES`` it is in."""
         if self.row.kind == "quoted":
             return "quoted"
         if self.group is not None:

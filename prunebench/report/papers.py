@@ -43,6 +43,7 @@ class View:
 
     @property
     def has_runs(self) -> bool:
+        """True if a row of it has been run."""
         return any(self.counts[state] for state in _RUN)
 
     @property
@@ -53,6 +54,7 @@ class View:
 
     @property
     def deviations(self) -> list[tuple[str, str]]:
+        """Heading and text of what is said to differ from the paper."""
         found = self.paper.deviations
         return [(title, found[key]) for key, title in _DEVIATIONS.items() if key in found]
 

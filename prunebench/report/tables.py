@@ -51,10 +51,12 @@ class Cell:
 
     @property
     def mark(self) -> str:
+        """Letters for where the value is from, see ``MARKS``."""
         return "".join(MARKS[part][0] for part in self.source.split("+") if part)
 
     @property
     def meaning(self) -> str:
+        """The same in words."""
         return ", ".join(MARKS[part][1] for part in self.source.split("+") if part)
 
 
@@ -75,6 +77,7 @@ class Column:
 
     @property
     def full(self) -> str:
+        """The heading with that of its group."""
         return f"{self.group}, {self.title}" if self.group else self.title
 
 

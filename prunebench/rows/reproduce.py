@@ -38,6 +38,7 @@ class Task:
 
     @property
     def complete(self) -> bool:
+        """True if its result is there."""
         return is_complete(self.folder)
 
     @property
