@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
-from prunebench.budget.bisection import ITERATES, Iterate, bisect, largest, pick
+from prunebench.budget.bisection import ITERATES
+from prunebench.budget.gates import choose_by_gates, select_epoch
 from prunebench.compute import beside_pretraining
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError, one_of
 from prunebench.layers.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
 from prunebench.method import Method
 from prunebench.phase import Phase
@@ -26,22 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prunebench")
 SEARCH = "search"
-
-
-def select_epoch(gates: Tensor, accuracies: Sequence[float | None], density: float) -> int:
-    """The epoch whose gates are used (learn_gates.py:160-177).
-
-    Args:
-        gates: at the end of each epoch, ``[epochs, gates]``.
-        accuracies: on the validation split after each epoch; None without one.
-        density: largest share of gates that are not 0.
-
-    Returns:
-        The first of the best epochs among those that are sparse enough; the last epoch if none is.
-    """
-    sparse = ((gates != 0).float().mean(1) <= density).tolist()
-    found = [(accuracy, -epoch) for epoch, accuracy in enumerate(accuracies) if sparse[epoch] and accuracy is not None]
-    return -max(found)[1] if found else len(gates) - 1
 
 
 class PruningFromScratch(Method):
@@ -112,9 +98,7 @@ class PruningFromScratch(Method):
         ):
             if not fits:
                 raise UserError(f"method.{name} must be {allowed}, got {value}")
-        if iterate not in ITERATES:
-            hint = nearest(str(iterate), ITERATES)
-            raise UserError(f"method.iterate must be one of {', '.join(ITERATES)}, got {iterate!r}{hint}")
+        one_of("method.iterate", iterate, ITERATES)
         self.target_macs, self.widen, self.longer = target_macs, widen, longer
         self.density, self.balance = density, balance
         self.max_iterations, self.tolerance, self.iterate = max_iterations, tolerance, iterate
@@ -222,47 +206,15 @@ class PruningFromScratch(Method):
         epoch = select_epoch(self.gates, accuracies, self.density)
         gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
 
-        def keep(counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
-            pairs = zip(layers, gates, counts, strict=True)
-            return {name: largest(part, count) for name, part, count in pairs if count < len(part)}
-
-        goal = 1 - self.target_macs
-        trace = bisect(
-            gates,
-            lambda counts: 1 - self._kept(job, job.base, keep(counts)),
-            target=goal,
+        choice = choose_by_gates(
+            dict(zip(layers, gates, strict=True)),
+            lambda keep: self._kept(job, job.base, keep),
+            target=self.target_macs,
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,
+            iterate=self.iterate,
         )
-        for step in trace:
-            log.info(
-                "bisection: %d of %d gates, %.2f %% of the MACs removed",
-                step.kept,
-                self.gates.shape[1],
-                100 * step.removed,
-            )
-        chosen = pick(trace, goal, self.iterate)
-        plan = Plan(keep(chosen.counts))
-        whole = [
-            {"layer": name, "reason": "all its gates rank above the global threshold"}
-            for name in layers
-            if name not in plan.keep
-        ]
-        return Choice(plan, whole, self._achieved(trace, chosen, epoch))
-
-    def _achieved(self, trace: Sequence[Iterate], chosen: Iterate, epoch: int) -> dict[str, float | None]:
-        gates = self.gates[epoch]
-        return {
-            "channels_kept": sum(chosen.counts) / len(gates),
-            "macs_kept": 1 - chosen.removed,
-            "target": self.target_macs,
-            "reached": 1 - chosen.removed,
-            "gap": chosen.gap(1 - self.target_macs),
-            "iterations": len(trace),
-            "selected_epoch": epoch,
-            "mean_gate": float(gates.mean()),
-            "nonzero_gates": float((gates != 0).float().mean()),
-        }
+        return replace(choice, achieved=choice.achieved | {"selected_epoch": epoch})
 
 
 def _gated(graph: ChannelGraph) -> dict[str, str]:

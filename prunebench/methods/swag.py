@@ -7,25 +7,19 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunebench import budget
-from prunebench.budget.counts import check_ratio, prune_floor
-from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
 from prunebench.data.splits import stream
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError, one_of
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.measure.batch_norm import refreshed
-from prunebench.method import Method, match_layers
-from prunebench.result import is_complete, read_result
+from prunebench.method import Method
+from prunebench.posterior import SnrPruning, read_posterior
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.shrink import shrink
 
 if TYPE_CHECKING:
     from prunebench.job import Job
@@ -39,7 +33,6 @@ REFRESH_BATCH = 128
 """Pictures a batch when batch norms are refreshed: the official code's training batch."""
 ORIGIN = "prunebench_extension"
 """Marks runs that prune: the paper does not."""
-CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
 
 
 class SWAG(Method):
@@ -69,12 +62,8 @@ class SWAG(Method):
         bn_images: training pictures, augmented, that refresh the batch norms of each net, rounded up to whole batches;
             null = all.
         posterior: folder of a finished run whose Gaussian is taken, instead of training; with ``schedule=oneshot``.
-        prune_ratio: share of the weights (of the channels of each layer) that goes at a cut, in [0, 1).
-        score: "snr", or "magnitude" of the mean as a control.
-        unit: "weight" or "channel".
-        scope: for weights: rank them over all layers ("global") or in each ("layer").
-        coupling: for channels, see :func:`prunebench.budget.choose`.
-        layers: names and globs of the layers that are pruned; only convolutions and linear layers can be.
+        prune_ratio, score, unit, scope, coupling, layers: of what goes at a cut, see
+            :class:`prunebench.posterior.SnrPruning`.
 
     Raises:
         UserError: an option outside its values.
@@ -102,11 +91,10 @@ class SWAG(Method):
         layers: Sequence[str] = ("*",),
     ) -> None:
         super().__init__()
-        for name, value in (("variant", variant), ("score", score), ("unit", unit), ("scope", scope)):
-            allowed = CHOICES.get(name, tuple(SCALES))
-            if value not in allowed:
-                hint = nearest(str(value), allowed)
-                raise UserError(f"method.{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+        one_of("method.variant", variant, SCALES)
+        self.pruning = SnrPruning(
+            prune_ratio=prune_ratio, score=score, unit=unit, scope=scope, coupling=coupling, layers=layers
+        )
         _check_number("num_samples", num_samples, whole=True, low=1)
         _check_number("rank", rank, whole=True, low=2 if variant == "swag" else 0)
         _check_number("start", start, low=0, below=1)
@@ -122,8 +110,6 @@ class SWAG(Method):
                 "method.variant=swag or method.score=magnitude"
             )
         self.bn_images, self.source = bn_images, posterior
-        self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
-        self.score, self.unit, self.scope, self.coupling, self.layers = score, unit, scope, coupling, layers
         self.posterior = None
 
     def check(self, net: nn.Module, job: Job) -> None:
@@ -132,10 +118,10 @@ class SWAG(Method):
             raise UserError(
                 f"method.bn_images must be 1 to {job.data.num_train} training pictures or null, got {self.bn_images!r}"
             )
-        if self.prune_ratio and job.schedule == "simultaneous":
+        if self.pruning.prune_ratio and job.schedule == "simultaneous":
             raise UserError("method.prune_ratio acts at a cut; use schedule=oneshot or finetune, or set it to 0")
-        if self.prune_ratio:
-            log.info("layers to prune: %s", ", ".join(self._chosen(job)))
+        if self.pruning.prune_ratio:
+            log.info("layers to prune: %s", ", ".join(self.pruning.chosen(job)))
         before_cut = any(phase.active and not phase.prune for phase in job.phases)
         if self.source is not None:
             if before_cut:
@@ -189,13 +175,14 @@ class SWAG(Method):
             self.posterior = read_posterior(self.source, net)
         assert self.posterior is not None
         log.info("%d collected weight vectors", int(self.posterior.num_collected))
-        if self.prune_ratio and self.unit == "weight":
-            self._prune_weights(net, job)
-        elif self.prune_ratio:
-            net = self._prune_channels(net, job)
-        if self.prune_ratio:
+        if self.pruning.prune_ratio:
+            std = self.posterior.std(scale=self.scale, low_rank=self.variant == "swag")
+            if self.pruning.unit == "weight":
+                self.pruning.cut_weights(net, self.posterior, std, job)
+            else:
+                net, self.posterior = self.pruning.cut_channels(self._mean(net, job), self.posterior, std, job)
             job.achieved["origin"] = ORIGIN
-            log.info("pruned by %s of each %s (%s)", self.score, self.unit, ORIGIN)
+            log.info("pruned by %s of each %s (%s)", self.pruning.score, self.pruning.unit, ORIGIN)
         return self._mean(net, job)
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
@@ -243,82 +230,6 @@ class SWAG(Method):
     def _mean(self, net: nn.Module, job: Job) -> nn.Module:
         assert self.posterior is not None
         return self._with_weights(net, self.posterior.mean, job).cpu()
-
-    def _chosen(self, job: Job) -> list[str]:
-        """The layers to prune; by channels only those whose outputs are read by others."""
-        layers = job.graph.layers
-        fit = [
-            name
-            for name, layer in layers.items()
-            if self.unit == "weight" or (layer.kind != "depthwise" and not layer.is_output)
-        ]
-        return match_layers(self.layers, fit, what="method.layers")
-
-    def _prune_weights(self, net: nn.Module, job: Job) -> None:
-        assert self.posterior is not None
-        mean, std = self.posterior.mean, self._std()
-        ranked = split(net, mean.abs() if self.score == "magnitude" else signal_to_noise(mean, std))
-        scores = {name: ranked[f"{name}.weight"] for name in self._chosen(job)}
-        counts = {name: prune_floor(score.numel(), self.prune_ratio) for name, score in scores.items()}
-        total = sum(score.numel() for score in scores.values())
-        masks = live_weights(scores, counts if self.scope == "layer" else prune_floor(total, self.prune_ratio))
-        live = torch.ones_like(self.posterior.live)
-        for name, mask in masks.items():
-            split(net, live)[f"{name}.weight"].copy_(mask)  # a view of it
-        self.posterior.prune(live)
-        kept = {name: float(mask.double().mean()) for name, mask in masks.items()}
-        log.info("kept weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in kept.items()))
-        job.achieved = {"weights_kept": sum(int(mask.sum()) for mask in masks.values()) / total}
-        reason = "all its weights rank above the threshold"
-        job.not_pruned = [{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0]
-
-    def _prune_channels(self, net: nn.Module, job: Job) -> nn.Module:
-        assert self.posterior is not None
-        mean, std = split(net, self.posterior.mean), split(net, self._std())
-        scores = {}
-        for name in self._chosen(job):
-            weight = mean[f"{name}.weight"]
-            spread = torch.ones_like(weight) if self.score == "magnitude" else std[f"{name}.weight"]
-            scores[name] = filter_signal_to_noise(weight, spread)
-        choice = job.choose(
-            lambda: budget.choose(scores, job.graph, prune_ratio=self.prune_ratio, coupling=self.coupling)
-        )
-        # where each weight of the small net comes from: cut a net that holds the numbers of its weights
-        numbered = copy.deepcopy(net).double()
-        write_vector(numbered, torch.arange(1, len(self.posterior.mean) + 1))
-        index = to_vector(shrink(numbered, job.graph, choice.plan)).long() - 1
-        compact = job.cut(self._mean(net, job), choice)
-        self.posterior = self.posterior.select(index)
-        return compact
-
-    def _std(self) -> Tensor:
-        assert self.posterior is not None
-        return self.posterior.std(scale=self.scale, low_rank=self.variant == "swag")
-
-
-def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
-    """The Gaussian that a finished run collected for a net with the parameters of ``net``, before any cut.
-
-    Raises:
-        UserError: no finished run, one that collected nothing, or one of another net.
-    """
-    path = Path(folder).expanduser()
-    if not is_complete(path):
-        raise UserError(f"method.posterior={folder} is no folder of a finished run (.../seed_<n>)")
-    for phase in read_result(path)["phases"]:
-        file = path / "phases" / phase["name"] / "weights.safetensors"
-        if not file.exists():
-            continue
-        tensors = load_file(file)
-        prefix = "method.posterior."
-        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if not state:
-            continue
-        for name, parameter in trainable(net):
-            if (found := tensors.get(f"net.{name}")) is None or found.shape != parameter.shape:
-                raise UserError(f"method.posterior={folder} is a run of another net: '{name}' is missing or differs")
-        return IterateGaussian.from_state(state)
-    raise UserError(f"method.posterior={folder} is a run that collected no weights; give one with method=swag")
 
 
 def _check_number(name: str, value: object, *, low: float, below: float = math.inf, whole: bool = False) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,12 @@ from torch import nn
 import prunebench
 from prunebench import cli
 from prunebench.blueprint import Blueprint
+from prunebench.budget.gates import select_epoch
 from prunebench.errors import UserError
 from prunebench.job import Job
 from prunebench.layers.channel_gates import gates_of
 from prunebench.measure import cost
-from prunebench.methods.pruning_from_scratch import PruningFromScratch, select_epoch
+from prunebench.methods.pruning_from_scratch import PruningFromScratch
 from prunebench.models import resnet_cifar, vgg_cifar
 from prunebench.phase import Phase
 from prunebench.surgery.shrink import shrink
@@ -24,8 +26,16 @@ from tests.kit import SHORT, configure, run
 
 NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
 METHOD = (*SHORT, *NET, "method=pruning_from_scratch", "method.search_epochs=2")
+SCRATCH = (*METHOD, "schedule=scratch", "method.target_macs=0.6")
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Result and folder of one run from scratch."""
+    return run(tmp_path_factory.mktemp("scratch"), *SCRATCH)
+
+
+@functools.cache  # tracing takes a second
 def blueprint(build: Any, **settings: Any) -> Blueprint:
     target = {"_target_": f"{build.__module__}.{build.__name__}", **settings}
     return Blueprint(target, make=lambda s, _: cli.make_net(s), example=torch.zeros(1, 3, 32, 32))
@@ -70,8 +80,9 @@ class TestPublishedNets:
         method = PruningFromScratch(target_macs=0.5)
         job: Any = SimpleNamespace(dense=dense, schedule="scratch", phase=method.search)
         method.check(dense.template, job)
-        job.graph = dense.variant(width=80 if build is vgg_cifar.vgg16 else 20).graph
-        gated = method.attach(dense.variant(width=80 if build is vgg_cifar.vgg16 else 20).fresh("x"), job)
+        wide = blueprint(build, **settings, width=80 if build is vgg_cifar.vgg16 else 20)
+        job.graph = wide.graph
+        gated = method.attach(wide.fresh("x"), job)
         assert sum(len(gate.gate) for gate in gates_of(gated)) == num_gates == method.gates.shape[1]
         assert method.attach(gated, job) is gated
         trained = [name for name, parameter in gated.named_parameters() if parameter.requires_grad]
@@ -95,7 +106,7 @@ class TestPublishedNets:
         self, build: Any, settings: dict[str, Any], width: int, target: float
     ) -> None:
         dense = blueprint(build, **settings)
-        wide = dense.variant(width=width)
+        wide = blueprint(build, **settings, width=width)
         method = PruningFromScratch(target_macs=target)
         job: Any = SimpleNamespace(dense=dense, base=wide, graph=wide.graph, history=[], phase=method.search)
         method.attach(wide.fresh("x"), job)
@@ -146,8 +157,8 @@ def test_only_gates_and_statistics_move_in_the_search(tmp_path: Path) -> None:
     assert rows[1]["method/mean_gate"] < rows[0]["method/mean_gate"] < 1
 
 
-def test_a_run_is_relative_to_the_standard_net(tmp_path: Path) -> None:
-    result, folder = run(tmp_path, *METHOD, "schedule=scratch", "method.target_macs=0.6")
+def test_a_run_is_relative_to_the_standard_net(scratch: tuple[dict[str, Any], Path]) -> None:
+    result, folder = scratch
     dense, wide = (
         cost.count(resnet_cifar.CifarResNet(blocks=1, num_classes=10, in_channels=1, shortcut="A", width=width),
                    torch.zeros(1, 1, 8, 8))
@@ -179,16 +190,15 @@ def test_a_run_is_relative_to_the_standard_net(tmp_path: Path) -> None:
     assert not gates_of(net)
 
 
-def test_equal_compute_beside_a_pretraining(tmp_path: Path) -> None:
-    result, _ = run(tmp_path, *METHOD, "schedule=scratch_b")
+def test_equal_compute_beside_a_pretraining(tmp_path: Path, scratch: tuple[dict[str, Any], Path]) -> None:
+    result, _ = run(tmp_path, *METHOD, "schedule=scratch_b", "method.target_macs=0.6")
     pretrain, search, scratch = result["phases"]
     assert [phase["name"] for phase in result["phases"]] == ["pretrain", "search", "scratch"]
     assert "dense" in result["metrics"]
     assert result["budget"]["search"]["pretraining_seconds"] == pretrain["seconds"]
     assert scratch["epochs"] == int(2 * result["cost"]["dense"]["macs"] / result["cost"]["final"]["macs"])
     # the structure does not depend on the pretraining
-    alone, _ = run(tmp_path, *METHOD, "schedule=scratch")
-    widths = [[row["out_channels"] for row in r["cost"]["per_layer"]] for r in (result, alone)]
+    widths = [[row["out_channels"] for row in r["cost"]["per_layer"]] for r in (result, scratch[0])]
     assert widths[0] == widths[1]
     assert search["epochs"] == 2
 
@@ -206,11 +216,13 @@ def test_nothing_is_inherited(tmp_path: Path) -> None:
     assert torch.isin(drawn, values).float().mean() < 0.01
 
 
-def test_an_interrupted_search_ends_with_the_same_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_ends_with_the_same_gates(
+    tmp_path: Path, scratch: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class PowerCut(Exception):
         pass
 
-    straight, _ = run(tmp_path / "straight", *METHOD, "schedule=scratch")
+    straight, _ = scratch
     original = Lit.training_step
 
     def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -220,9 +232,9 @@ def test_an_interrupted_search_ends_with_the_same_gates(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Lit, "training_step", cut_power)
     with pytest.raises(PowerCut):
-        run(tmp_path / "cut", *METHOD, "schedule=scratch")
+        run(tmp_path, *SCRATCH)
     monkeypatch.setattr(Lit, "training_step", original)
-    resumed, _ = run(tmp_path / "cut", *METHOD, "schedule=scratch")
+    resumed, _ = run(tmp_path, *SCRATCH)
     for key in ("mean_gate", "nonzero_gates", "reached", "selected_epoch"):
         assert resumed["budget"][key] == straight["budget"][key]
     assert resumed["metrics"]["final"] == straight["metrics"]["final"]
