@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,15 @@ SHORT = (
 
 def configure(outputs: Path, *overrides: str) -> tuple[dict[str, Any], str]:
     """The resolved configuration of a command line, and its YAML."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose("config", overrides=[f"paths.outputs={outputs}", *overrides])
+    cfg = copy.deepcopy(_composed(overrides))
+    cfg.paths.outputs = str(outputs)
     return cli.resolve(cfg)
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> Any:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
 
 
 def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:

@@ -133,5 +133,5 @@ def digest(state: Mapping[str, Tensor]) -> int:
     whole = hashlib.sha256()
     for name, value in state.items():
         whole.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return int.from_bytes(whole.digest()[:7], "big")
