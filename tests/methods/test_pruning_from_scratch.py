@@ -192,11 +192,11 @@ def test_a_run_is_relative_to_the_standard_net(scratch: tuple[dict[str, Any], Pa
 
 def test_equal_compute_beside_a_pretraining(tmp_path: Path, scratch: tuple[dict[str, Any], Path]) -> None:
     result, _ = run(tmp_path, *METHOD, "schedule=scratch_b", "method.target_macs=0.6")
-    pretrain, search, scratch = result["phases"]
+    pretrain, search, anew = result["phases"]
     assert [phase["name"] for phase in result["phases"]] == ["pretrain", "search", "scratch"]
     assert "dense" in result["metrics"]
     assert result["budget"]["search"]["pretraining_seconds"] == pretrain["seconds"]
-    assert scratch["epochs"] == int(2 * result["cost"]["dense"]["macs"] / result["cost"]["final"]["macs"])
+    assert anew["epochs"] == int(2 * result["cost"]["dense"]["macs"] / result["cost"]["final"]["macs"])
     # the structure does not depend on the pretraining
     widths = [[row["out_channels"] for row in r["cost"]["per_layer"]] for r in (result, scratch[0])]
     assert widths[0] == widths[1]
