@@ -55,6 +55,7 @@ class Size:
 
     @property
     def within(self) -> bool:
+        """As near as the tolerance allows."""
         return self.miss <= 1
 
     @property
@@ -64,6 +65,7 @@ class Size:
 
     @property
     def fails(self) -> bool:
+        """It differs, and no reason excuses it."""
         return not self.within and not self.excused
 
 
