@@ -241,7 +241,7 @@ class Job:
             net = method.fresh(net, self)
         if phase.active:
             net = method.attach(net, self)
-        self._arrange(net)
+        self.arrange(net)
         counted = self.count(net)
         if phase.equal_compute:
             phase = phase.stretched(self.dense_cost.macs, counted.macs)
@@ -299,7 +299,7 @@ class Job:
         """
 
         def evaluate_now() -> dict[str, Any]:
-            metrics, found = measurement.on_test_set(self._arrange(net), method, self)
+            metrics, found = measurement.on_test_set(self.arrange(net), method, self)
             if found is not None:
                 stored.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
             return {"split": "test", **metrics}
@@ -328,7 +328,7 @@ class Job:
         """Largest absolute difference of the two nets' outputs on the first test batch, eval mode, float32."""
         return measurement.difference(one, other, self)[0]
 
-    def _arrange(self, net: nn.Module) -> nn.Module:
+    def arrange(self, net: nn.Module) -> nn.Module:
         """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""
         if self.settings.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

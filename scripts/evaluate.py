@@ -1,0 +1,41 @@
+"""Measure the saved net of a run again and compare with its result: python scripts/evaluate.py <run folder>.
+
+From the run's folder and its data set alone. Stored and new numbers are printed; exit code 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
+    sys.path.insert(0, str(ROOT))
+
+from prunebench.errors import UserError, here  # noqa: E402
+from prunebench.reevaluate import reevaluate  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder of a finished run (.../seed_<n>)")
+    parser.add_argument("--data", type=Path, help="data folder (default: the run's)")
+    given = parser.parse_args(arguments)
+    try:
+        found = reevaluate(given.folder, data=given.data)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{'':10} {'stored':>16} {'now':>16}")
+    for item in found:
+        stored, now = (f"{value:,}" if isinstance(value, int) else f"{value:.6f}" for value in (item.stored, item.now))
+        limit = f"within {item.tolerance:g}" if item.tolerance else "equal"
+        print(f"{item.name:10} {stored:>16} {now:>16}  {limit if item.same else 'DIFFERS'}")
+    return 0 if all(item.same for item in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
