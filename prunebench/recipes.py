@@ -67,7 +67,8 @@ def refuse_overruled(cfg: DictConfig, given: Iterable[str]) -> None:
     Raises:
         UserError: such a key was given, and a phase takes another value from a recipe.
     """
-    raw: Any = OmegaConf.to_container(cfg.schedule.phases, resolve=False)
+    phases = OmegaConf.select(cfg, "schedule.phases")
+    raw: Any = {} if phases is None else OmegaConf.to_container(phases, resolve=False)
     for key in [key for key in (item.lstrip("+").partition("=")[0] for item in given) if key in OVERRULED]:
         asked = OmegaConf.select(cfg, key)
         for name, phase in raw.items():
