@@ -15,6 +15,9 @@ PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
 RUN_FOLDERS = "run_folders"
 """Key of ``method`` with the names of its options that are folders of finished runs."""
 
+NOT_ARGUMENTS = ("name", "recipe", "acts", "control", RUN_FOLDERS)
+"""Keys of ``method`` that are for results, schedules and reports, not for its constructor."""
+
 
 def file_sha256(path: Path) -> str:
     """Checksum of a file, 64 hex digits."""

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
 
 
-NOT_ARGUMENTS = ("name", "recipe", "acts", "control", "run_folders")
-"""Keys of a method's configuration that are for results, schedules and reports, not for its constructor."""
-
-
 class Method(nn.Module):
     """The base of all methods, and the method ``none``: train, change nothing.
 

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prunebench import cli, measurement, runner, saved
+from prunebench import assemble, measurement, runner, saved
 from prunebench.errors import UserError
 from prunebench.job import Job
 from prunebench.method import Method
@@ -58,7 +58,7 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     if data is not None:
         config["paths"]["data"] = str(data.expanduser().resolve())
-    job, _, method, _ = cli.build(config, folder)
+    job, _, method, _ = assemble.build(config, folder)
     runner.set_threads(job.settings.num_threads)
     _same_data(result["data"], job)
     net = job.arrange(saved.load(folder, trust=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from prunebench import cli, runner
+from prunebench import assemble, cli, runner
 from prunebench.help import conf_folder
 from prunebench.identity import run_folder
 
@@ -41,7 +41,7 @@ def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     """Run a configuration; its result and its folder."""
     config, text = configure(outputs, *overrides)
     folder = run_folder(config)
-    job, net, method, weights = cli.build(config, folder)
+    job, net, method, weights = assemble.build(config, folder)
     runner.set_threads(config["trainer"]["num_threads"])
     result = runner.execute(job, net, method, config=config, config_text=text, weights=weights)
     return result, folder

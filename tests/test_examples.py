@@ -16,9 +16,9 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from prunebench import cli, rows
+from prunebench import assemble, rows
 from prunebench.help import EXAMPLES, help_text
-from prunebench.method import NOT_ARGUMENTS
+from prunebench.identity import NOT_ARGUMENTS
 from prunebench.phase import build_phases
 from prunebench.rows.reproduce import rows_of
 from prunebench.settings import TrainerSettings
@@ -77,13 +77,13 @@ def test_a_run_composes_and_can_be_built(overrides: tuple[str, ...], tmp_path: P
     config, _ = configure(tmp_path, *ours)
     assert build_phases(config["schedule"]["phases"])
     assert TrainerSettings(**config["trainer"])
-    method = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
     assert config["schedule"]["name"] in method.schedules
-    assert cli.make("dataset", config["dataset"], drop=("epochs",)).name == config["dataset"]["name"]
+    assert assemble.make("dataset", config["dataset"], drop=("epochs",)).name == config["dataset"]["name"]
     if config.get("ood"):
-        assert cli.make("ood", config["ood"], drop=("epochs",)).name == config["ood"]["name"]
+        assert assemble.make("ood", config["ood"], drop=("epochs",)).name == config["ood"]["name"]
     with torch.device("meta"):
-        assert cli.make_net(config["model"])
+        assert assemble.make_net(config["model"])
 
 
 class Accepted(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench import cli
+from prunebench import assemble, cli
 from prunebench.errors import UserError
 from prunebench.identity import run_folder
 from prunebench.lock import FolderLock
@@ -55,7 +55,7 @@ def test_the_next_start_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = run_folder(config)
     write_json(folder / "result.json", {"schema": 1, "status": "failed", "error": "an older one"})
     with monkeypatch.context() as broken:
-        broken.setattr(cli, "build", lambda *_: (_ for _ in ()).throw(UserError("a newer one")))
+        broken.setattr(assemble, "build", lambda *_: (_ for _ in ()).throw(UserError("a newer one")))
         refused(tmp_path, *overrides)
     assert read_result(folder)["error"] == "a newer one"
     assert cli.execute(config, text, folder)["status"] == "complete"

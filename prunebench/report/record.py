@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.errors import UserError
+from prunebench.identity import NOT_ARGUMENTS
 from prunebench.report import checked
 from prunebench.result import masked_share
 
@@ -255,7 +256,7 @@ def _published(expected: Any) -> dict[str, Any] | None:
 def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Settings of a config group, without what only names it or only offers defaults to the schedules."""
     settings = checked.mapping(checked.mapping(result, group), f"{group}.settings", optional=True)
-    return {key: value for key, value in settings.items() if key not in ("_target_", "name", "recipe", "acts")}
+    return {key: value for key, value in settings.items() if key not in ("_target_", *NOT_ARGUMENTS)}
 
 
 def _test_set(result: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from torch import nn
 
 from prunebench.blueprint import Blueprint
 from prunebench.data.base import Data
+from prunebench.identity import NOT_ARGUMENTS
 from prunebench.measure.cost import Cost
-from prunebench.method import NOT_ARGUMENTS
 from prunebench.phase import build_phases
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
@@ -44,7 +44,7 @@ def verify(row: Row) -> Verified:
     Raises:
         UserError: the configuration, the net, the method or the cut is refused.
     """
-    from prunebench.cli import make
+    from prunebench.assemble import make
     from prunebench.rows import compose
 
     config = compose(row)
@@ -104,7 +104,7 @@ def _blueprint(settings: str, data: Data) -> Blueprint:
 
 @lru_cache(maxsize=8)
 def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> Blueprint:
-    from prunebench.cli import make_net
+    from prunebench.assemble import make_net
 
     example = torch.zeros(shape, dtype=dtype)
     return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
-from prunebench import cli
+from prunebench import assemble
 from prunebench.data.loaders import ImageData
 from prunebench.help import options
+from prunebench.identity import NOT_ARGUMENTS
 from prunebench.measure import cost
-from prunebench.method import ALL_SCHEDULES, NOT_ARGUMENTS
+from prunebench.method import ALL_SCHEDULES
 from prunebench.result import read_result
 from prunebench.runner import TARGET_TOLERANCE
 from prunebench.training.lit import Lit
@@ -60,7 +61,7 @@ CLOSES = ("sanp",)
 def supported() -> Iterator[tuple[str, str]]:
     for method in METHODS:
         config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
-        built = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
+        built = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
         for schedule in sorted(built.schedules):
             yield method, schedule
 
@@ -123,7 +124,7 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) 
 @functools.cache
 def digits() -> ImageData:
     config, _ = configure(Path("unused"))
-    data: ImageData = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data: ImageData = assemble.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
     return data
 
@@ -201,7 +202,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outputs: Path) -> None:
     schedule = next(schedule for name, schedule in SUPPORTED if name == method)
     config, _ = configure(outputs, *command(method, schedule))
-    job, net, built, _ = cli.build(config, outputs / "unused")
+    job, net, built, _ = assemble.build(config, outputs / "unused")
     built.check(net, job)
     job.phase = phase = job.phases[-1]
     net = built.attach(net, job)
@@ -240,7 +241,7 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs: Path) -> None:
     config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *EXTRA.get(method, ()))
-    job, net, built, _ = cli.build(config, outputs / "unused")
+    job, net, built, _ = assemble.build(config, outputs / "unused")
     for schedule in ALL_SCHEDULES - built.schedules:
         job.schedule = schedule
         with pytest.raises(prunebench.errors.UserError, match=f"schedule={schedule} is not supported"):

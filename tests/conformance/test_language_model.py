@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
-from prunebench import cli
+from prunebench import assemble
 from prunebench.measure import cost
 from prunebench.result import read_result, summary
 from prunebench.task import task_of
@@ -69,7 +69,7 @@ def test_the_saved_net_is_the_measured_net(straight: tuple[dict[str, Any], Path]
     window = torch.zeros(1, 32, dtype=torch.long)
     assert cost.count(net, window, samples=32).macs == result["cost"]["final"]["macs"]
     config, _ = configure(tmp_path, *COMMAND)
-    data = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data = assemble.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
     task = task_of(data)
     metrics, _ = task.evaluate(lambda batch: task.probabilities(net, batch)[None], data.test())

@@ -72,10 +72,10 @@ def test_a_run(method: str, outputs: Path) -> None:
 
 
 def bpc(net: nn.Module, outputs: Path) -> float:
-    from prunebench import cli
+    from prunebench import assemble
 
     config, _ = configure(outputs, *TEXT)
-    data: Any = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data: Any = assemble.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
     state, total, count = None, 0.0, 0
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import prunebench
-from prunebench import cli
+from prunebench import assemble
 from prunebench.blueprint import Blueprint
 from prunebench.budget.gates import select_epoch
 from prunebench.errors import UserError
@@ -38,12 +38,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 @functools.cache  # tracing takes a second
 def blueprint(build: Any, **settings: Any) -> Blueprint:
     target = {"_target_": f"{build.__module__}.{build.__name__}", **settings}
-    return Blueprint(target, make=lambda s, _: cli.make_net(s), example=torch.zeros(1, 3, 32, 32))
+    return Blueprint(target, make=lambda s, _: assemble.make_net(s), example=torch.zeros(1, 3, 32, 32))
 
 
 def built(outputs: Path, *overrides: str) -> tuple[Job, nn.Module, PruningFromScratch]:
     config, _ = configure(outputs, *METHOD, "schedule=scratch", *overrides)
-    job, net, method, _ = cli.build(config, outputs / "run")
+    job, net, method, _ = assemble.build(config, outputs / "run")
     assert isinstance(method, PruningFromScratch)
     return job, net, method
 

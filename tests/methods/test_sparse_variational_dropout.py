@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunebench
-from prunebench import cli
+from prunebench import assemble
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian import GaussianLinear
@@ -84,7 +84,7 @@ def test_the_weight_of_the_kl_follows_the_epochs() -> None:
 def test_weight_decay_is_not_for_random_weights() -> None:
     built, net = trained()
     config, _ = configure(Path("unused"), "schedule=simultaneous", "schedule.phases.train.weight_decay=0.1")
-    job, *_ = cli.build(config, Path("unused"))
+    job, *_ = assemble.build(config, Path("unused"))
     groups = built.param_groups(nn.Sequential(net, nn.BatchNorm1d(2)), job.phases[0])
     decays = {id(p): group.get("weight_decay", 0.1) for group in groups for p in group["params"]}
     assert {decays[id(p)] for p in net.parameters()} == {0.0}
@@ -153,7 +153,7 @@ def test_several_samples_are_averaged_and_counted(tmp_path: Path) -> None:
     assert layers and all(((layer.weight == 0) == (layer.spread == 0)).all() for layer in layers.values())
     # the saved net draws the run's predictions again
     config, _ = configure(tmp_path, *SHORT, *NET)
-    data = cli.make("dataset", config["dataset"], drop=("epochs",))
+    data = assemble.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
     ensemble, hits = Ensemble(net, num_samples=5, seed=0), 0
     with torch.no_grad():

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import prunebench
-from prunebench import cli
+from prunebench import assemble
 from prunebench.errors import UserError
+from prunebench.identity import NOT_ARGUMENTS
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
-from prunebench.method import NOT_ARGUMENTS
 from prunebench.methods.swag import REFRESH_BATCH, SWAG
 from prunebench.phase import Phase, build_phases, lr_factor
 from prunebench.rows import register
@@ -80,7 +80,7 @@ def row() -> dict[str, Any]:
 
 def test_the_papers_schedule_collects_139_models_and_keeps_20_deviations() -> None:
     config = row()
-    method = cli.make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
     phase = build_phases(config["schedule"]["phases"])[0]
     found = collecting_steps(method, epochs=phase.epochs, steps=2)
     assert found == [(epoch, 1) for epoch in range(161, 300)] and len(found) == 139
