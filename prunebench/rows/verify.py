@@ -22,7 +22,6 @@ from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
-
 RANDOM = {"_target_": "prunebench.criteria.scorers.Random"}
 
 
