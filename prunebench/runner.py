@@ -57,13 +57,14 @@ def execute(
         try:
             compact, plan = _run(job, net, method)
             result = {**known, **_measurements(job, net, compact, plan, method, config)}
-        except BaseException as error:
+        except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
+            log.error("interrupted: %s", error)
+            raise
+        except Exception as error:  # must be visible in a table
             log.error("failed: %s", error)
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
-            if not isinstance(error, KeyboardInterrupt):
-                # an interrupted run is simply resumed; a failed one must be visible in a table
-                write_json(job.folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            write_json(job.folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
             raise
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if weights is not None:

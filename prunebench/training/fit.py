@@ -12,7 +12,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+    MisconfigurationException,
+    SIGTERMException,
+)
 from torch import Tensor
 
 from prunebench.errors import UserError
@@ -76,6 +79,8 @@ def fit(
         ) from None
     except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         _reraise(error)
+    except SIGTERMException:  # the end of a job's time on a cluster; as a SystemExit it would look like success
+        raise KeyboardInterrupt(f"phase {lit.phase.name} was terminated") from None
     if not trainer.state.finished:
         raise KeyboardInterrupt(f"phase {lit.phase.name} was interrupted")
     return read_history(folder / "last.ckpt")

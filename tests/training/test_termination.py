@@ -1,0 +1,35 @@
+"""A run that is told to stop is interrupted, not failed: it leaves no result and goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from prunebench.method import Method
+from tests.kit import SHORT, run
+
+NET = (*SHORT, "model=lenet300_100", "method=none", "schedule=simultaneous", "dataset.epochs.train=3")
+
+
+def test_a_terminated_run_leaves_no_result_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, _ = run(tmp_path / "straight", *NET)
+
+    def stop(self: Method, net: nn.Module, epoch: int) -> None:
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # what a cluster sends when a job's time is up
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Method, "start_epoch", stop)
+        with pytest.raises(KeyboardInterrupt, match="phase train was terminated"):
+            run(tmp_path / "stopped", *NET)
+    signal.signal(signal.SIGTERM, handler)
+    assert list((tmp_path / "stopped").rglob("last.ckpt")) and not list((tmp_path / "stopped").rglob("result.json"))
+
+    resumed, _ = run(tmp_path / "stopped", *NET)
+    assert resumed["status"] == "complete"
+    assert resumed["metrics"]["final"] == straight["metrics"]["final"]
