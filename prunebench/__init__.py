@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunebench.saved import load as load
+    from prunebench.nets.package import load as load
 
     __version__: str
 
@@ -18,7 +18,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     # lazily, so that `import prunebench` and the command line's --help do not wait for torch
     if name == "load":
-        from prunebench.saved import load
+        from prunebench.nets.package import load
 
         return load
     if name == "__version__":

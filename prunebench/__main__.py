@@ -3,7 +3,7 @@
 import os
 import sys
 
-from prunebench.cli import main
+from prunebench.cli.main import main
 
 if __name__ == "__main__":
     try:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from prunebench import runtime
+from prunebench.run import runtime
 
 runtime.limit_spinning()  # as the command line does; it has to come before torch
 

@@ -18,15 +18,15 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from prunebench.config.phase import Phase
+from prunebench.config.settings import TrainerSettings
+from prunebench.core.method import Method
+from prunebench.core.task import Classification
 from prunebench.data.cifar import CIFAR10
 from prunebench.data.memory import Raw
 from prunebench.errors import UserError
-from prunebench.job import Job
-from prunebench.method import Method
 from prunebench.models.resnet_cifar import resnet20
-from prunebench.phase import Phase
-from prunebench.settings import TrainerSettings
-from prunebench.task import Classification
+from prunebench.run.job import Job
 
 BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

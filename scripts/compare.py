@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
+from prunebench.core.result import read_result  # noqa: E402
 from prunebench.errors import UserError, here  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
-from prunebench.report.groups import Group  # noqa: E402
+from prunebench.report.configurations import Group  # noqa: E402
 from prunebench.report.pairs import Pair, compare, read_correct  # noqa: E402
 from prunebench.report.record import Pool, from_result  # noqa: E402
 from prunebench.report.tables import p_value, percent, points, signed  # noqa: E402
-from prunebench.result import read_result  # noqa: E402
 from prunebench.rows.fairness import GATE, LADDER, TOTALS  # noqa: E402
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from prunebench.config.groups import conf_folder
 from prunebench.data.files import MissingData
 from prunebench.errors import UserError, here, nearest
-from prunebench.help import conf_folder
 
 CONF = conf_folder() / "dataset"
 

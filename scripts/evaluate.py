@@ -14,7 +14,7 @@ if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
 from prunebench.errors import UserError, here  # noqa: E402
-from prunebench.reevaluate import reevaluate  # noqa: E402
+from prunebench.run.reevaluate import reevaluate  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

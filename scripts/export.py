@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from prunebench.errors import UserError
-from prunebench.export import FORMATS, export
+from prunebench.nets.export import FORMATS, export
 
 
 def main(argv: list[str] | None = None) -> int:

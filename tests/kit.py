@@ -9,9 +9,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from prunebench import assemble, cli, runner
-from prunebench.help import conf_folder
-from prunebench.identity import run_folder
+from prunebench.cli.main import main
+from prunebench.config.groups import conf_folder
+from prunebench.config.identity import run_folder
+from prunebench.run import assemble, runner
 
 SHORT = (
     "latency=false",
@@ -28,7 +29,7 @@ def configure(outputs: Path, *overrides: str) -> tuple[dict[str, Any], str]:
     """The resolved configuration of a command line, and its YAML."""
     cfg = copy.deepcopy(_composed(overrides))
     cfg.paths.outputs = str(outputs)
-    return cli.resolve(cfg)
+    return main.resolve(cfg)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FORBIDDEN = {
     "models and data import nothing": ("models/lenet.py", "from prunebench import task"),
-    "criteria, layers, surgery and measure": ("measure/cost.py", "import prunebench.method"),
+    "criteria, layers, surgery and measure": ("measure/cost.py", "import prunebench.core.method"),
     "methods never import each other": ("methods/one_of_two.py", "from prunebench.methods import two_of_two"),
     "nothing imports methods": ("job.py", "from prunebench.methods import two_of_two"),
     "imports Lightning": ("task.py", "import pytorch_lightning"),

@@ -61,6 +61,6 @@ def test_it_composes_a_run_outside_the_checkout(unpacked: Path, tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "name: resnet56" in done.stdout
-    code = "import prunebench, prunebench.help; print(prunebench.__file__, prunebench.help.conf_folder())"
+    code = "import prunebench, prunebench.cli.help; print(prunebench.__file__, prunebench.config.groups.conf_folder())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.count(str(unpacked)) == 2, done.stderr

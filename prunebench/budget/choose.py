@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunebench.budget import checks
+from prunebench.budget import amounts
+from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
 from prunebench.budget.counts import Count, Floor, ratio_table, step_ratio
-from prunebench.budget.families import Counts, by_ratio, by_table, by_threshold
-from prunebench.budget.target import meet
+from prunebench.budget.meet import meet
 from prunebench.budget.units import Unit, check_scores, make_units
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -80,11 +80,11 @@ def choose(
             smallest reachable share), scores that are not finite.
     """
     started = time.perf_counter()
-    checks.check_words(scope=scope, coupling=coupling, normalise=normalise)
-    checks.check_amount(
+    amounts.check_words(scope=scope, coupling=coupling, normalise=normalise)
+    amounts.check_amount(
         prune_ratio=prune_ratio, target_macs=target_macs, target_params=target_params, scope=scope, fraction=fraction
     )
-    counter = checks.check_count(count)
+    counter = amounts.check_count(count)
     floor = Floor(min_channels=min_channels, protect=protect, round_to=round_to)
     scores = check_scores(scores, graph)
     before = within or Plan(keep={})

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from prunebench.criteria.activation_moments import (
+    ACTIVATIONS,
+    magnitude,
+    mean,
+    prob_active,
+    second_moment,
+    std,
+    variance,
+)
 from prunebench.criteria.filters import geometric_median, l1_norm, l2_norm, mixed, random
-from prunebench.criteria.gaussian import ACTIVATIONS, magnitude, mean, prob_active, second_moment, std, variance
 from prunebench.criteria.norms import STATISTICS, bn_importance, kernel_sums, mean_shift, needs_readers
 from prunebench.criteria.thresholds import (
     global_threshold,

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from prunebench.criteria.gaussian import ACTIVATIONS, mean
+from prunebench.criteria.activation_moments import ACTIVATIONS, mean
 from prunebench.criteria.norms import mean_shift
 from prunebench.surgery.graph import ChannelGraph, Layer
 from prunebench.surgery.plan import Plan

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prunebench.criteria import gaussian
+from prunebench.criteria import activation_moments
 
 STATISTICS = ("mean", "second_moment", "std", "prob_active", "gamma", "mean_x_next", "shift", "var_x_next")
 _WITH_READERS = frozenset({"mean_x_next", "shift", "var_x_next"})
@@ -78,7 +78,7 @@ def bn_importance(
     Args:
         beta: bias of the norm layer, ``[channels]``.
         gamma: weight of the norm layer, ``[channels]``; its sign is irrelevant by symmetry.
-        activation: what follows the norm layer, one of ``gaussian.ACTIVATIONS``.
+        activation: what follows the norm layer, one of ``activation_moments.ACTIVATIONS``.
         slope: of a leaky ReLU.
         readers: weights of the layers that read the channels, for the last three statistics.
 
@@ -90,12 +90,12 @@ def bn_importance(
     if statistic == "gamma":
         return gamma.detach().double().abs()
     if statistic == "prob_active":
-        return gaussian.prob_active(beta, gamma)
+        return activation_moments.prob_active(beta, gamma)
     if statistic == "second_moment":
-        return gaussian.second_moment(beta, gamma, activation=activation, slope=slope)
+        return activation_moments.second_moment(beta, gamma, activation=activation, slope=slope)
     if statistic == "std":
-        return gaussian.std(beta, gamma, activation=activation, slope=slope)
-    expected = gaussian.magnitude(beta, gamma, activation=activation, slope=slope)
+        return activation_moments.std(beta, gamma, activation=activation, slope=slope)
+    expected = activation_moments.magnitude(beta, gamma, activation=activation, slope=slope)
     if statistic == "mean":
         return expected
     if not readers:
@@ -105,7 +105,7 @@ def bn_importance(
         return expected * torch.stack([tap.abs().sum(dim=(0, 2)) for tap in taps]).sum(dim=0)
     if statistic == "shift":
         return expected * torch.cat([tap.sum(dim=2).abs() for tap in taps]).mean(dim=0)
-    spread = gaussian.variance(beta, gamma, activation=activation, slope=slope)
+    spread = activation_moments.variance(beta, gamma, activation=activation, slope=slope)
     return spread * torch.stack([tap.square().sum(dim=(0, 2)) for tap in taps]).sum(dim=0)
 
 

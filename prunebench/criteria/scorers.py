@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.budget.counts import check_ratio, prune_floor
 from prunebench.budget.units import removal_order
-from prunebench.criteria import filters, gaussian, norms
+from prunebench.criteria import activation_moments, filters, norms
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph, Layer
 from prunebench.surgery.plan import Plan
@@ -117,7 +117,7 @@ class BatchNormStatistic(Criterion):
     def refuses(self, layer: Layer) -> str | None:
         if layer.norm is None:
             return "no norm layer follows"
-        if self.statistic != "gamma" and layer.activation not in gaussian.ACTIVATIONS:
+        if self.statistic != "gamma" and layer.activation not in activation_moments.ACTIVATIONS:
             return f"there is no closed form for the activation {layer.activation}"
         if norms.needs_readers(self.statistic) and not layer.readers:
             return f"the statistic {self.statistic} needs a layer that reads it before an addition"

@@ -23,7 +23,7 @@ class Data(ABC):
     """A data set with train, validation and test split.
 
     Attributes:
-        task: what it is for: a key of ``prunebench.task.TASKS``.
+        task: what it is for: a key of ``prunebench.core.task.TASKS``.
         sample: what one sample is, in words; all counts, costs and metrics are per sample.
         samples_per_example: samples in ``example()``.
         name: in folders, commands and results.
@@ -87,6 +87,6 @@ class Data(ABC):
         return
 
     def input_facts(self) -> dict[str, Any]:
-        """What a saved net must say about its inputs: keyword arguments of ``prunebench.saved.save``."""
+        """What a saved net must say about its inputs: keyword arguments of ``prunebench.nets.package.save``."""
         example = self.example()
         return {"example_shape": tuple(example.shape), "example_dtype": example.dtype}

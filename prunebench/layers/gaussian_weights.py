@@ -57,7 +57,7 @@ def _near(log_variance: Tensor, weight: Tensor) -> Tensor:
 
 
 class GaussianWeights(Stochastic):
-    """What both layers share; see :class:`~prunebench.layers.gaussian.GaussianLinear` for the arguments.
+    """What both layers share; see :class:`~prunebench.layers.gaussian_layers.GaussianLinear` for the arguments.
 
     Attributes:
         weight: means, ``[out, in, ...]``. ``spread``: of the same shape, or one that broadcasts to it.

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from prunebench.task import Batch, Task
 
 _STRIDE = 1_000_003  # between the seeds of two runs, as everywhere
 
@@ -63,11 +59,11 @@ class Ensemble(nn.Module):
         output: Tensor = self.net(x)
         return output
 
-    def probabilities(self, batch: Batch, task: Task) -> Tensor:
-        """Probabilities ``[S, batch, classes]``; the caller's random stream does not move."""
+    def each(self, predict: Callable[[nn.Module], Tensor]) -> Tensor:
+        """What ``predict`` makes of each draw, stacked: ``[S, ...]``; the caller's random stream does not move."""
         found = []
         with torch.random.fork_rng(), sampling(self.net):
             for sample in range(self.num_samples):
                 torch.manual_seed(self.seed * _STRIDE + sample)
-                found.append(task.probabilities(self.net, batch))
+                found.append(predict(self.net))
         return torch.stack(found)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.measure.counter import ROOT, Call, Counter
-from prunebench.weights import to_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +104,6 @@ def training_macs(net: nn.Module, counted: Cost) -> int:
         frozen = bool(own) and not any(p.requires_grad for p in own)
         total += row["macs"] * (2 if frozen else 3)
     return total
-
-
-def file_bytes(net: nn.Module) -> int:
-    """Size in bytes of the safetensors file with the net's parameters and buffers."""
-    return len(to_bytes(net))
 
 
 def _rows(net: nn.Module, calls: Mapping[str, Call], samples: int) -> list[dict[str, Any]]:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prunebench import criteria, gating
+from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
-from prunebench.method import Method, match_layers
+from prunebench.methods.bases import component_gates
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -74,7 +75,7 @@ class Agp(Method):
         found = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
         named = match_layers(self.layers, found, what="method.layers")
         if self.skip is None:
-            skipped = gating.output_layers(net, job.example, found)
+            skipped = component_gates.output_layers(net, job.example, found)
         else:
             skipped = match_layers(self.skip, found, what="method.skip")
         self.names = [name for name in named if name not in skipped]
@@ -113,14 +114,14 @@ class Agp(Method):
         return {"sparsity": self._reached()}
 
     def selectable(self, net: nn.Module) -> bool:
-        return self._reached() > self.target_sparsity - gating.TOLERANCE
+        return self._reached() > self.target_sparsity - component_gates.TOLERANCE
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
         if self.live is not None:
             job.achieved = {
                 "target": self.target_sparsity,
                 "reached": self._reached(),
-                "tolerance": gating.TOLERANCE,
+                "tolerance": component_gates.TOLERANCE,
                 "unit": "share of the weights of the chosen layers that is zero",
                 "weights": self.live.numel(),
                 "kept_weights": int(self.live.sum()),

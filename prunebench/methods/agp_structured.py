@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunebench import criteria, gating
+from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.core.method import Method
 from prunebench.errors import UserError, nearest
 from prunebench.layers.components import Components
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.gated import DiagonalGate
-from prunebench.method import Method
+from prunebench.methods.bases import component_gates
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.phase import Phase
-    from prunebench.task import Batch, Task
+    from prunebench.config.phase import Phase
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 DIAGONALS = ("norm", "uniform")
@@ -85,12 +86,12 @@ class AgpStructured(Method):
         self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr
         self.layers, self.skip, self.merge = layers, skip, merge
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
-        gating.check_options(**self.options)
+        component_gates.check_options(**self.options)
         self.names: list[str] = []
 
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
-        self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
+        self.names = component_gates.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
         log.info("layers to gate: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
@@ -102,10 +103,10 @@ class AgpStructured(Method):
         assert job.phase is not None
         self.ramp.set_length(job.phase.epochs, job.steps_per_epoch(job.phase))
         job.seed_all("gates")
-        return gating.install(net, self.names, make_gate=self._make_gate, **self.options)
+        return component_gates.install(net, self.names, make_gate=self._make_gate, **self.options)
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
-        return gating.param_groups(net, phase, gate_lr=self.gate_lr)
+        return component_gates.param_groups(net, phase, gate_lr=self.gate_lr)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         terms = task.losses(net, batch)
@@ -124,13 +125,13 @@ class AgpStructured(Method):
             self._zero(net)
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
-        return {"sparsity": gating.sparsity(net)}
+        return {"sparsity": component_gates.sparsity(net)}
 
     def selectable(self, net: nn.Module) -> bool:
-        return gating.sparsity(net) > self.target_sparsity - gating.TOLERANCE
+        return component_gates.sparsity(net) > self.target_sparsity - component_gates.TOLERANCE
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        return gating.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
+        return component_gates.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
 
     def _make_gate(self, layer: Components) -> DiagonalGate:
         gate = DiagonalGate(size=layer.num_components)

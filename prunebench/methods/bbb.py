@@ -16,12 +16,12 @@ from prunebench.criteria.snr import lowest, signal_to_noise
 from prunebench.errors import UserError, nearest
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.posterior import gaussian_layers, to_gaussian
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
+from prunebench.methods.bases.variational import VariationalMethod, number
 from prunebench.surgery.plan import Plan
-from prunebench.variational import VariationalMethod, number
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 PRIORS = ("mixture", "gaussian", "laplace")
@@ -52,7 +52,8 @@ class BayesByBackprop(VariationalMethod):
         estimator: "weight" (one draw a batch, the paper's), "lrt" or "flipout".
         prune_ratio: share of the weights that goes, in [0, 1).
         scope: "global" = one ranking through all layers, "layer" = one for each.
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see :class:`~prunebench.variational.VariationalMethod`.
+        layers, kl_weight, kl_start, kl_warmup, num_samples: see
+            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.

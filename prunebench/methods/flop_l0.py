@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunebench import gating
+from prunebench.core.method import Method
 from prunebench.errors import UserError
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.gated import Gated, HardConcreteGate
-from prunebench.method import Method
+from prunebench.methods.bases import component_gates
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.phase import Phase
-    from prunebench.task import Batch, Task
+    from prunebench.config.phase import Phase
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -99,7 +99,7 @@ class FlopL0(Method):
         self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
-        gating.check_options(**self.options)
+        component_gates.check_options(**self.options)
         self.drop_rate = drop_rate
         self.gate_lr, self.multiplier_lr = gate_lr, multiplier_lr
         self.target_warmup = target_warmup
@@ -111,18 +111,18 @@ class FlopL0(Method):
 
     def check(self, net: nn.Module, job: Job) -> None:
         super().check(net, job)
-        self.names = gating.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
+        self.names = component_gates.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
         log.info("layers to gate: %s", ", ".join(self.names))
 
     def prune(self, net: nn.Module, job: Job) -> nn.Module:
         job.seed_all("factors")
-        return gating.install(net, self.names, make_gate=None, **self.options)
+        return component_gates.install(net, self.names, make_gate=None, **self.options)
 
     def attach(self, net: nn.Module, job: Job) -> nn.Module:
         assert job.phase is not None
         self._warmup_steps = round(self.target_warmup * job.phase.epochs * job.steps_per_epoch(job.phase))
         job.seed_all("gates")
-        gated = gating.install(
+        gated = component_gates.install(
             net,
             self.names,
             make_gate=lambda layer: HardConcreteGate(size=layer.num_components, drop_rate=self.drop_rate),
@@ -139,7 +139,7 @@ class FlopL0(Method):
             "weight_decay": 0.0,
             "clip": False,
         }
-        return [*gating.param_groups(net, phase, gate_lr=self.gate_lr), multipliers]
+        return [*component_gates.param_groups(net, phase, gate_lr=self.gate_lr), multipliers]
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         terms = task.losses(net, batch)
@@ -157,16 +157,16 @@ class FlopL0(Method):
         return {
             "target_sparsity": self.target(),
             "expected_sparsity": float(expected_sparsity(layers).detach()),
-            "sparsity": gating.sparsity(net),
+            "sparsity": component_gates.sparsity(net),
             "lambda_1": one,
             "lambda_2": two,
         }
 
     def selectable(self, net: nn.Module) -> bool:
-        return gating.sparsity(net) > self.target_sparsity - gating.TOLERANCE
+        return component_gates.sparsity(net) > self.target_sparsity - component_gates.TOLERANCE
 
     def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        return gating.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
+        return component_gates.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
 
     def target(self) -> float:
         """The sparsity aimed at now: t_final min(1, k / W) after k updates."""

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from prunebench import criteria
 from prunebench.budget.counts import check_ratio, step_ratio
+from prunebench.core.method import ALL_SCHEDULES, Method, match_layers
 from prunebench.errors import UserError, nearest
-from prunebench.method import ALL_SCHEDULES, Method, match_layers
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 VARIANTS = ("global", "layer_std")

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prunebench.blueprint import Blueprint
 from prunebench.budget import Choice
 from prunebench.budget.bisection import ITERATES
-from prunebench.budget.gates import choose_by_gates, select_epoch
-from prunebench.compute import beside_pretraining
+from prunebench.budget.by_gates import choose_by_gates, select_epoch
+from prunebench.config.phase import Phase
+from prunebench.core.method import Method
 from prunebench.errors import UserError, one_of
-from prunebench.layers.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
-from prunebench.method import Method
-from prunebench.phase import Phase
+from prunebench.methods.bases.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
+from prunebench.methods.bases.search_cost import beside_pretraining
+from prunebench.nets.dense_net import Blueprint
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.task import Batch, Task
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 SEARCH = "search"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError, nearest
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.layers.saliency import SaliencyPruning, recorded_decisions
@@ -18,15 +19,14 @@ from prunebench.layers.skipping import SkippingNet
 from prunebench.measure.dynamic import compare_skipping, sample_cost
 from prunebench.measure.latency import compare_samples
 from prunebench.measure.per_sample import PerSampleMacs
-from prunebench.method import Method, match_layers
-from prunebench.surgery.gating import gatable, gate_layers
+from prunebench.methods.bases.sample_gates import gatable, gate_layers
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.phase import Phase
+    from prunebench.config.phase import Phase
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
     from prunebench.surgery.graph import ChannelGraph
-    from prunebench.task import Batch, Task
 
 log = logging.getLogger("prunebench")
 

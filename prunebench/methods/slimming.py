@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
-from prunebench.budget.scales import Amount, choose_by_scales
+from prunebench.budget.by_scales import Amount, choose_by_scales
+from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
-from prunebench.method import Method, match_layers
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.norm_scales import Scale, norm_scales
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.scales import Scale, norm_scales
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.task import Batch, Task
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -37,8 +37,8 @@ class Slimming(Method):
     ``penalty * sign(gamma)`` with sign(0) = 0: the port's sub-gradient step, as a term that is logged. Weight decay
     acts on the scales too, and no proximal step makes them exactly 0.
 
-    Which channels a scale switches off depends on its place (:mod:`prunebench.surgery.scales`). The layer in front of
-    the norm loses them; where the norm reads a stream (pre-activation ResNet, DenseNet) the layers behind it stop
+    Which channels a scale switches off depends on its place (:mod:`prunebench.surgery.norm_scales`). The layer in front
+    of the norm loses them; where the norm reads a stream (pre-activation ResNet, DenseNet) the layers behind it stop
     reading them, and the stream keeps its width. Norms in front of an addition have no part: neither penalty nor cut.
     In the paper's nets there are none.
 
@@ -48,8 +48,8 @@ class Slimming(Method):
     Args:
         penalty: weight of the L1 norm, >= 0 (lambda of the paper).
         prune_ratio, target_macs, target_params, scope, min_channels, max_layer_ratio, round_to: see
-            :class:`prunebench.budget.scales.Amount`; the cut is that of
-            :func:`prunebench.budget.scales.choose_by_scales`.
+            :class:`prunebench.budget.by_scales.Amount`; the cut is that of
+            :func:`prunebench.budget.by_scales.choose_by_scales`.
         linear: hidden linear layers with a batch norm take part too. In a net without convolutions they always do.
         skip: names and globs of norm layers that have no part.
         small: scales below count as switched off in the log, > 0.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.layers import kl
-from prunebench.layers.posterior import gaussian_layers, sparsity, to_gaussian
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, sparsity, to_gaussian
+from prunebench.methods.bases.variational import VariationalMethod, number
 from prunebench.surgery.plan import Plan
-from prunebench.variational import VariationalMethod, number
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -39,7 +39,8 @@ class SparseVariationalDropout(VariationalMethod):
         log_sigma2: initial ln s^2 of each weight; must be well below ln w^2.
         threshold: on log alpha; 3 is a dropout rate of 0.95.
         train_clip: dead weights are 0 while training too (on for the paper's LeNets, off for its VGGs).
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see :class:`~prunebench.variational.VariationalMethod`.
+        layers, kl_weight, kl_start, kl_warmup, num_samples: see
+            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.

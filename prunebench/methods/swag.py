@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.method import Method
 from prunebench.data.splits import stream
 from prunebench.errors import UserError, one_of
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.measure.batch_norm import refreshed
-from prunebench.method import Method
-from prunebench.posterior import SnrPruning, read_posterior
+from prunebench.methods.bases.snr_pruning import SnrPruning, read_posterior
 from prunebench.surgery.plan import Plan
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
-    from prunebench.phase import Phase
-    from prunebench.task import Batch, Task
+    from prunebench.config.phase import Phase
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
@@ -63,7 +63,7 @@ class SWAG(Method):
             null = all.
         posterior: folder of a finished run whose Gaussian is taken, instead of training; with ``schedule=oneshot``.
         prune_ratio, score, unit, scope, coupling, layers: of what goes at a cut, see
-            :class:`prunebench.posterior.SnrPruning`.
+            :class:`prunebench.methods.bases.snr_pruning.SnrPruning`.
 
     Raises:
         UserError: an option outside its values.

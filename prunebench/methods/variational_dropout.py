@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from prunebench.errors import UserError, nearest
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.posterior import gaussian_layers, to_gaussian, to_plain, with_spread
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
+from prunebench.methods.bases.variational import VariationalMethod
 from prunebench.surgery.plan import Plan
-from prunebench.variational import VariationalMethod
 
 if TYPE_CHECKING:
-    from prunebench.job import Job
+    from prunebench.run.job import Job
 
 NOISES = ("A", "B")
 SHAPES = ("weight", "unit", "layer")
@@ -40,7 +40,8 @@ class VariationalDropout(VariationalMethod):
         rate: initial dropout rate p of the layers, alpha = p / (1 - p); in (0, 0.5].
         input_rate: the same for the net's first layer.
         learn: whether the rates are learned.
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see :class:`~prunebench.variational.VariationalMethod`.
+        layers, kl_weight, kl_start, kl_warmup, num_samples: see
+            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.

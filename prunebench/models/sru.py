@@ -82,7 +82,7 @@ class SRULayer(nn.Module):
 
 
 class SRULanguageModel(nn.Module):
-    """Embedding, dropout, SRU layers, dropout, linear output; see ``prunebench.language`` for how it is called.
+    """Embedding, dropout, SRU layers, dropout, linear output; see ``prunebench.core.language`` for how it is called.
 
     Args:
         num_symbols: size of the vocabulary V.

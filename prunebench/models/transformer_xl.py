@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
 
 class TransformerXL(nn.Module):
-    """The language model; see ``prunebench.language`` for how it is called. The state is the memory of all layers.
+    """The language model; see ``prunebench.core.language`` for how it is called. The state is the memory of all layers.
 
     Args:
         num_symbols: size of the vocabulary V.

@@ -6,8 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunebench.report import checks, collect, families, figures, groups, guarantees, page, papers, summaries, tables
-from prunebench.result import read_json, write_json
+from prunebench.disk.atomic import read_json, write_json
+from prunebench.report import (
+    collect,
+    configurations,
+    figures,
+    guarantees,
+    leagues,
+    page,
+    papers,
+    summaries,
+    support,
+    tables,
+)
 from prunebench.rows import Paper
 
 __all__ = ["Report", "build"]
@@ -48,15 +59,15 @@ def build(
         UserError: ``runs`` is no folder.
     """
     collection = collect.collect(runs, lambda done, total: advance("reading results", done, total))
-    configurations = groups.group(collection.records)
+    grouped = configurations.group(collection.records)
     advance("testing pairs", 0, 1)
-    tested, untested = families.families(configurations)
+    tested, untested = leagues.families(grouped)
     advance("testing pairs", 1, 1)
-    views = papers.views(rows, configurations, groups.failures(collection.records))
-    made = [summaries.configurations(configurations), summaries.comparisons(tested), summaries.ranks(tested)]
+    views = papers.views(rows, grouped, configurations.failures(collection.records))
+    made = [summaries.configurations(grouped), summaries.comparisons(tested), summaries.ranks(tested)]
     made += [
-        checks.table(configurations),
-        guarantees.table(configurations),
+        support.table(grouped),
+        guarantees.table(grouped),
         papers.overview(views),
         papers.rows_run(views)[0],
     ]
@@ -66,12 +77,12 @@ def build(
     for done, table in enumerate(made, 1):
         written += tables.write(table, out / "tables") if table.rows else []
         advance("writing tables", done, len(made))
-    pictured = configurations if pictures else []
+    pictured = grouped if pictures else []
     drawn, undrawn = figures.write_figures(pictured, out / "figures", lambda *at: advance("drawing pictures", *at))
     path = page.write_page(
         out / "index.html",
         collection=collection,
-        groups=configurations,
+        groups=grouped,
         views=views,
         families=tested,
         untested=untested,

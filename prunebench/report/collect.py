@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prunebench.core.result import FILE, read_result
 from prunebench.errors import UserError
 from prunebench.report.record import Pool, Record, from_result
-from prunebench.result import FILE, read_result
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prunebench.report.groups import Group
+from prunebench.report.configurations import Group
 
 MAX_FIGURES = 24
 """So many pictures are drawn, data sets and models with the most configurations first."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunebench.measure.guarantee import MARGIN, SEEDS
 from prunebench.measure.statistics import clopper_pearson, holm
-from prunebench.report.groups import Group
+from prunebench.report.configurations import Group
 from prunebench.report.tables import NOTHING, Cell, Column, Table, p_value, signed, text
 
 LOOKS = {"full": ("full", "good"), "interval_only": ("interval only", "info"), "none": ("none", "warn")}

@@ -13,14 +13,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from prunebench.report import checks, details, guarantees, summaries
+from prunebench.disk.atomic import write_text
+from prunebench.report import details, guarantees, summaries, support
 from prunebench.report.collect import Collection, LeftOut
-from prunebench.report.families import Family
-from prunebench.report.groups import CLAIM_SEEDS, Group
+from prunebench.report.configurations import CLAIM_SEEDS, Group
+from prunebench.report.leagues import Family
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
-from prunebench.result import write_text
 
 MAX_GUARANTEES = 300
 """So many lines of that table are on the page; all of them are in the files."""
@@ -64,7 +64,7 @@ def write_page(
         comparisons=summaries.comparisons(families),
         refused=[text for family in families for text in family.refused],
         untested=untested,
-        checks=checks.table(groups) if groups else None,
+        checks=support.table(groups) if groups else None,
         guarantees=guarantees.table(groups),
         max_guarantees=MAX_GUARANTEES,
         left_out=collection.left_out,

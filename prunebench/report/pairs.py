@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prunebench.core.result import read_result
 from prunebench.errors import UserError
 from prunebench.measure.statistics import Interval, discordant, mcnemar
-from prunebench.report.groups import Estimate, Group, estimate
+from prunebench.report.configurations import Estimate, Group, estimate
 from prunebench.report.record import Record
-from prunebench.result import read_result
 from prunebench.rows.fairness import Fairness, Setup, judge, setup_of
 
 LEVEL = 0.05

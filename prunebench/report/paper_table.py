@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunebench.report.groups import CLAIM_SEEDS, Estimate, Group, estimate
+from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group, estimate
 from prunebench.report.record import Record
 from prunebench.report.tables import NOTHING, Cell, Column, Table, signed
 from prunebench.report.values import TITLES, form, ours, unit

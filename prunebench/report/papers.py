@@ -10,12 +10,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from prunebench.core.result import read_result
 from prunebench.errors import UserError
-from prunebench.report.groups import Group
+from prunebench.report.configurations import Group
 from prunebench.report.paper_table import STATES, Line, paper_table, run_table
 from prunebench.report.record import Record
 from prunebench.report.tables import Cell, Column, Table
-from prunebench.result import read_result
 from prunebench.rows import Paper, Row, compare
 from prunebench.rows.sizes import Own, mean_sizes, own_sizes, published
 

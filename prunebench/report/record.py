@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.core.result import masked_share
 from prunebench.errors import UserError
-from prunebench.identity import NOT_ARGUMENTS
-from prunebench.report import checked
-from prunebench.result import masked_share
+from prunebench.report import untrusted
 
 STAGES = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
@@ -105,7 +105,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
     Raises:
         UserError: a field that every result has is missing, or one has another type than it should.
     """
-    run, row, expected = checked.mapping(result, "run"), result.get("row"), result.get("expected")
+    run, row, expected = untrusted.mapping(result, "run"), result.get("row"), result.get("expected")
     numbers = dict(_numbers(result))
     if result["status"] != "failed":
         _check_complete(numbers)
@@ -114,11 +114,11 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
     return Record(
         folder=folder,
         place=place,
-        id=checked.text(run, "run.id"),
-        seed=checked.whole(run, "run.seed"),
+        id=untrusted.text(run, "run.id"),
+        seed=untrusted.whole(run, "run.seed"),
         status=result["status"],
         error=None if result.get("error") is None else str(result["error"]),
-        **{key: sys.intern(checked.text(checked.mapping(result, key), f"{key}.name")) for key in _GROUPS},
+        **{key: sys.intern(untrusted.text(untrusted.mapping(result, key), f"{key}.name")) for key in _GROUPS},
         row=None if row is None else str(row),
         expected=expected if isinstance(expected, Mapping) else None,
         started=str(run.get("started") or ""),
@@ -149,89 +149,89 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         ("cost", ("dense", "final"), _COSTS),
         ("latency", ("dense", "final"), _LATENCIES),
     ):
-        source = checked.mapping(result, group, optional=True)
+        source = untrusted.mapping(result, group, optional=True)
         for stage in stages:
-            values = checked.mapping(source, f"{group}.{stage}", optional=True)
+            values = untrusted.mapping(source, f"{group}.{stage}", optional=True)
             for key in keys:
                 if values.get(key) is not None:
-                    yield f"{stage}.{key}", checked.number(values[key], f"{group}.{stage}.{key}")
-    yield from _doubts(checked.mapping(result, "metrics", optional=True))
-    cost = checked.mapping(result, "cost", optional=True)
-    yield from _spread(checked.mapping(cost, "cost.final", optional=True))
-    speed = checked.mapping(checked.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
+                    yield f"{stage}.{key}", untrusted.number(values[key], f"{group}.{stage}.{key}")
+    yield from _doubts(untrusted.mapping(result, "metrics", optional=True))
+    cost = untrusted.mapping(result, "cost", optional=True)
+    yield from _spread(untrusted.mapping(cost, "cost.final", optional=True))
+    speed = untrusted.mapping(untrusted.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
     single = {name: cost.get(name) for name in ("macs_removed", "params_removed", "speedup_macs")}
     single |= {f"speedup_{key}": value for key, value in speed.items()}
-    single["seconds"] = checked.mapping(result, "run").get("seconds")
-    single["max_abs_diff"] = checked.mapping(result, "equivalence", optional=True).get("max_abs_diff")
+    single["seconds"] = untrusted.mapping(result, "run").get("seconds")
+    single["max_abs_diff"] = untrusted.mapping(result, "equivalence", optional=True).get("max_abs_diff")
     # both counts have been checked above
-    single["masked"] = masked_share(checked.mapping(cost, "cost.final", optional=True)) or None
+    single["masked"] = masked_share(untrusted.mapping(cost, "cost.final", optional=True)) or None
     for key in ("epochs", "train_macs"):  # of all phases together
-        spent = [phase[key] for phase in checked.objects(result, "phases") if phase.get(key) is not None]
-        single[key] = sum(checked.number(value, f"phases.{key}") for value in spent) if spent else None
+        spent = [phase[key] for phase in untrusted.objects(result, "phases") if phase.get(key) is not None]
+        single[key] = sum(untrusted.number(value, f"phases.{key}") for value in spent) if spent else None
     for name, value in single.items():
         if value is not None:
-            yield name, checked.number(value, name)
+            yield name, untrusted.number(value, name)
 
 
 def _spread(final: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Standard deviation of the MACs over the test samples, where each sample has its own cost."""
     path = "cost.final.per_sample"
-    value = checked.mapping(final, path, optional=True).get("sd")
+    value = untrusted.mapping(final, path, optional=True).get("sd")
     if value is not None:
-        yield "final.macs_sd", checked.number(value, f"{path}.sd")
+        yield "final.macs_sd", untrusted.number(value, f"{path}.sd")
 
 
 def _doubts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """How well the entropy of the predictions finds errors, and foreign pictures if some were shown."""
     for stage in STAGES:
-        values = checked.mapping(metrics, f"metrics.{stage}", optional=True)
+        values = untrusted.mapping(metrics, f"metrics.{stage}", optional=True)
         for group, key, name in _DOUBTS:
             path = f"metrics.{stage}.{group}"
-            value = checked.mapping(values, path, optional=True).get(key)
+            value = untrusted.mapping(values, path, optional=True).get(key)
             if value is not None:
-                yield f"{stage}.{name}", checked.number(value, f"{path}.{key}")
+                yield f"{stage}.{name}", untrusted.number(value, f"{path}.{key}")
 
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "settings": {key.partition(".")[2]: value for key, value in checked.flat(_own(result, "method"), "method")},
+        "settings": {key.partition(".")[2]: value for key, value in untrusted.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         "cost": _cost_facts(result),
         **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
-        "phases": [{key: phase.get(key) for key in _PHASE} for phase in checked.objects(result, "phases")],
+        "phases": [{key: phase.get(key) for key in _PHASE} for phase in untrusted.objects(result, "phases")],
     }
 
 
 def _cost_facts(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a method says about the final net's cost beside the counts, for example where it depends on the sample."""
-    final = checked.mapping(checked.mapping(result, "cost", optional=True), "cost.final", optional=True)
+    final = untrusted.mapping(untrusted.mapping(result, "cost", optional=True), "cost.final", optional=True)
     return {key: value for key, value in final.items() if key not in (*_COSTS, "flops", "per_layer")}
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
     path = "guarantee.accuracy_interval_95"
-    value = checked.mapping(result, "guarantee", optional=True).get("accuracy_interval_95")
+    value = untrusted.mapping(result, "guarantee", optional=True).get("accuracy_interval_95")
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise UserError(f"{path} is {checked.short(value)}, not [low, high]")
-    return checked.number(value[0], path), checked.number(value[1], path)
+        raise UserError(f"{path} is {untrusted.short(value)}, not [low, high]")
+    return untrusted.number(value[0], path), untrusted.number(value[1], path)
 
 
 def _guarantee(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the result says about its own worth, with the parts that are computed with checked."""
-    found = checked.mapping(result, "guarantee", optional=True)
-    test = checked.mapping(found, "guarantee.against", optional=True)
+    found = untrusted.mapping(result, "guarantee", optional=True)
+    test = untrusted.mapping(found, "guarantee.against", optional=True)
     for key in ("b", "c", "p", "difference") if test else ():
-        checked.number(test.get(key), f"guarantee.against.{key}")
+        untrusted.number(test.get(key), f"guarantee.against.{key}")
     if test and not (isinstance(test.get("interval_95"), list) and len(test["interval_95"]) == 2):
-        raise UserError(f"guarantee.against.interval_95 is {checked.short(test.get('interval_95'))}, not [low, high]")
+        raise UserError(f"guarantee.against.interval_95 is {untrusted.short(test.get('interval_95'))}, not [low, high]")
     return dict(found)
 
 
 def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | None, ...]]:
     """``[name, kind, dense channels or None]`` and the kept channels of each layer that has channels."""
-    rows = checked.objects(checked.mapping(result, "cost", optional=True), "cost.per_layer")
+    rows = untrusted.objects(untrusted.mapping(result, "cost", optional=True), "cost.per_layer")
     rows = [row for row in rows if row.get("kind") in CUT_KINDS]
     names = [[row.get("layer"), row.get("kind"), row.get("dense_out_channels")] for row in rows]
     kept = [row.get("out_channels") for row in rows]
@@ -240,10 +240,10 @@ def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | Non
 
 def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("method", "model", "dataset"):
-        yield from checked.flat(_own(result, group), group)
-    yield from checked.flat(result.get("trainer"), "trainer")
-    for phase in checked.objects(result, "phases"):
-        yield from checked.flat(phase.get("settings"), f"phases.{phase.get('name')}")
+        yield from untrusted.flat(_own(result, group), group)
+    yield from untrusted.flat(result.get("trainer"), "trainer")
+    for phase in untrusted.objects(result, "phases"):
+        yield from untrusted.flat(phase.get("settings"), f"phases.{phase.get('name')}")
 
 
 def _published(expected: Any) -> dict[str, Any] | None:
@@ -255,22 +255,22 @@ def _published(expected: Any) -> dict[str, Any] | None:
 
 def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Settings of a config group, without what only names it or only offers defaults to the schedules."""
-    settings = checked.mapping(checked.mapping(result, group), f"{group}.settings", optional=True)
+    settings = untrusted.mapping(untrusted.mapping(result, group), f"{group}.settings", optional=True)
     return {key: value for key, value in settings.items() if key not in ("_target_", *NOT_ARGUMENTS)}
 
 
 def _test_set(result: Mapping[str, Any]) -> str:
-    data = checked.mapping(result, "data", optional=True)
+    data = untrusted.mapping(result, "data", optional=True)
     return f"{data.get('name')}:{data.get('num_test')}:{data.get('test_labels_sha256')}"
 
 
 def _checkpoint(result: Mapping[str, Any]) -> str | None:
-    pretrained = checked.mapping(checked.mapping(result, "model"), "model.pretrained", optional=True)
+    pretrained = untrusted.mapping(untrusted.mapping(result, "model"), "model.pretrained", optional=True)
     return str(pretrained["sha256"]) if pretrained.get("sha256") else None
 
 
 def _machine(result: Mapping[str, Any]) -> str:
-    latency = checked.mapping(result, "latency", optional=True)
+    latency = untrusted.mapping(result, "latency", optional=True)
     parts = [latency.get("device_name"), latency.get("device")]
     threads = f"{latency['threads']} threads" if latency.get("threads") else None
     return " · ".join(str(part) for part in (*parts, threads) if part)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prunebench.report.families import Budget, Family
-from prunebench.report.groups import Group
+from prunebench.report.configurations import Group
+from prunebench.report.leagues import Budget, Family
 from prunebench.report.pairs import Pair
 from prunebench.report.record import Record
 from prunebench.report.tables import NOTHING, Cell, Column, Table, p_value, percent, plain, points, signed, text

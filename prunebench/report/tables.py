@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from prunebench.report.groups import CLAIM_SEEDS, Estimate
+from prunebench.report.configurations import CLAIM_SEEDS, Estimate
 
 NOTHING = "–"
 

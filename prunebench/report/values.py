@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from prunebench.report.groups import Estimate, Group, estimate
+from prunebench.report.configurations import Estimate, Group, estimate
 from prunebench.report.record import Record
 from prunebench.rows.fields import UNITS
 

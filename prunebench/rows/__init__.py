@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prunebench.config.groups import conf_folder
 from prunebench.errors import UserError, nearest
-from prunebench.help import conf_folder
-from prunebench.rows.build import build_paper
 from prunebench.rows.compare import compare
 from prunebench.rows.experiment import GROUP, config_node, settle
+from prunebench.rows.parse import build_paper
 from prunebench.rows.printed import Contradiction, check_derived
+from prunebench.rows.read_yaml import read_rows
 from prunebench.rows.row import Paper, Row
-from prunebench.rows.text import read_rows
 
 __all__ = [
     "Contradiction",
@@ -123,7 +123,7 @@ def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    from prunebench import recipes
+    from prunebench.config import recipes
 
     recipes.register()
     arguments = [f"{GROUP}={row.name}", *overrides]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunebench.identity import PLACEMENT
+from prunebench.config.identity import PLACEMENT
 from prunebench.rows.row import Row
 
 GROUP = "experiment"

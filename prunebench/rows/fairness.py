@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from prunebench.phase import Phase, lr_factor
+from prunebench.config.phase import Phase, lr_factor
 
 LADDER: Mapping[str, str] = {
     "S1": "same data, net and rate",

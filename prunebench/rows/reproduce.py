@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from prunebench.config.identity import run_folder
+from prunebench.core.result import is_complete
+from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError, nearest
-from prunebench.identity import run_folder
-from prunebench.lock import FolderLock
-from prunebench.refusal import job_environment
-from prunebench.result import is_complete
 from prunebench.rows.row import Paper, Row
+from prunebench.run.sweep_record import job_environment
 
 QUICK = {"epochs": 2, "epoch_share": 0.1}
 """``budget=quick``: at most so many epochs a phase (a method's own too), each over such a share of the training set."""

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunebench.core.result import masked_share
 from prunebench.errors import UserError
-from prunebench.result import masked_share
 from prunebench.rows.printed import interval
 from prunebench.rows.row import Row
 
@@ -197,14 +197,14 @@ def _graph(settings: str, shape: tuple[int, ...]) -> ChannelGraph:
     """Channels of the net that a result's settings describe: only prunebench's own code is called for it."""
     import torch
 
-    from prunebench import target
+    from prunebench.config import named
     from prunebench.surgery.graph import ChannelGraph
 
     found = json.loads(settings)
     path = str(found["_target_"])
     if not path.startswith("prunebench.models."):
         raise UserError(f"{path}, which builds the net, is not one of prunebench's models")
-    net = target.build(path, target.arguments(target.find(path), found), trust=False)
+    net = named.build(path, named.arguments(named.find(path), found), trust=False)
     return ChannelGraph.trace(net.eval(), torch.zeros(shape))
 
 

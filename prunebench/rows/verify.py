@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.blueprint import Blueprint
+from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config.phase import build_phases
 from prunebench.data.base import Data
-from prunebench.identity import NOT_ARGUMENTS
 from prunebench.measure.cost import Cost
-from prunebench.phase import build_phases
+from prunebench.nets.dense_net import Blueprint
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
@@ -46,8 +46,8 @@ def verify(row: Row) -> Verified:
     Raises:
         UserError: the configuration, the net, the method or the cut is refused.
     """
-    from prunebench.assemble import make
     from prunebench.rows import compose
+    from prunebench.run.assemble import make
 
     config = compose(row)
     data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
@@ -109,7 +109,7 @@ def _blueprint(settings: str, data: Data) -> Blueprint:
 
 @lru_cache(maxsize=8)
 def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> Blueprint:
-    from prunebench.assemble import make_net
+    from prunebench.run.assemble import make_net
 
     example = torch.zeros(shape, dtype=dtype)
     return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layers import is_sum
+from prunebench.surgery.layer import is_sum
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
 

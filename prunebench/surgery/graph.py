@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery.build import build
-from prunebench.surgery.layers import Layer, Surroundings
+from prunebench.surgery.kinds import build
+from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.sets import Bits, full, to_bits
 from prunebench.surgery.steps import Blocked, Choice, Depthwise, Mix, Opaque, Output, PerChannel, Step

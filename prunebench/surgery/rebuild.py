@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from prunebench.config.named import build
 from prunebench.surgery.replace import replace
-from prunebench.target import build
 
 Table = Mapping[str, Mapping[str, Any]]
 """Path -> ``{"target": dotted path of the class, "arguments": its keyword arguments}``."""

@@ -18,8 +18,8 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 )
 from torch import Tensor
 
+from prunebench.config.settings import TrainerSettings
 from prunebench.errors import UserError
-from prunebench.settings import TrainerSettings
 from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import History, PhaseProgress
 from prunebench.training.lit import Lit

@@ -12,11 +12,12 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from prunebench.config.phase import Phase, lr_factor
+from prunebench.core.method import Method
+from prunebench.core.task import Batch, Task
 from prunebench.data.base import Data
 from prunebench.errors import UserError
-from prunebench.method import Method
-from prunebench.phase import Phase, build_optimizer, lr_factor
-from prunebench.task import Batch, Task
+from prunebench.training.optimizers import build_optimizer
 
 
 class Lit(pl.LightningModule):

@@ -18,19 +18,19 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
-from prunebench import assemble
+from prunebench.config.groups import options
+from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.core.method import ALL_SCHEDULES
+from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
-from prunebench.help import options
-from prunebench.identity import NOT_ARGUMENTS
 from prunebench.measure import cost
-from prunebench.method import ALL_SCHEDULES
-from prunebench.result import read_result
-from prunebench.runner import TARGET_TOLERANCE
+from prunebench.run import assemble
+from prunebench.run.runner import TARGET_TOLERANCE
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
 
 METHODS = sorted(options("method"))
-NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
+NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 
 
 EXTRA: dict[str, tuple[str, ...]] = {

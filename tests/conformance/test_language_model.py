@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
-from prunebench import assemble
+from prunebench.core.result import read_result, summary
+from prunebench.core.task import task_of
 from prunebench.measure import cost
-from prunebench.result import read_result, summary
-from prunebench.task import task_of
+from prunebench.run import assemble
 from prunebench.training.lit import Lit
 from tests.kit import configure, run
 

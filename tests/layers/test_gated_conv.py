@@ -11,7 +11,7 @@ from prunebench.layers.gated_conv import GatedConv, gated_layers, why_not
 from prunebench.layers.saliency import recorded_decisions
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
-from tests.gates import all_on, gate
+from tests.methods.gates import all_on, gate
 from tests.surgery.nets import randomise
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.task import Classification
 from prunebench.errors import UserError
-from prunebench.layers.gaussian import GaussianConv2d, GaussianLinear, gaussian, plain
+from prunebench.layers.gaussian_layers import GaussianConv2d, GaussianLinear, gaussian, plain
 from prunebench.layers.gaussian_weights import SCALES, GaussianWeights
 from prunebench.layers.sampling import Ensemble, sampling
-from prunebench.task import Classification
 
 INDEPENDENT = ("lrt", "weight", "flipout")
 """Estimators of a posterior with independent weights."""
@@ -254,13 +254,18 @@ def test_an_ensemble_is_the_same_for_all_batches_and_leaves_the_stream_alone() -
     x, y = torch.randn(10, 4), torch.zeros(10, dtype=torch.long)
     ensemble = Ensemble(net, num_samples=7, seed=0)
     torch.manual_seed(3)
-    whole = ensemble.probabilities((x, y), task)
+    whole = ensemble.each(lambda drawn: task.probabilities(drawn, (x, y)))
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
     assert whole.shape == (7, 10, 3)
-    halves = [ensemble.probabilities((x[part], y[part]), task) for part in (slice(0, 4), slice(4, 10))]
+    halves = [
+        ensemble.each(lambda drawn, part=part: task.probabilities(drawn, (x[part], y[part])))
+        for part in (slice(0, 4), slice(4, 10))
+    ]
     torch.testing.assert_close(torch.cat(halves, 1), whole)
     assert not torch.allclose(whole[0], whole[1])  # the draws differ
-    assert not torch.allclose(whole, Ensemble(net, num_samples=7, seed=1).probabilities((x, y), task))
+    assert not torch.allclose(
+        whole, Ensemble(net, num_samples=7, seed=1).each(lambda drawn: task.probabilities(drawn, (x, y)))
+    )
     torch.testing.assert_close(net(x), ensemble(x))  # and are over: one pass at the mean again

@@ -11,7 +11,7 @@ from prunebench.layers.saliency import recorded_decisions
 from prunebench.layers.skipping import SkippingNet
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
-from tests.gates import gate
+from tests.methods.gates import gate
 from tests.surgery.nets import NETS, build, randomise
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunebench.errors import UserError
-from prunebench.measure.cost import count, file_bytes, training_macs
+from prunebench.measure.cost import count, training_macs
 from prunebench.models.resnet import resnet50
 from prunebench.models.resnet_cifar import resnet20, resnet56
-from prunebench.weights import to_bytes
+from prunebench.nets.weights import file_bytes, to_bytes
 
 
 def small_net() -> nn.Sequential:

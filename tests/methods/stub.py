@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
+from prunebench.config.phase import Phase
 from prunebench.measure import cost
-from prunebench.phase import Phase
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -21,7 +21,7 @@ from prunebench.surgery.zero import zero
 
 @dataclass
 class StubJob:
-    """What :class:`prunebench.job.Job` gives a method, as far as these tests use it."""
+    """What :class:`prunebench.run.job.Job` gives a method, as far as these tests use it."""
 
     net: nn.Module
     example: Tensor = field(default_factory=lambda: torch.zeros(1, 3, 32, 32))

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunebench import gating
 from prunebench.budget.gradual import cubic_sparsity
+from prunebench.config.phase import Phase
+from prunebench.core.method import Method
+from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers.convert import gated_layers
 from prunebench.measure import cost
-from prunebench.method import Method
 from prunebench.methods.agp import Agp
 from prunebench.methods.agp_structured import AgpStructured
-from prunebench.phase import Phase
-from prunebench.task import Classification
+from prunebench.methods.bases import component_gates
 from tests.kit import SHORT, run
 from tests.methods.stub import StubJob
 
@@ -113,7 +113,7 @@ def test_components_follow_the_curve_and_are_removed() -> None:
             zero = int((layer.gate.value == 0).sum())
             assert zero == round(expected * layer.gate.size)
             assert zero == int((~layer.gate.live).sum())
-        assert method.selectable(net) == (gating.sparsity(net) > 0.78)
+        assert method.selectable(net) == (component_gates.sparsity(net) > 0.78)
     compact, _ = method.extract(net.eval(), job)
     assert job.achieved["max_abs_diff"] < 1e-5
     assert not list(gated_layers(compact))

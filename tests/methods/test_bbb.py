@@ -13,8 +13,8 @@ from torch import nn
 import prunebench
 from prunebench.errors import UserError
 from prunebench.layers import kl
-from prunebench.layers.gaussian import GaussianLinear
-from prunebench.layers.posterior import gaussian_layers
+from prunebench.layers.gaussian_layers import GaussianLinear
+from prunebench.methods.bases.gaussian_nets import gaussian_layers
 from prunebench.methods.bbb import BayesByBackprop
 from tests.kit import SHORT, run
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunebench.checkpoints import load_foreign
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm
-from prunebench.methods.channel_pruning import ChannelPruning
+from prunebench.methods.filter_pruning import ChannelPruning
 from prunebench.models.resnet_cifar import resnet56
+from prunebench.nets.checkpoints import load_foreign
 from tests.methods.stub import StubJob
 
 pytestmark = pytest.mark.slow

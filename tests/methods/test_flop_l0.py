@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.phase import Phase
+from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.factorised import FactorisedLinear
@@ -15,8 +17,7 @@ from prunebench.layers.gated import Gated, HardConcreteGate
 from prunebench.layers.selected import SelectedLinear
 from prunebench.methods.flop_l0 import FlopL0, expected_sparsity, lagrangian
 from prunebench.models.lenet import lenet300_100
-from prunebench.phase import Phase, build_optimizer
-from prunebench.task import Classification
+from prunebench.training.optimizers import build_optimizer
 from tests.methods.stub import StubJob
 
 TASK = Classification(num_classes=10)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from prunebench.config.phase import Phase
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.methods.magnitude import Magnitude
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.sru import sru
-from prunebench.phase import Phase
 from tests.methods.stub import StubJob
 
 

@@ -10,21 +10,21 @@ import torch
 from torch import nn
 
 import prunebench
-from prunebench import assemble
-from prunebench.blueprint import Blueprint
-from prunebench.budget.gates import select_epoch
+from prunebench.budget.by_gates import select_epoch
+from prunebench.config.phase import Phase
 from prunebench.errors import UserError
-from prunebench.job import Job
-from prunebench.layers.channel_gates import gates_of
 from prunebench.measure import cost
+from prunebench.methods.bases.channel_gates import gates_of
 from prunebench.methods.pruning_from_scratch import PruningFromScratch
 from prunebench.models import resnet_cifar, vgg_cifar
-from prunebench.phase import Phase
+from prunebench.nets.dense_net import Blueprint
+from prunebench.run import assemble
+from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
 
-NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
+NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 METHOD = (*SHORT, *NET, "method=pruning_from_scratch", "method.search_epochs=2")
 SCRATCH = (*METHOD, "schedule=scratch", "method.target_macs=0.6")
 

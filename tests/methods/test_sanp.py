@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import prunebench
+from prunebench.config.phase import Phase
+from prunebench.core.task import Classification
 from prunebench.errors import UserError
-from prunebench.export import export
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.layers.saliency import recorded_decisions
 from prunebench.measure import cost
@@ -17,10 +18,9 @@ from prunebench.methods.sanp import SelfAdaptive
 from prunebench.models.resnet import resnet18
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
-from prunebench.phase import Phase
-from prunebench.task import Classification
-from tests.gates import gate
+from prunebench.nets.export import export
 from tests.kit import SHORT, run
+from tests.methods.gates import gate
 from tests.methods.stub import StubJob
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -146,7 +146,7 @@ def test_the_cost_alone_drives_the_mean_to_the_target(target: float) -> None:
 
 
 def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
-    net = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
+    net = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
     wanted = ("method=sanp", "method.cost_weight=100", "method.timed_samples=5", "schedule=simultaneous")
     result, folder = run(tmp_path, *SHORT, *net, *wanted)
     final, dense = result["cost"]["final"], result["cost"]["dense"]

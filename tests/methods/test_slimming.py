@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.phase import Phase
 from prunebench.errors import UserError
 from prunebench.layers.scatter import Gather
 from prunebench.methods.slimming import Slimming
@@ -21,7 +22,6 @@ from prunebench.models.mlp import mlp_784_500_300
 from prunebench.models.preresnet_cifar import CifarPreResNet, preresnet164
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11, vgg16, vgg19
-from prunebench.phase import Phase
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from tests.kit import SHORT, run

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunebench.criteria import geometric_median
 from prunebench.criteria.scorers import BatchNormStatistic, FilterNorm, GeometricMedian
-from prunebench.methods.channel_pruning import ChannelPruning
+from prunebench.methods.filter_pruning import ChannelPruning
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.surgery.plan import Plan
 from tests.methods.stub import StubJob

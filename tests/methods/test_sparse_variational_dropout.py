@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunebench
-from prunebench import assemble
+from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers import kl
-from prunebench.layers.gaussian import GaussianLinear
-from prunebench.layers.posterior import gaussian_layers, to_plain, with_spread
+from prunebench.layers.gaussian_layers import GaussianLinear
 from prunebench.layers.sampling import Ensemble
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_plain, with_spread
 from prunebench.methods.sparse_variational_dropout import SparseVariationalDropout
+from prunebench.run import assemble
 from prunebench.surgery.dead import unread
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.shrink import shrink
-from prunebench.task import Classification
 from tests.kit import SHORT, configure, run
 
 NET = ("method=sparse_variational_dropout", "model=lenet300_100", "schedule=simultaneous", "dataset.augment.crop=0")
@@ -115,7 +115,8 @@ def test_a_small_gaussian_net_has_the_sliced_posterior() -> None:
     # the small net's predictions have the distribution of the large one's
     task, batch = Classification(num_classes=2), (x, torch.zeros(6, dtype=torch.long))
     means = [
-        Ensemble(n, num_samples=800, seed=s).probabilities(batch, task).mean(0) for s, n in enumerate((small, net))
+        Ensemble(n, num_samples=800, seed=s).each(lambda drawn: task.probabilities(drawn, batch)).mean(0)
+        for s, n in enumerate((small, net))
     ]
     torch.testing.assert_close(means[0], means[1], rtol=0, atol=0.06)
 
@@ -159,7 +160,12 @@ def test_several_samples_are_averaged_and_counted(tmp_path: Path) -> None:
     with torch.no_grad():
         for batch in data.test():
             hits += int(
-                (ensemble.probabilities(batch, Classification(num_classes=10)).mean(0).argmax(1) == batch[1]).sum()
+                (
+                    ensemble.each(lambda drawn: Classification(num_classes=10).probabilities(drawn, batch))
+                    .mean(0)
+                    .argmax(1)
+                    == batch[1]
+                ).sum()
             )
     assert hits == final["correct"]
 

@@ -11,22 +11,22 @@ import torch
 from torch import nn
 
 import prunebench
-from prunebench import assemble
+from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config.phase import Phase, build_phases, lr_factor
 from prunebench.errors import UserError
-from prunebench.identity import NOT_ARGUMENTS
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
 from prunebench.methods.swag import REFRESH_BATCH, SWAG
-from prunebench.phase import Phase, build_phases, lr_factor
 from prunebench.rows import register
+from prunebench.run import assemble
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
 from tests.methods.stub import StubJob
-from tests.nets import small_resnet
+from tests.small_nets import small_resnet
 
-NET = ("model=custom", "model._target_=tests.nets.small_resnet", "model.name=small_resnet")
+NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 COLLECT = ("method=swag", "method.start=0", "method.collect_every=0.25", "method.num_samples=4")
 
 
@@ -117,7 +117,7 @@ def with_posterior(net: nn.Module, **options: Any) -> SWAG:
 def test_samples_are_drawn_once_and_do_not_depend_on_the_batches() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     method, job = with_posterior(net, num_samples=5), job_of(net)
-    task = prunebench.task.Classification(num_classes=3)
+    task = prunebench.core.task.Classification(num_classes=3)
     images, labels = torch.randn(10, 3, 2, 2), torch.randint(3, (10,))
     ensemble = method.before_measure(net, job)
     torch.rand(7)  # the global stream does not matter
@@ -253,7 +253,7 @@ def test_another_run_takes_the_gaussian_over(tmp_path: Path) -> None:
 
 
 def first_history(folder: Path) -> list[dict[str, Any]]:
-    from prunebench.result import read_json
+    from prunebench.disk.atomic import read_json
 
     found: list[dict[str, Any]] = read_json(folder / "phases" / "train" / "phase.json")["history"]
     return found

@@ -14,7 +14,7 @@ import prunebench
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.posterior import gaussian_layers
+from prunebench.methods.bases.gaussian_nets import gaussian_layers
 from prunebench.methods.variational_dropout import VariationalDropout
 from tests.kit import SHORT, run
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunebench.config.phase import Phase
 from prunebench.measure.guarantee import against
 from prunebench.measure.statistics import clopper_pearson
-from prunebench.phase import Phase
 
 # data set -> classes, training, validation and test examples, dense accuracy
 DATA = {

@@ -13,7 +13,7 @@ import pytest
 
 from prunebench.errors import UserError
 from prunebench.report.collect import collect, find
-from prunebench.report.groups import group
+from prunebench.report.configurations import group
 from prunebench.report.summaries import configurations
 from tests.report.factory import make
 

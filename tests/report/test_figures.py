@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.report import checks, figures
+from prunebench.report import figures, support
 from prunebench.report.collect import collect
-from prunebench.report.groups import group
+from prunebench.report.configurations import group
 from tests.report.conftest import Built
 from tests.report.factory import make
 
@@ -49,7 +49,7 @@ def test_too_many_pictures_are_left_out_and_counted(tmp_path: Path, monkeypatch:
 
 
 def test_the_checks_count_seeds_points_and_baselines(built: Built) -> None:
-    table = checks.table(group(built.report.collection.records))
+    table = support.table(group(built.report.collection.records))
     lines = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in table.rows}
     assert lines["cifar10", "resnet56"][0] == "6"
     # six methods with five budgets each; only the random one has three seeds at each, and the rows of papers do

@@ -8,7 +8,7 @@ import pytest
 
 from prunebench.measure.statistics import clopper_pearson, holm
 from prunebench.report.collect import collect
-from prunebench.report.groups import group
+from prunebench.report.configurations import group
 from prunebench.report.guarantees import table
 from tests.report.factory import make
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.report.collect import collect
-from prunebench.report.groups import failures, group
+from prunebench.report.configurations import failures, group
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, overview, rows_run, totals, views
 from prunebench.report.tables import Cell

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.report.groups import estimate
+from prunebench.report.configurations import estimate
 from prunebench.report.tables import (
     MARKS,
     Cell,

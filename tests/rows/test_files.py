@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from prunebench import rows
+from prunebench.config.groups import conf_folder, options
 from prunebench.errors import UserError
-from prunebench.help import conf_folder, options
 from prunebench.rows.fields import UNITS
-from prunebench.rows.text import read_rows
+from prunebench.rows.read_yaml import read_rows
 
 # lines of the tables that each paper's specification lists
 NUM_ROWS = {

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from prunebench.cli import resolve
+from prunebench.cli.main import resolve
+from prunebench.disk.atomic import write_json
+from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
-from prunebench.lock import FolderLock
-from prunebench.refusal import MARK
 from prunebench.report.collect import collect
-from prunebench.report.groups import failures, group
+from prunebench.report.configurations import failures, group
 from prunebench.report.papers import views
-from prunebench.result import write_json
 from prunebench.rows import compose, find, load_papers
 from prunebench.rows.reproduce import Task, launch, plan, rows_of, work
+from prunebench.run.sweep_record import MARK
 from tests.report.factory import make
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from prunebench.method import Method
-from prunebench.phase import Phase, build_optimizer
-from prunebench.task import Classification
+from prunebench.config.phase import Phase
+from prunebench.core.method import Method
+from prunebench.core.task import Classification
 from prunebench.training.lit import Lit
+from prunebench.training.optimizers import build_optimizer
 
 
 @pytest.mark.parametrize("limit", [1.0, None])

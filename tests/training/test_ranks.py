@@ -10,7 +10,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.training import lit
-from tests.nets import small_resnet
+from tests.small_nets import small_resnet
 
 
 def kept(*channels: int) -> dict[str, Tensor]:

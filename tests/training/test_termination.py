@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from prunebench.method import Method
+from prunebench.core.method import Method
 from tests.kit import SHORT, run
 
 NET = (*SHORT, "model=lenet300_100", "method=none", "schedule=simultaneous", "dataset.epochs.train=3")

@@ -1,0 +1,1 @@
+"""The command line: the only code, beside the rows, that knows Hydra."""

@@ -1,0 +1,80 @@
+"""The text of ``--help``: read from the first comment line of each config file, without importing Hydra or torch."""
+
+from __future__ import annotations
+
+from prunebench.config.groups import GROUPS, options
+from prunebench.errors import INSTALLED, here
+
+NOTES = {"ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given"}
+
+EXAMPLES = (
+    ("python -m prunebench", "train, prune and fine-tune ResNet-20 on handwritten digits, about a minute"),
+    (
+        "python -m prunebench method=fpgm model=resnet56 dataset=cifar10",
+        "the same on CIFAR-10, at the paper's length",
+    ),
+    (
+        "python -m prunebench model=resnet56 dataset=cifar10 model.pretrained=resnet56.th schedule=oneshot",
+        "prune a trained checkpoint and measure it, no training",
+    ),
+    (
+        "python -m prunebench method=l1norm method.target_macs=0.5 model=vgg16 dataset=cifar10 method.round_to=8",
+        "cut to half of the multiply-accumulates, widths in multiples of 8",
+    ),
+    (
+        "python -m prunebench dataset=mnist model=lenet5 ood=fashion_mnist",
+        "also measure how well the nets' uncertainty tells foreign pictures from MNIST's",
+    ),
+    ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
+    (
+        "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",
+        "a sweep; run it again to go on where it stopped",
+    ),
+)
+
+
+def help_text() -> str:
+    """Groups, their options and five example commands."""
+    lines = [
+        "prunebench: one run = a model, a data set, a pruning method and a schedule.",
+        "",
+        "  python -m prunebench [group=option ...] [key.path=value ...]        one run",
+        "  python -m prunebench -m key=a,b,c ...                               a sweep over all combinations",
+        "  python -m prunebench ... --cfg job --resolve                        print the configuration, run nothing",
+        "",
+    ]
+    for group in GROUPS:
+        found = options(group)
+        if not found:
+            continue
+        lines.append(f"{group}={NOTES.get(group, '')}")
+        width = max(len(name) for name in found)
+        lines += [f"  {name:<{width}}  {description}" for name, description in found.items()]
+        lines.append("")
+    lines += [
+        "Often set:",
+        "  method.prune_ratio method.coupling method.round_to method.target_macs method.target_params",
+        "  model.pretrained model.shortcut dataset.batch_size dataset.mean dataset.std",
+        "  schedule.phases.<name>.epochs trainer.precision seed paths.data paths.outputs",
+        "",
+        "Examples:",
+    ]
+    for command, meaning in EXAMPLES:
+        lines += [f"  {command}", f"      {meaning}"]
+    lines += [
+        "",
+        "A finished run is never repeated: the same command prints its row. An interrupted one goes on.",
+        "Other commands:",
+        "  python scripts/rows.py list [paper]                      the papers' rows; check: are they right",
+        "  python scripts/reproduce.py paper=fpgm table=1 [seeds=3] [budget=quick|full] [launcher=joblib]",
+        "                                                          run a table's missing rows, ours beside the paper's",
+        "  python scripts/report.py                                 tables and one page over all runs",
+        "  python scripts/compare.py <run folder> <run folder>      paired tests of two runs, what they share",
+        "  python scripts/evaluate.py <run folder>                  measure a saved net again, compare with its result",
+        "  python scripts/data.py check | get <name>                the data sets",
+        "  python scripts/export.py <run folder> --to onnx          also torch_export, state_dict",
+        "  python scripts/bench.py                                  speed",
+    ]
+    if INSTALLED:  # the wheel leaves the measurements of speed behind
+        lines = [line for line in lines if "scripts/bench.py" not in line]
+    return here("\n".join(lines))

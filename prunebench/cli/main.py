@@ -1,0 +1,280 @@
+"""The command line: the only code that knows Hydra. It composes a configuration, builds the objects and runs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunebench.cli.help import help_text
+from prunebench.config.groups import GROUPS, conf_folder, options
+from prunebench.errors import UserError, nearest
+
+log = logging.getLogger("prunebench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m prunebench``; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text())
+        return 0
+    _start_logging()
+    from hydra import main as hydra_main
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from prunebench.config import recipes
+    from prunebench.rows import register
+
+    show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra would print its own message and hide ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        recipes.register()
+        register(arguments)
+        sys.argv = [sys.argv[0], *swept_with_rows(arguments)]
+        hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
+    except (UserError, _Refused) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        if show_trace:
+            raise
+        print(f"error: {explain(error, arguments)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    else:
+        return 0
+    return 1
+
+
+def swept_with_rows(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` of a sweep over rows, with ``key.path=value`` as ``key.path=choice(value)``.
+
+    Hydra first composes a sweep without what is swept. The keys of a row's schedule or method do not exist there and
+    would be refused; as sweeps of one value they reach each row.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not {"-m", "--multirun"} & set(arguments) or not any(a.startswith("experiment=") for a in arguments):
+        return list(arguments)
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        nested = "." in key and not key.startswith(("hydra.", "+", "~", "-"))
+        try:
+            plain = nested and not OverridesParser.create().parse_override(argument).is_sweep_override()
+        except HydraException:
+            plain = False  # Hydra will say what is wrong with it
+        found.append(f"{key}=choice({value})" if plain else argument)
+    return found
+
+
+class _Refused(BaseException):
+    """A UserError of a single run on its way through Hydra, which would print a line of its own for an Exception."""
+
+
+def _job(cfg: Any) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the launcher goes on with the other jobs
+        raise _Refused(str(error)) from None
+
+
+def run(cfg: Any) -> None:
+    """One job of Hydra: print the stored row of a complete run, else run it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from prunebench.config import recipes
+    from prunebench.config.identity import run_folder
+    from prunebench.core.result import is_complete, read_result
+    from prunebench.run.sweep_record import job_environment
+
+    log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
+    recipes.refuse_overruled(cfg, HydraConfig.get().overrides.task)
+    config, text = resolve(cfg)
+    folder = run_folder(config)
+    if is_complete(folder):
+        print(f"already complete: {folder}")
+        show(read_result(folder))
+        return
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # a process per run: no environment, seed, thread or memory leaks from one row into the next
+        overrides = list(HydraConfig.get().overrides.task)
+        print(f"\n== {' '.join(overrides)}", flush=True)
+        command = [sys.executable, "-m", "prunebench", *overrides]
+        if subprocess.run(command, env=job_environment()).returncode:
+            raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
+        return
+    result = execute(config, text, folder)
+    print(f"\n{folder / 'result.json'}")
+    show(result)
+
+
+def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
+    """The configuration as plain data and as YAML: resolved, complete, paths absolute.
+
+    Raises:
+        UserError: a mandatory value is missing, the seed is not a whole number.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    from prunebench.config import recipes
+    from prunebench.config.identity import RUN_FOLDERS
+    from prunebench.rows.experiment import settle
+
+    recipes.register()
+    recipes.check(cfg)
+    try:
+        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
+    assert isinstance(config, dict)
+    _check_values(config)
+    config = settle(config)
+    for key in ("data", "outputs"):
+        config["paths"][key] = absolute(config["paths"][key])
+    pretrained = config["model"].get("pretrained")
+    if pretrained and "://" not in pretrained:
+        config["model"]["pretrained"] = absolute(pretrained)
+    for key in config["method"].get(RUN_FOLDERS) or ():
+        if config["method"].get(key):
+            config["method"][key] = absolute(str(config["method"][key]))
+    return config, OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root; ``~`` is the user's home."""
+    return str(Path(path).expanduser().resolve())
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Refuse what no constructor sees."""
+    seed, paths, row = config["seed"], config["paths"], config.get("row")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise UserError(f"seed must be a whole number of at least 0, got {seed!r}")
+    truths = {"latency": config["latency"], "paths.download": paths["download"]}
+    truths |= {"logger.online": config["logger"].get("online", False)}
+    for name, value in truths.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
+    texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
+    texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be text, got {value!r}")
+    if row is not None and not isinstance(row, Mapping):
+        raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")
+
+
+def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
+    """Build the objects of ``config`` and run them."""
+    from prunebench.run import runtime
+
+    runtime.limit_spinning()  # before torch starts its threads
+    runtime.tune_allocator()  # before torch takes its first block
+
+    from prunebench.config.settings import trainer_settings
+    from prunebench.run import assemble, runner
+    from prunebench.run.sweep_record import recorded
+
+    with recorded(config, text, folder):
+        runner.set_threads(trainer_settings(config["trainer"]).num_threads)
+        job, net, method, weights = assemble.build(config, folder)
+    return runner.execute(job, net, method, config=config, config_text=text, weights=weights)
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the closing table: dense / pruned / final, and before the cut where that is not the dense net."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from prunebench.core.result import removed, shown_stages, summary
+
+    run_, cost = result["run"], result["cost"]
+    names = " · ".join(result[key]["name"] for key in ("method", "model", "dataset", "schedule"))
+    table = Table(title=f"{names} · seed {run_['seed']}", title_justify="left")
+    for column in ("", *shown_stages(result)):
+        table.add_column(column.replace("_", " "), justify="left" if not column else "right")
+    for label, cells in summary(result):
+        table.add_row(label, *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s")
+    for line in result.get("warnings") or ():
+        console.print(Text(f"warning: {line}", style="bold red"))
+    for line in beside_the_paper(result):
+        print(line)
+
+
+def beside_the_paper(result: Mapping[str, Any]) -> list[str]:
+    """The run's row of a paper, if it has one: the paper's values, ours, the difference."""
+    from prunebench.rows import find
+    from prunebench.rows.compare import describe
+
+    if not result.get("row"):
+        return []
+    try:
+        return describe(result, find(result["row"]))
+    except UserError as error:  # a stored result may be of a row that has been renamed since
+        return [f"row {result['row']}: {error}"]
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """One sentence for what Hydra or OmegaConf refused, with the nearest names."""
+    text = str(error)
+    missing = re.search(r"Could not find '(\w+)/([^']+)'", text) or re.search(
+        r"In '[^']*': Could.* '(\w+)/([^']+)'", text
+    )
+    if missing:
+        group, word = missing.groups()
+        known = options(group)
+        return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        word = key.group(1).split("@")[0]
+        if "." not in word:
+            return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
+        return f"the key {word} is unknown{nearest(word, known_keys(arguments))}"
+    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
+
+
+def known_keys(arguments: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the group choices among ``arguments`` give."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    choices = [a for a in arguments if a.split("=")[0] in GROUPS and "," not in a]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
+    return list(_flat(config, ""))
+
+
+def _flat(value: Any, prefix: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [prefix]
+    return [name for key, item in value.items() for name in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _start_logging() -> None:
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)

@@ -1,0 +1,42 @@
+"""The configuration files as a user sees them: where they lie, the groups, their options.
+
+Read as text, so that neither Hydra nor torch is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
+
+
+def conf_folder() -> Path:
+    """The configuration files: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def options(group: str, root: Path | None = None) -> dict[str, str]:
+    """Option name → its one-line description, for one config group."""
+    folder = (root or conf_folder()) / group
+    found = {}
+    for path in sorted(folder.glob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+        found[path.stem] = first.removeprefix("#").strip() if first.startswith("#") else ""
+    return found
+
+
+def controls(root: Path | None = None) -> dict[str, str]:
+    """Methods whose configuration calls them a control that others are compared with -> its kind (``control: <kind>``).
+
+    Read as text, so that neither Hydra nor torch is needed.
+    """
+    found = {}
+    for path in sorted(((root or conf_folder()) / "method").glob("*.yaml")):
+        line = re.search(r"^control: *(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if line:
+            found[path.stem] = line.group(1)
+    return found

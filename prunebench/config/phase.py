@@ -1,0 +1,214 @@
+"""One training run of a schedule: its settings, and its learning rate at each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from prunebench.config import arguments
+from prunebench.errors import UserError, nearest
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Settings of one phase; see ``conf/schedule/phase`` for the defaults.
+
+    Attributes:
+        name: unique in the schedule; also the folder of the phase.
+        epochs: passes over the training set; 0 = cut without training.
+        epoch_share: share of the training batches that an epoch passes over, in (0, 1]; null = all.
+        pretrain: trains the whole net before the cut. ``model.pretrained`` replaces the phase, unless the method acts
+            in it: then the phase starts from those weights.
+        prune: the phase begins with a cut.
+        active: the method's training hooks act in this phase.
+        active_last: with ``rounds``: whether they act in the last one too, after which nothing is cut; null = as
+            ``active`` says.
+        fresh: train from new random weights (Rethinking's scratch arms), after the cut if there is one.
+        equal_compute: stretch the epochs by the MACs that the cut saved (Rethinking's Scratch-B).
+        max_stretch: upper limit of that factor (Rethinking caps it at 2 on ImageNet); null = none.
+        rounds: repeat cut and training this often, each time closer to the target.
+        fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: peak learning rate.
+        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine``, ``onecycle`` or ``noam``; the last
+            three per step.
+        milestones: as fractions of the epochs; for ``multistep``: where the rate drops; for ``linear``: the two
+            places between which it falls from ``lr`` to ``gamma`` x lr, before and after them it is constant.
+        step_epochs: for ``step``: the rate drops each time so many epochs have passed.
+        gamma: factor of a drop; for ``linear`` of the whole fall.
+        warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``); ``noam`` rises from
+            zero to ``lr`` in that time and then falls with the inverse square root of the steps made.
+        warmup_factor: where the rise starts, as a fraction of ``lr``.
+        onecycle_rise: share of the steps that rise, for ``onecycle``.
+        momentum, nesterov: of SGD.
+        weight_decay: L2 penalty (decoupled for adamw).
+        decay_norm: false spares biases and norm layers from weight decay.
+        label_smoothing: in [0, 1).
+        clip_norm: gradients are scaled down to this global L2 norm; null = off.
+        batch_size: training samples per step; null = the data set's.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    pretrain: bool = False
+    prune: bool = False
+    active: bool = False
+    active_last: bool | None = None
+    fresh: bool = False
+    equal_compute: bool = False
+    max_stretch: float | None = None
+    rounds: int = 1
+    fraction: float = 1.0
+    optimizer: str = "sgd"
+    lr_schedule: str = "constant"
+    milestones: Sequence[float] = ()
+    step_epochs: int = 30
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.1
+    onecycle_rise: float = 0.25
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norm: bool = True
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    batch_size: int | None = None
+    epoch_share: float | None = None
+
+    def __post_init__(self) -> None:
+        where = f"schedule.phases.{self.name}"
+        _one_of(f"{where}.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of(f"{where}.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        whole: dict[str, tuple[Any, int]] = {
+            "epochs": (self.epochs, 0),
+            "rounds": (self.rounds, 1),
+            "step_epochs": (self.step_epochs, 1),
+        }
+        for name, (value, low) in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UserError(f"{where}.{name} must be a whole number of at least {low}, got {value!r}")
+        limits = {
+            "lr": (0.0, math.inf),
+            "gamma": (0.0, 1.0),
+            "momentum": (0.0, 1.0),
+            "weight_decay": (0.0, math.inf),
+            "warmup_epochs": (0.0, math.inf),
+            "warmup_factor": (0.0, 1.0),
+            "onecycle_rise": (0.0, 1.0),
+            "label_smoothing": (0.0, 1.0),
+        }
+        for name, (lowest, highest) in limits.items():
+            given = getattr(self, name)
+            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+            if not number or not lowest <= given <= highest:
+                raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise UserError(f"{where}.nesterov=true needs a momentum above 0, got {where}.momentum={self.momentum!r}")
+        if self.max_stretch is not None and not self.max_stretch >= 1:
+            raise UserError(f"{where}.max_stretch must be at least 1 or null, got {self.max_stretch!r}")
+        if self.epoch_share is not None and not 0 < self.epoch_share <= 1:
+            raise UserError(f"{where}.epoch_share must be in (0, 1] or null, got {self.epoch_share!r}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"{where}.batch_size must be at least 1 or null, got {self.batch_size!r}")
+        ends = self.lr_schedule == "linear"  # a fall may take the whole phase, a drop there would never be seen
+        inside = all(0 < m < 1 or (ends and m in (0, 1)) for m in self.milestones)
+        if list(self.milestones) != sorted(self.milestones) or not inside:
+            allowed = "[0, 1]" if ends else "(0, 1)"
+            raise UserError(
+                f"{where}.milestones must be rising fractions of the epochs in {allowed}, got {list(self.milestones)}"
+            )
+        if self.lr_schedule == "linear" and len(set(self.milestones)) != 2:
+            raise UserError(
+                f"{where}.lr_schedule=linear needs two milestones, where the fall begins and where it ends, "
+                f"got {list(self.milestones)}"
+            )
+
+    @property
+    def shared(self) -> bool:
+        """True if all methods would train the same net here, so that runs share the phase's outcome."""
+        return self.pretrain and not (self.prune or self.active or self.fresh)
+
+    def stretched(self, dense_macs: float, small_macs: float) -> Phase:
+        """The phase with the dense net's training compute: ``floor(epochs * dense / small)`` (Rethinking, sec. 3)."""
+        factor = min(dense_macs / small_macs, self.max_stretch or math.inf)
+        return replace(self, epochs=int(self.epochs * factor), equal_compute=False)
+
+
+def _one_of(what: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{what}={value} is unknown; use one of: {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]:
+    """The ordered phases of a schedule, with ``rounds`` unrolled into ``<name>_1``, ``<name>_2``, …
+
+    Raises:
+        UserError: an unknown key or a value outside its range.
+    """
+    known = {field.name for field in fields(Phase)}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"schedule.phases must be a table of phases, got {settings!r}")
+    phases: list[Phase] = []
+    for name, values in settings.items():
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"schedule.phases.{name} must be a table, got {values!r}; ~schedule.phases.{name} removes it"
+            )
+        for key in values:
+            if key not in known:
+                raise UserError(f"schedule.phases.{name}.{key} is unknown{nearest(key, known)}")
+        given = {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
+        phase = Phase(**arguments.fitted(Phase, {"name": name, **given}, where=f"schedule.phases.{name}"))
+        if phase.rounds == 1:
+            phases.append(phase)
+        else:
+            rounds = range(1, phase.rounds + 1)
+            phases += [replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in rounds]
+        if phase.active_last is not None:
+            phases[-1] = replace(phases[-1], active=phase.active_last)
+    if not phases:
+        raise UserError("schedule.phases is empty; choose a schedule, for example schedule=finetune")
+    return tuple(phases)
+
+
+def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
+    """Learning rate at optimiser step ``step`` (0-based) as a fraction of ``phase.lr``.
+
+    ``multistep``, ``step`` and ``linear`` change at epoch boundaries (milestone fraction m drops at epoch
+    ``int(m * epochs)``, as in Rethinking's main_B.py; ``linear`` is SWAG's, run_swag.py:219-228); warm-up, ``cosine``
+    and ``onecycle`` move at every step.
+    """
+    total = max(1, phase.epochs * steps_per_epoch)
+    if phase.lr_schedule == "onecycle":
+        # linear up, linear to zero: the one-cycle rate with its two simplest pieces
+        peak = max(1.0, phase.onecycle_rise * total)
+        return (step + 1) / peak if step + 1 <= peak else max(0.0, (total - step) / max(1.0, total - peak + 1))
+    warmup = phase.warmup_epochs * steps_per_epoch
+    if phase.lr_schedule == "noam":
+        # Vaswani et al. 2017, sec. 5.3, as a fraction of the peak, which is at the end of the warm-up
+        peak = max(1.0, warmup)
+        return min((step + 1) / peak, math.sqrt(peak / (step + 1)))
+    if step < warmup:
+        return phase.warmup_factor + (1 - phase.warmup_factor) * step / warmup
+    epoch = step // steps_per_epoch
+    match phase.lr_schedule:
+        case "multistep":
+            return phase.gamma ** sum(epoch >= int(m * phase.epochs) for m in phase.milestones)
+        case "step":
+            return phase.gamma ** (epoch // phase.step_epochs)
+        case "linear":
+            begin, end = (m * phase.epochs for m in phase.milestones)
+            return 1.0 - (1.0 - phase.gamma) * min(1.0, max(0.0, (epoch - begin) / (end - begin)))
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        case _:
+            return 1.0

@@ -1,0 +1,1 @@
+"""What everything talks about: a method and its hooks, the run that it may ask, the task, the result."""

@@ -1,0 +1,1 @@
+"""What several methods inherit or call: choosing channels, gates on components, posteriors, masks."""

@@ -1,0 +1,82 @@
+"""From a plain net to one with Gaussian weights, to the plain net of its means, and to a small net with both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.layers.gaussian_layers import gaussian, plain
+from prunebench.layers.gaussian_weights import GaussianWeights
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.replace import replace
+from prunebench.surgery.shrink import shrink
+
+
+def gaussian_layers(net: nn.Module) -> dict[str, GaussianWeights]:
+    """Path -> layer with Gaussian weights, in the order of the net."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, GaussianWeights)}
+
+
+def to_gaussian(net: nn.Module, names: Collection[str], **options: Any) -> nn.Module:
+    """A copy of ``net`` whose layers ``names`` have Gaussian weights, with the old weights as means.
+
+    Args:
+        options: of :class:`~prunebench.layers.gaussian_layers.GaussianLinear`.
+    """
+
+    def make(path: str, module: nn.Module) -> nn.Module | None:
+        fits = path in names and isinstance(module, nn.Linear | nn.Conv2d)
+        return gaussian(module, **options) if fits else None  # type: ignore[arg-type]
+
+    return replace(net, make)
+
+
+def to_plain(net: nn.Module) -> nn.Module:
+    """A copy of ``net`` with ordinary layers, whose weights are the means; those of dead weights are exactly 0."""
+    return replace(net, lambda path, module: plain(module) if isinstance(module, GaussianWeights) else None)
+
+
+@torch.no_grad()
+def with_spread(compact: nn.Module, net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """A copy of ``compact`` with Gaussian layers: its own means, the standard deviations of ``net``.
+
+    Args:
+        compact: ``to_plain(net)`` after ``shrink`` with ``plan``, or itself if the plan is empty.
+        net: the trained net with Gaussian layers (dense shapes).
+        graph: of the dense net.
+    """
+    layers = gaussian_layers(net)
+    spreads = to_plain(net)
+    for name, layer in layers.items():
+        module = spreads.get_submodule(name)
+        module.get_parameter("weight").copy_(layer.posterior()[1])
+        bias_std = layer.bias_std()
+        if layer.bias is not None:
+            module.bias = nn.Parameter(torch.zeros_like(layer.bias) if bias_std is None else bias_std)
+    small = shrink(spreads, graph, plan) if plan.keep or plan.inputs else spreads
+
+    def make(path: str, module: nn.Module) -> nn.Module | None:
+        if path not in layers:
+            return None
+        random_bias = layers[path].bias_std() is not None
+        source = small.get_submodule(path)
+        new = gaussian(module, scale="std", initial=0.0, bias_initial=0.0 if random_bias else None)  # type: ignore[arg-type]
+        new.spread = nn.Parameter(source.get_parameter("weight").clone())
+        if random_bias:
+            new.bias_spread = nn.Parameter(source.get_parameter("bias").clone())
+        return new
+
+    return replace(compact, make)
+
+
+def sparsity(net: nn.Module) -> dict[str, Tensor]:
+    """Path of each Gaussian layer -> which of its weights are dead, bool ``[out, in, ...]``."""
+    found = {}
+    for name, layer in gaussian_layers(net).items():
+        live = layer.live()
+        found[name] = torch.zeros_like(layer.weight, dtype=torch.bool) if live is None else ~live
+    return found

@@ -1,0 +1,144 @@
+"""A Gaussian over the weights of a net: taken from a finished run, and cut by its signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from prunebench import budget
+from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.core.method import match_layers
+from prunebench.core.result import is_complete, read_result
+from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
+from prunebench.errors import UserError, one_of
+from prunebench.layers.iterates import IterateGaussian
+from prunebench.layers.vectors import split, to_vector, trainable, write_vector
+from prunebench.surgery.shrink import shrink
+
+if TYPE_CHECKING:
+    from prunebench.run.job import Job
+
+log = logging.getLogger("prunebench")
+CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnrPruning:
+    """Take the weights or filters of smallest ``|mean| / std`` out of a Gaussian, so that every draw has them at 0.
+
+    Attributes:
+        prune_ratio: share of the weights (of the channels of each layer) that goes, in [0, 1).
+        score: "snr", or "magnitude" of the mean as a control.
+        unit: "weight" or "channel".
+        scope: for weights: rank them over all layers ("global") or in each ("layer").
+        coupling: for channels, see :func:`prunebench.budget.choose`.
+        layers: names and globs of the layers that are pruned; only convolutions and linear layers can be.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    prune_ratio: float
+    score: str
+    unit: str
+    scope: str
+    coupling: str
+    layers: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            one_of(f"method.{name}", getattr(self, name), allowed)
+        check_ratio(self.prune_ratio, where="method.prune_ratio")
+
+    def chosen(self, job: Job) -> list[str]:
+        """The layers to prune; by channels only those whose outputs are read by others.
+
+        Raises:
+            UserError: a pattern matches no layer.
+        """
+        fit = [
+            name
+            for name, layer in job.graph.layers.items()
+            if self.unit == "weight" or (layer.kind != "depthwise" and not layer.is_output)
+        ]
+        return match_layers(self.layers, fit, what="method.layers")
+
+    def cut_weights(self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, job: Job) -> None:
+        """Take single weights out of ``gaussian``.
+
+        Args:
+            net: gives names and shapes. ``std``: of its d weights, ``[d]``.
+        """
+        ranked = split(net, gaussian.mean.abs() if self.score == "magnitude" else signal_to_noise(gaussian.mean, std))
+        scores = {name: ranked[f"{name}.weight"] for name in self.chosen(job)}
+        counts = {name: prune_floor(score.numel(), self.prune_ratio) for name, score in scores.items()}
+        total = sum(score.numel() for score in scores.values())
+        masks = live_weights(scores, counts if self.scope == "layer" else prune_floor(total, self.prune_ratio))
+        live = torch.ones_like(gaussian.live)
+        for name, mask in masks.items():
+            split(net, live)[f"{name}.weight"].copy_(mask)  # a view of it
+        gaussian.prune(live)
+        kept = {name: float(mask.double().mean()) for name, mask in masks.items()}
+        log.info("kept weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in kept.items()))
+        job.achieved = {"weights_kept": sum(int(mask.sum()) for mask in masks.values()) / total}
+        reason = "all its weights rank above the threshold"
+        job.not_pruned = [{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0]
+
+    def cut_channels(
+        self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, job: Job
+    ) -> tuple[nn.Module, IterateGaussian]:
+        """Remove filters.
+
+        Args:
+            net: with the mean as its weights, dense shapes. ``std``: of its d weights, ``[d]``.
+
+        Returns:
+            The small net, and the Gaussian of its weights.
+        """
+        mean, spread = split(net, gaussian.mean), split(net, std)
+        scores = {}
+        for name in self.chosen(job):
+            weight = mean[f"{name}.weight"]
+            noise = torch.ones_like(weight) if self.score == "magnitude" else spread[f"{name}.weight"]
+            scores[name] = filter_signal_to_noise(weight, noise)
+        choice = job.choose(
+            lambda: budget.choose(scores, job.graph, prune_ratio=self.prune_ratio, coupling=self.coupling)
+        )
+        # where each weight of the small net comes from: cut a net that holds the numbers of its weights
+        numbered = copy.deepcopy(net).double()
+        write_vector(numbered, torch.arange(1, len(gaussian.mean) + 1))
+        index = to_vector(shrink(numbered, job.graph, choice.plan)).long() - 1
+        return job.cut(net, choice), gaussian.select(index)
+
+
+def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
+    """The Gaussian that a finished run collected for a net with the parameters of ``net``, before any cut.
+
+    Raises:
+        UserError: no finished run, one that collected nothing, or one of another net.
+    """
+    path = Path(folder).expanduser()
+    if not is_complete(path):
+        raise UserError(f"method.posterior={folder} is no folder of a finished run (.../seed_<n>)")
+    for phase in read_result(path)["phases"]:
+        file = path / "phases" / phase["name"] / "weights.safetensors"
+        if not file.exists():
+            continue
+        tensors = load_file(file)
+        prefix = "method.posterior."
+        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if not state:
+            continue
+        for name, parameter in trainable(net):
+            if (found := tensors.get(f"net.{name}")) is None or found.shape != parameter.shape:
+                raise UserError(f"method.posterior={folder} is a run of another net: '{name}' is missing or differs")
+        return IterateGaussian.from_state(state)
+    raise UserError(f"method.posterior={folder} is a run that collected no weights; give one with method=swag")

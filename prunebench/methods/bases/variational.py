@@ -1,0 +1,164 @@
+"""What all methods have in common that learn a distribution over weights by the evidence lower bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.budget import Choice
+from prunebench.core.method import Method, match_layers
+from prunebench.errors import UserError
+from prunebench.layers import kl
+from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
+from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
+from prunebench.surgery.dead import unread, without_constants
+
+if TYPE_CHECKING:
+    from prunebench.config.phase import Phase
+    from prunebench.core.task import Batch, Task
+    from prunebench.run.job import Job
+
+log = logging.getLogger("prunebench")
+EXACT = 1e-3
+"""Largest difference of outputs that float rounding may make when constants move through the whole net."""
+
+
+class VariationalMethod(Method):
+    """Minimise cross-entropy + KL / N: the mean over the batch, and the sum over all weights by N training samples.
+
+    The KL term has the weight ``kl_weight`` (1 = Bayes) from epoch ``kl_start + kl_warmup`` on, 0 before ``kl_start``
+    and a line between. Validation during training is one pass at the mean of the weights. A measurement is that too,
+    or, with ``num_samples``, the mean prediction of S nets drawn from the posterior; those are the same S nets for all
+    pictures, a function of the seed.
+
+    Args:
+        layers: names and globs of the convolutions and linear layers that are made random.
+        kl_weight: final weight of the KL term, at least 0.
+        kl_start: epochs without it.
+        kl_warmup: epochs of its linear rise.
+        num_samples: S; null = one pass at the mean.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    schedules = frozenset({"simultaneous"})
+    sizes_given = False
+    objective: ClassVar[str] = "elbo"
+    kl_now: Tensor
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[str],
+        kl_weight: float,
+        kl_start: int,
+        kl_warmup: int,
+        num_samples: int | None,
+    ) -> None:
+        super().__init__()
+        for name, value, low in (
+            ("kl_start", kl_start, 0),
+            ("kl_warmup", kl_warmup, 0),
+            ("num_samples", num_samples, 1),
+        ):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+                raise UserError(f"method.{name} must be a whole number of at least {low}, got {value!r}")
+        self.layers = layers
+        self.kl_weight = number("kl_weight", kl_weight, low=0.0)
+        self.kl_start, self.kl_warmup = kl_start, kl_warmup
+        self.num_samples = num_samples
+        self.names: list[str] = []
+        self.num_train = 1
+        self.register_buffer("kl_now", torch.zeros(()))  # weight of the KL term in the epoch in progress
+
+    # -- what a method adds
+
+    def swap(self, net: nn.Module) -> nn.Module:
+        """A copy of ``net`` whose layers ``self.names`` are random."""
+        raise NotImplementedError
+
+    def divergence(self, net: nn.Module) -> Tensor:
+        """KL of all posteriors from their priors, a sum over weights, nats."""
+        raise NotImplementedError
+
+    # -- hooks
+
+    def check(self, net: nn.Module, job: Job) -> None:
+        super().check(net, job)
+        self._choose(net, job)
+        log.info("random layers: %s", ", ".join(self.names))
+
+    def attach(self, net: nn.Module, job: Job) -> nn.Module:
+        self._choose(net, job)
+        self.num_train = job.data.num_train
+        return net if is_stochastic(net) else self.swap(net)
+
+    def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
+        # the prior is the only pull on random weights: the decay of the phase is for the others
+        layers = [module for module in net.modules() if isinstance(module, Stochastic)]
+        random = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+        held = {id(p) for p in random}
+        groups = super().param_groups(net, phase)
+        rest = [{**group, "params": [p for p in group["params"] if id(p) not in held]} for group in groups]
+        return [{"params": random, "weight_decay": 0.0}, *(group for group in rest if group["params"])]
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        self.kl_now.fill_(kl.warmup(epoch, weight=self.kl_weight, start=self.kl_start, length=self.kl_warmup))
+
+    def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        return {**task.losses(net, batch), "kl": self.kl_now * self.divergence(net) / self.num_train}
+
+    @torch.no_grad()
+    def report(self, net: nn.Module) -> Mapping[str, float]:
+        return {"kl_nats": float(self.divergence(net)), "kl_weight": float(self.kl_now)}
+
+    def before_measure(self, net: nn.Module, job: Job) -> nn.Module:
+        if self.num_samples is None or not is_stochastic(net):
+            return net
+        return Ensemble(net, num_samples=self.num_samples, seed=job.seed)
+
+    def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
+        if isinstance(net, Ensemble):
+            return net.each(lambda drawn: task.probabilities(drawn, batch))
+        return super().predict(net, batch, task)
+
+    # -- helpers
+
+    def cut_unread(
+        self, net: nn.Module, job: Job, *, whole: Sequence[dict[str, str]], achieved: Mapping[str, Any]
+    ) -> nn.Module:
+        """The compact net of ``net`` with Gaussian layers: dead weights are 0, channels that do nothing are gone.
+
+        Its layers are ordinary ones at the means, or with ``num_samples`` Gaussian ones, whose ``spread`` is the
+        standard deviation, 0 for dead weights.
+
+        Args:
+            whole: layers without a dead weight, with the reason.
+            achieved: facts for the result.
+        """
+        sparse = to_plain(net)
+        # with drawn weights a constant channel adds noise to its readers, so it has to stay
+        settled = sparse if self.num_samples else without_constants(sparse, job.graph, job.example)
+        compact = job.cut(settled, Choice(unread(settled, job.graph), list(whole), {}))
+        job.achieved |= achieved
+        difference = job.max_abs_diff(sparse, compact)
+        assert difference <= EXACT, f"the compact net differs from the sparse one by {difference}"
+        if not self.num_samples:
+            return compact
+        return with_spread(compact, net, job.graph, job.plan)
+
+    def _choose(self, net: nn.Module, job: Job) -> None:
+        known = [name for name in job.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
+        self.names = match_layers(self.layers, known, what="method.layers")
+
+
+def number(name: str, value: object, *, low: float) -> float:
+    """``value`` if it is a number of at least ``low``, else UserError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
+        raise UserError(f"method.{name} must be a number of at least {low:g}, got {value!r}")
+    return float(value)

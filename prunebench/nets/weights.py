@@ -1,0 +1,69 @@
+"""The parameters and buffers of a net as one safetensors file: no pickle, and tied weights stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+
+
+def to_bytes(net: nn.Module) -> bytes:
+    """The state dict of ``net`` as the bytes of a safetensors file; of tied tensors, the first name."""
+    tied = _tied(net)
+    kept = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items() if name not in tied}
+    # views of one buffer that differ (slices of a fused weight) must not be refused: each is stored in full
+    return save({name: tensor.clone() if _is_view(tensor) else tensor for name, tensor in kept.items()})
+
+
+def file_bytes(net: nn.Module) -> int:
+    """Size in bytes of the safetensors file with the net's parameters and buffers."""
+    return len(to_bytes(net))
+
+
+def read_into(net: nn.Module, path: Path) -> None:
+    """Copy the tensors of a safetensors file into ``net``, in place; each name and shape must agree.
+
+    Raises:
+        UserError: the file is missing or damaged, or its tensors are not those of the net.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; a saved net needs it")
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error}); write it again") from None
+    tied = _tied(net)
+    expected = {name: list(t.shape) for name, t in net.state_dict().items() if name not in tied}
+    found = {name: list(tensor.shape) for name, tensor in stored.items()}
+    names = expected.keys() | found.keys()
+    if wrong := sorted(name for name in names if expected.get(name) != found.get(name)):
+        name = wrong[0]
+        raise UserError(
+            f"{path} does not fit the net: {len(wrong)} tensors differ, the first is {name!r} with shape "
+            f"{found.get(name, 'none')} in the file and {expected.get(name, 'none')} in the net"
+        )
+    target = net.state_dict()
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            target[name].copy_(tensor)
+
+
+def _tied(net: nn.Module) -> set[str]:
+    """Names in the state dict whose tensor already has an earlier name."""
+    seen: set[tuple[object, ...]] = set()
+    tied = set()
+    for name, tensor in net.state_dict().items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            tied.add(name)
+        seen.add(key)
+    return tied
+
+
+def _is_view(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()

@@ -1,0 +1,1 @@
+"""One run: from checked values to ``result.json``."""

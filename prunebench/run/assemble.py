@@ -1,0 +1,113 @@
+"""The objects of a resolved configuration: data, net, method, and the job that brings them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from prunebench.config import arguments, named
+from prunebench.config.identity import NOT_ARGUMENTS, dense_folder
+from prunebench.config.phase import build_phases
+from prunebench.config.settings import trainer_settings
+from prunebench.core.method import Method
+from prunebench.core.task import task_of
+from prunebench.errors import UserError
+from prunebench.nets.checkpoints import load_foreign
+from prunebench.run.job import Job
+
+if TYPE_CHECKING:
+    from prunebench.data.loaders import ImageData
+
+
+def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method, dict[str, Any] | None]:
+    """The job, the dense net, the method, and what is known about pretrained weights (None without)."""
+    settings = trainer_settings(config["trainer"])
+    phases = build_phases(config["schedule"]["phases"])
+    method = make("method", config["method"], drop=NOT_ARGUMENTS)
+    data = make("dataset", config["dataset"], drop=("epochs",))
+    data.use_channels_last(settings.channels_last)
+    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    job = Job(
+        build=make_net,
+        model=config["model"],
+        data=data,
+        task=task_of(data),
+        schedule=config["schedule"]["name"],
+        phases=phases,
+        seed=config["seed"],
+        folder=folder,
+        settings=settings,
+        dense_folder=lambda phase: dense_folder(config, vars(phase)),
+        ood=make_ood(config, settings.channels_last),
+        name=folder.parent.parent.name,
+        logger=config["logger"],
+    )
+    net = job.fresh_dense("init")
+    pretrained = config["model"].get("pretrained")
+    if not pretrained:
+        return job, net, method, None
+    if any(phase.fresh for phase in phases) and not any(phase.pretrain for phase in phases):
+        raise UserError(f"schedule={job.schedule} starts from random weights; leave out model.pretrained")
+    cache = Path(config["paths"]["outputs"]) / "weights"
+    found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
+    job.pretrained = True
+    return job, net, method, {"source": Path(found.source).name, "sha256": found.sha256}
+
+
+def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:
+    """The foreign pictures of the config group ``ood``, None without.
+
+    Raises:
+        UserError: they have another shape than the run's own pictures, or the files are missing.
+    """
+    settings, own = config.get("ood"), config["dataset"]
+    if settings is None:
+        return None
+    if "in_channels" not in own:
+        raise UserError(f"ood compares pictures, and dataset={own['name']} has none; leave ood out")
+    given, needed = ([group[key] for key in ("in_channels", "size")] for group in (settings, own))
+    if given != needed:
+        shape, wanted = (f"{channels}x{size}x{size}" for channels, size in (given, needed))
+        raise UserError(
+            f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
+            "use ood=noise or a set of that shape"
+        )
+    data: ImageData = make("ood", settings, drop=("epochs",))
+    data.use_channels_last(channels_last)
+    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    return data
+
+
+def make(group: str, settings: Mapping[str, Any], *, drop: Sequence[str]) -> Any:
+    """Call a config group's ``_target_`` with its other keys as arguments; values with a ``_target_`` are built first.
+
+    Raises:
+        UserError: the target or an argument is unknown, or a value is refused.
+    """
+    given = {key: value for key, value in settings.items() if key not in drop}
+    try:
+        return _make(given, group)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{group}={settings.get('name', '?')} cannot be built: {error}") from error
+
+
+def _make(settings: Mapping[str, Any], where: str) -> Any:
+    found = named.find(settings["_target_"], what=where)
+    given = {
+        key: _make(value, f"{where}.{key}") if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in settings.items()
+        if key != "_target_"
+    }
+    return found(**arguments.fitted(found, given, where=where))
+
+
+def make_net(settings: Mapping[str, Any]) -> nn.Module:
+    """The net of the config group ``model``: its target, called with the group's other keys."""
+    path = settings["_target_"]
+    found = named.find(path)
+    return named.build(path, arguments.fitted(found, named.arguments(found, settings), where="model"), trust=True)

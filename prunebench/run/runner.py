@@ -1,0 +1,203 @@
+"""From a built job to its result: run the method, measure, write ``result.json``."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunebench.config import named
+from prunebench.core.method import Method
+from prunebench.core.result import FILE
+from prunebench.disk.artifacts import load_correct
+from prunebench.disk.atomic import write_json, write_rows, write_text
+from prunebench.disk.lock import FolderLock
+from prunebench.measure import guarantee, latency
+from prunebench.nets import package
+from prunebench.nets.weights import file_bytes
+from prunebench.run.job import Job
+from prunebench.run.logs import log_file
+from prunebench.run.provenance import head, now
+from prunebench.run.sweep_record import recorded
+from prunebench.surgery.plan import Plan
+
+log = logging.getLogger("prunebench")
+TARGET_TOLERANCE = 0.01
+"""A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
+
+
+def execute(
+    job: Job, net: nn.Module, method: Method, *, config: Mapping[str, Any], config_text: str, weights: Any
+) -> dict[str, Any]:
+    """Carry out one run.
+
+    Args:
+        net: the dense net, with fresh or pretrained weights.
+        config: the resolved configuration; ``config_text`` is the same as YAML.
+        weights: what is known about pretrained weights, else None.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UserError: refused before anything is trained, or locked by another run; nothing is written then, but in a
+            job of a sweep a result that says so (see :mod:`prunebench.run.sweep_record`).
+        Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
+    """
+    with recorded(config, config_text, job.folder) as said:
+        method.check(net, job)
+    with FolderLock(job.folder), log_file(job.folder, said):
+        write_text(job.folder / "config.yaml", config_text)
+        clock = time.perf_counter()
+        log.info("%s", describe(job))
+        known = head(config, job.folder)
+        try:
+            compact, plan = _run(job, net, method)
+            result = {**known, **_measurements(job, net, compact, plan, method, config)}
+        except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
+            log.error("interrupted: %s", error)
+            raise
+        except Exception as error:  # must be visible in a table
+            log.error("failed: %s", error)
+            known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
+            detail = "".join(traceback.format_exception(error))
+            write_json(job.folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            raise
+        result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
+        if weights is not None:
+            result["model"]["pretrained"] = weights
+        write_json(job.folder / FILE, result)
+    return result
+
+
+def describe(job: Job) -> str:
+    """The dense net in one line: size, blocks (for example basic ones or bottlenecks) and options."""
+    settings, net = job.dense.settings, job.dense.template
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    inner = [m for m in net.modules() if m is not net and next(m.children(), None) and not isinstance(m, containers)]
+    blocks = [f"{count} {name}" for name, count in Counter(type(module).__name__ for module in inner).items()]
+    given = named.arguments(named.find(settings["_target_"]), settings)
+    options = [f"{key} {value}" for key, value in given.items() if key not in named.FROM_DATA]
+    parts = [f"{job.dense_cost.macs:,} MACs per {job.data.sample}, {job.dense_cost.params:,} parameters"]
+    parts += [", ".join(words) for words in (blocks, options) if words]
+    return f"{settings.get('name', type(net).__name__)}: {'; '.join(parts)}"
+
+
+def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
+    """All phases, the extraction and the measurement of the final net."""
+    trained = method.run(net, job)
+    compact, plan = method.extract(trained, job)
+    after_cut = [phase.epochs for phase in job.phases[_last_cut(job) :]]
+    if _last_cut(job) < len(job.phases) and not any(after_cut) and (job.trained or job.pretrained):
+        # nothing was trained since the cut: the final net is the pruned net
+        metrics = job.measure("pruned", compact, method)
+        job.once("metrics-final", lambda: metrics)
+        if job.predictions("pruned").exists():
+            job.predictions("final").write_bytes(job.predictions("pruned").read_bytes())
+    else:
+        metrics = job.measure("final", compact, method)
+    if metrics.get("num_predictions", 1) > 1:
+        # an average over several predictions; the net that is saved makes one, without the method
+        job.measure("saved_net", compact, Method())
+    job.measure_best(trained, method)
+    return compact, plan
+
+
+def _last_cut(job: Job) -> int:
+    cuts = [i for i, phase in enumerate(job.phases) if phase.prune]
+    return cuts[-1] if cuts else len(job.phases)
+
+
+def _measurements(
+    job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything in the result that is measured, and the files beside it."""
+    stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
+    metrics: dict[str, dict[str, Any]] = {
+        s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
+    }
+    dense_cost, final_cost = job.dense_cost, job.count(compact)
+    final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
+    if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
+        final |= {"num_predictions": num_predictions, "macs_all_predictions": num_predictions * final["macs"]}
+    widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
+    per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
+    dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
+    dense["file_bytes"], final["file_bytes"] = file_bytes(job.dense.template), file_bytes(compact)
+    costs = {
+        "sample": job.data.sample,
+        "dense": dense,
+        "final": final,
+        "macs_removed": 1 - final["macs"] / dense["macs"],
+        "params_removed": 1 - final["params"] / dense["params"],
+        "speedup_macs": dense["macs"] / max(1, final["macs"]),
+        "per_layer": per_layer,
+    }
+    if job.base is not job.dense:
+        # the net that was pruned is another one than the net it is compared with
+        costs["base"] = {"macs": job.base.cost.macs, "params": job.base.cost.params, "model": job.base.settings}
+    speed = (
+        latency.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.settings.device)
+        if config["latency"]
+        else {}
+    )
+    _write_files(job, compact, plan)
+    achieved = dict(job.achieved)
+    status = "complete"
+    target = achieved.get("target")
+    if target and abs(achieved["reached"] - target) > achieved.get("tolerance", TARGET_TOLERANCE * target):
+        status = "missed_target"
+    return {
+        "status": status,
+        "metrics": metrics,
+        "cost": costs,
+        "latency": speed,
+        "equivalence": {"max_abs_diff": achieved.pop("max_abs_diff", None)},
+        "budget": achieved,
+        "not_pruned": job.not_pruned,
+        "warnings": job.warnings,
+        "phases": job.phase_records,
+        "guarantee": _guarantee(job, metrics, method),
+        "data": job.data.fingerprint(),
+    }
+
+
+def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]], method: Method) -> dict[str, Any]:
+    """What the accuracy of this one net is worth; how many seeds a row has is known to the report."""
+    facts: dict[str, Any] = {
+        "accuracy_interval_95": metrics["final"].get("interval"),
+        "test_evaluations": len(metrics),
+        "selection": "last_epoch",
+        "objective": method.objective,
+        "num_seeds": 1,
+    }
+    dense, final = (job.predictions(stage) for stage in ("dense", "final"))
+    if dense.exists() and final.exists():
+        facts["against"] = guarantee.against(load_correct(dense), load_correct(final), name="dense")
+    facts["level"], facts["missing"] = guarantee.level(facts, num_seeds=1)
+    return facts
+
+
+def _write_files(job: Job, compact: nn.Module, plan: Plan) -> None:
+    package.save(
+        job.folder,
+        compact,
+        model_config=job.base.settings,
+        plan=plan,
+        **job.data.input_facts(),
+    )
+    write_rows(job.folder / "metrics.csv", job.history)
+    if job.predictions("final").exists():
+        (job.folder / "predictions.npz").write_bytes(job.predictions("final").read_bytes())
+
+
+def set_threads(num_threads: int | None) -> None:
+    """Number of CPU threads of torch; part of what makes a run repeat bit for bit."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)

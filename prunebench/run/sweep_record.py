@@ -1,0 +1,72 @@
+"""What a job of a sweep leaves that was refused before its run began.
+
+A single command that is refused says why and writes nothing. In a sweep nobody may be watching: there the job becomes
+a ``failed`` result with its error, which the next start replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prunebench.core.result import FILE, is_complete
+from prunebench.disk.atomic import write_json, write_text
+from prunebench.disk.lock import FolderLock
+from prunebench.errors import UserError
+from prunebench.run.logs import held, log_file
+from prunebench.run.provenance import head, now
+
+log = logging.getLogger("prunebench")
+MARK = "PRUNEBENCH_SWEEP_JOB"
+
+
+def job_environment() -> dict[str, str]:
+    """The environment of a process that is one job of many."""
+    return {**os.environ, MARK: "1"}
+
+
+@contextlib.contextmanager
+def recorded(config: Mapping[str, Any], config_text: str, folder: Path) -> Iterator[list[logging.LogRecord]]:
+    """In a job of a sweep: an error inside becomes the run's result. It is raised in any case.
+
+    Nothing is written where another process holds the folder, or has completed the run.
+
+    Args:
+        config: the resolved configuration; ``config_text`` is the same as YAML.
+        folder: of the run.
+
+    Yields:
+        What is said inside, for the run's log.
+    """
+    with held() as said:
+        try:
+            yield said
+        except Exception as error:
+            if os.environ.get(MARK):
+                # a folder that is locked or cannot be written is left alone; the error is printed all the same
+                with contextlib.suppress(UserError), FolderLock(folder):
+                    if not is_complete(folder):
+                        write_failure(config, config_text, folder, error, said)
+            raise
+
+
+def write_failure(
+    config: Mapping[str, Any],
+    config_text: str,
+    folder: Path,
+    error: Exception,
+    said: list[logging.LogRecord],
+) -> None:
+    """Write ``result.json``, ``config.yaml`` and ``log.txt`` of a run that was refused; its folder is locked."""
+    write_text(folder / "config.yaml", config_text)
+    with log_file(folder, said):
+        log.error("failed: %s", error)
+    found = head(config, folder)
+    found["run"] |= {"finished": now(), "seconds": 0.0}
+    detail = "".join(traceback.format_exception(error))
+    write_json(folder / FILE, {**found, "error": str(error), "traceback": detail})

@@ -1,0 +1,207 @@
+"""What a score or a budget may ask of a layer: its sizes, and what stands around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx, nn
+
+from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR
+from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
+from prunebench.surgery.names import name_of
+from prunebench.surgery.steps import (
+    Add,
+    Cat,
+    Depthwise,
+    Mix,
+    Multiply,
+    Opaque,
+    Output,
+    PerChannel,
+    Shift,
+    Step,
+    Through,
+)
+from prunebench.surgery.trace import Traced
+
+Kind = Literal["conv", "depthwise", "grouped", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A convolution or linear layer of the dense net.
+
+    Attributes:
+        name: path of the module.
+        kind: "conv", "depthwise" (one group a channel), "grouped" or "linear".
+        in_channels, out_channels, groups, has_bias: of the module (features for a linear layer).
+        kernel_area: taps of the kernel, 1 for a linear layer.
+        positions: outputs of one channel for one sample: height x width, or tokens.
+        norm: the norm layer that reads this layer's output, if nothing else does.
+        activation: the f(0) = 0 function directly after the layer (and its norm), before any addition; None: linear.
+        readers: convolutions and linear layers that read its channels, with the same indices, not through an addition.
+        meets_addition: some addition reads its channels.
+        is_output: its channels are the net's output.
+    """
+
+    name: str
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    kernel_area: int
+    positions: int
+    groups: int
+    has_bias: bool
+    norm: str | None
+    activation: str | None
+    readers: tuple[str, ...]
+    meets_addition: bool
+    is_output: bool
+
+
+class Surroundings:
+    """Follows tensors from layer to layer.
+
+    Args:
+        traced: the net's operations.
+        steps: their kinds, in the same order.
+    """
+
+    def __init__(self, traced: Traced, steps: Sequence[Step]) -> None:
+        self._nodes = list(traced.graph.nodes)
+        self._traced = traced
+        self._steps = steps
+        self._readers: list[list[Step]] = [[] for _ in steps]
+        for step in steps:
+            for source in dict.fromkeys(step.inputs):
+                self._readers[source].append(step)
+
+    def layers(self) -> dict[str, Layer]:
+        """All convolutions and linear layers in the order of execution."""
+        found: dict[str, Layer] = {}
+        for step, node in zip(self._steps, self._nodes, strict=True):
+            module = self._traced.net.get_submodule(step.module) if step.module else None
+            if isinstance(module, (*CONVOLUTIONS, *LINEAR)) and step.module not in found:
+                found[step.module] = self._layer(step, node, module)
+        return found
+
+    def groups(self, layers: Mapping[str, Layer]) -> tuple[tuple[str, ...], ...]:
+        """Layers whose channels meet, index by index, in additions; layers that meet none stand alone."""
+        leader = {name: name for name, layer in layers.items() if layer.kind != "depthwise"}
+
+        def root(name: str) -> str:
+            while leader[name] != name:
+                name = leader[name]
+            return name
+
+        written = self.writers(leader)
+        for step in self._steps:
+            if is_sum(step):
+                for name in written[step.index][1:]:
+                    leader[root(name)] = root(written[step.index][0])
+        members: dict[str, list[str]] = {}
+        for name in leader:
+            members.setdefault(root(name), []).append(name)
+        return tuple(tuple(names) for names in members.values())
+
+    def writers(self, known: Collection[str]) -> list[tuple[str, ...]]:
+        """For each step the ``known`` layers that write its channels, index by index."""
+        written: list[tuple[str, ...]] = []
+        for step in self._steps:
+            if step.module in known:
+                written.append((step.module,))
+            elif isinstance(step, Through | Add) or (isinstance(step, Depthwise) and step.multiplier == 1):
+                names = [name for source in step.inputs for name in written[source]]
+                written.append(tuple(dict.fromkeys(names)))
+            else:
+                written.append(())
+        return written
+
+    def _layer(self, step: Step, node: fx.Node, module: nn.Module) -> Layer:
+        shape = self._traced.values[node].shape
+        sizes: dict[str, int] = {}
+        kind: Kind = "linear"
+        if isinstance(module, nn.Linear):
+            sizes = {"in_channels": module.in_features, "out_channels": module.out_features}
+            sizes |= {"kernel_area": 1, "groups": 1, "positions": math.prod(shape[1:-1])}
+        else:
+            assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+            kind = "conv" if module.groups == 1 else "depthwise" if isinstance(step, Depthwise) else "grouped"
+            sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": module.groups}
+            sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": math.prod(shape[2:])}
+        norm, activation = self._directly_after(step)
+        readers, meets_addition, is_output = self._downstream(step)
+        return Layer(
+            **{"name": step.module, "kind": kind, **sizes},  # type: ignore[arg-type]
+            has_bias=module.bias is not None,
+            norm=norm,
+            activation=activation,
+            readers=readers,
+            meets_addition=meets_addition,
+            is_output=is_output,
+        )
+
+    def _only_reader(self, step: Step) -> Step | None:
+        readers = self._readers[step.index]
+        return readers[0] if len(readers) == 1 else None
+
+    def _directly_after(self, step: Step) -> tuple[str | None, str | None]:
+        after, norm = self._only_reader(step), None
+        if isinstance(after, PerChannel) and after.is_norm:
+            norm, after = after.module, self._only_reader(after)
+        return norm, self._activation(after) if after else None
+
+    def _activation(self, step: Step) -> str | None:
+        node = self._nodes[step.index]
+        if not isinstance(step, Through):
+            return None
+        if step.module:
+            module = self._traced.net.get_submodule(step.module)
+            return _snake(type(module).__name__) if isinstance(module, ACTIVATIONS) else None
+        return name_of(node) if name_of(node) in ACTIVATION_FUNCTIONS else None
+
+    def _downstream(self, start: Step) -> tuple[tuple[str, ...], bool, bool]:
+        """Readers of a layer's channels, whether an addition reads them, whether the output comes before a layer."""
+        readers: set[str] = set()
+        meets_addition = is_output = False
+        waiting = [(reader, True, True) for reader in self._readers[start.index]]
+        seen: set[tuple[int, bool, bool]] = set()
+        while waiting:
+            step, known, same = waiting.pop()  # whether its input has channels that are known, and their indices
+            if (step.index, known, same) in seen:
+                continue
+            seen.add((step.index, known, same))
+            if isinstance(step, Mix) or self._is_layer(step):
+                readers |= {step.module} if known and same else set()
+                continue
+            is_output |= isinstance(step, Output)
+            meets_addition |= known and is_sum(step)
+            if step.params and isinstance(step, Opaque):  # a recurrent layer, for example
+                continue
+            known = known and isinstance(step, Through | Shift | Cat | Add | Depthwise)
+            same = same and isinstance(step, Through | Multiply | Depthwise)
+            waiting += [(reader, known, same) for reader in self._readers[step.index]]
+        return tuple(sorted(readers, key=self._place)), meets_addition, is_output
+
+    def _is_layer(self, step: Step) -> bool:
+        """A grouped or shared convolution reads all channels, but it is a reader all the same."""
+        if not (isinstance(step, Opaque) and step.module):
+            return False
+        return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *LINEAR))
+
+    def _place(self, module: str) -> int:
+        return next(step.index for step in self._steps if step.module == module)
+
+
+def is_sum(step: Step) -> bool:
+    """Whether a step adds tensors."""
+    return isinstance(step, Add) and not isinstance(step, Multiply)
+
+
+def _snake(name: str) -> str:
+    """``LeakyReLU`` -> ``leaky_relu``, as the function is called."""
+    special = {"LeakyReLU": "leaky_relu", "SiLU": "silu", "RReLU": "rrelu", "PReLU": "prelu"}
+    return special.get(name, name.lower())

@@ -1,0 +1,88 @@
+"""Train one phase to its end and store the outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunebench.config.phase import Phase
+from prunebench.config.settings import TrainerSettings
+from prunebench.core.method import Method
+from prunebench.core.task import Task
+from prunebench.data.base import Data
+from prunebench.disk.artifacts import save_tensors
+from prunebench.disk.atomic import write_json
+from prunebench.training.fit import fit
+from prunebench.training.lit import Lit
+from prunebench.training.loggers import build_loggers
+
+log = logging.getLogger("prunebench")
+
+
+def train_phase(
+    net: nn.Module,
+    method: Method,
+    *,
+    phase: Phase,
+    task: Task,
+    data: Data,
+    seed: int,
+    step_macs: int,
+    settings: TrainerSettings,
+    logger: Mapping[str, Any],
+    run_name: str,
+    run_folder: Path,
+    folder: Path,
+) -> None:
+    """Train ``net`` under ``method`` from the last complete epoch in ``folder``, if there is one.
+
+    ``folder`` then holds ``weights.safetensors`` (last epoch), ``best.safetensors`` (best on validation) and, written
+    last, ``phase.json``.
+
+    Args:
+        step_macs: multiply-accumulates of one sample's forward and backward pass.
+        run_folder: where loggers write; ``folder`` may be shared with other runs.
+    """
+    start = time.perf_counter()
+    resume = folder / "last.ckpt"
+    log.info("phase %s: %d epochs on %d %ss", phase.name, phase.epochs, data.num_train, data.sample)
+    lit = Lit(net.train(), method, task, phase, data, seed=seed)
+    loggers = build_loggers(logger, folder=run_folder, run=run_name, phase=phase.name)
+    try:
+        history = fit(
+            lit,
+            settings=settings,
+            folder=folder,
+            loggers=loggers,
+            resume=resume if resume.exists() else None,
+        )
+    finally:
+        for started in loggers:
+            started.close()
+    save_tensors(folder / "weights.safetensors", lit.state_dict())
+    best_epoch = phase.epochs - 1
+    if (folder / "best.ckpt").exists():
+        best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+        save_tensors(folder / "best.safetensors", best["state_dict"])
+        best_epoch = int(best["epoch"])
+    record = {
+        "name": phase.name,
+        "epochs": phase.epochs,
+        "seconds": sum(row["seconds"] for row in history),
+        "wall_seconds": time.perf_counter() - start,
+        "train_macs": round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1)),
+        "lr": [row["lr"] for row in history],
+        "best_epoch": best_epoch,
+        "selected_epoch": phase.epochs - 1,
+        "settings": asdict(phase),
+    }
+    write_json(folder / "phase.json", {"record": record, "history": history})
+    for name in ("last.ckpt", "best.ckpt"):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""Files are whole or absent, and a broken one says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunebench.core.result import is_complete, masked_share, read_result, removed, summary
+from prunebench.disk.atomic import read_json, write_json, write_rows, write_text
+from prunebench.disk.lock import FolderLock
+from prunebench.errors import UserError
+
+
+def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"nll": float("nan"), "list": [float("inf"), 1.5], "n": 3})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"nll": None, "list": [None, 1.5], "n": 3}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "f", "old")
+
+    def no_space(handle: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="no space"):
+        write_text(tmp_path / "f", "new")
+    assert (tmp_path / "f").read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_columns_are_the_union_in_order(tmp_path: Path) -> None:
+    write_rows(tmp_path / "m.csv", [{"phase": "a", "ce": 1}, {"phase": "b", "kl": 2}])
+    assert (tmp_path / "m.csv").read_text().splitlines() == ["phase,ce,kl", "a,1,", "b,,2"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 7, "status": "complete"}', '{"schema": 1}'])
+def test_truncated_and_foreign_results_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match="result"):
+        read_result(tmp_path)
+
+
+def test_failed_runs_run_again(tmp_path: Path) -> None:
+    assert not is_complete(tmp_path)
+    for status, complete in (("failed", False), ("missed_target", True), ("complete", True)):
+        write_json(tmp_path / "result.json", {"schema": 1, "status": status})
+        assert is_complete(tmp_path) is complete
+
+
+def test_the_table_shows_percent_and_hides_what_was_not_measured() -> None:
+    result = {
+        "metrics": {"dense": {"accuracy": 0.9339}, "final": {"accuracy": 0.92, "ece": 0.041}},
+        "cost": {"dense": {"macs": 125_485_696}, "final": {"macs": 62_222_400}},
+    }
+    rows = dict(summary(result))
+    assert rows["test accuracy %"] == ["93.39", "–", "92.00"]
+    assert rows["ECE %"] == ["–", "–", "4.10"]
+    assert rows["MACs"] == ["125,485,696", "–", "62,222,400"]
+    assert "top-5 %" not in rows
+
+
+def test_one_writer_per_folder(tmp_path: Path) -> None:
+    with FolderLock(tmp_path), pytest.raises(UserError, match=f"locked by another run .process {os.getpid()}"):
+        FolderLock(tmp_path).__enter__()
+    with FolderLock(tmp_path):
+        pass
+
+
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, pathlib\nfrom prunebench.disk.lock import FolderLock\n"
+        "FolderLock(pathlib.Path(sys.argv[1])).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
+    assert process.returncode == -9
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*set paths\.outputs"):
+        FolderLock(tmp_path / "file" / "run").__enter__()
+
+
+def test_read_json_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
+        read_json(tmp_path / "nothing.json")
+
+
+def cost(params: int, nonzero: int) -> dict[str, Any]:
+    return {"macs_removed": 0.0, "params_removed": 0.0, "final": {"params": params, "nonzero_params": nonzero}}
+
+
+def test_weights_that_are_zero_but_still_there_are_called_masked() -> None:
+    assert removed(cost(1000, 200)).endswith("MASKED: 80.00 % of those that are left are zero but still there")
+    # biases of a fresh norm layer are zero, too, and nobody has masked them
+    assert removed(cost(1000, 995)) == "MACs removed 0.00 %, parameters removed 0.00 %"
+    assert masked_share({"params": 1000}) == 0.0
+    assert masked_share({"params": 0, "nonzero_params": 0}) == 0.0

@@ -1,0 +1,98 @@
+"""Seeds are averaged, never picked; a label names what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunebench.report.collect import collect
+from prunebench.report.configurations import Group, estimate, group
+from prunebench.report.papers import views
+from prunebench.report.summaries import configurations
+from prunebench.rows import load_papers
+from tests.report.factory import make
+
+
+def test_mean_sd_and_interval_of_five_seeds() -> None:
+    found = estimate([0.9358, 0.9341, 0.9377, 0.9360, 0.9349])
+    assert found is not None
+    assert found.mean == pytest.approx(0.9357)
+    assert found.sd == pytest.approx(0.00135093, abs=1e-8)
+    assert found.half_width == pytest.approx(0.00167740, abs=1e-8)
+    assert found.count == 5
+
+
+def test_one_seed_has_no_spread() -> None:
+    found = estimate([0.9])
+    assert found is not None
+    assert (found.mean, found.sd, found.half_width, found.count) == (0.9, None, None, 1)
+    assert estimate([]) is None
+
+
+def groups_of(root: Path) -> list[Group]:
+    return group(collect(root).records)
+
+
+def test_seeds_of_one_configuration_are_one_group(tmp_path: Path) -> None:
+    for seed in (2, 0, 1):
+        make(tmp_path, seed=seed)
+    make(tmp_path, seed=3, status="failed")
+    [found] = groups_of(tmp_path)
+    assert [record.seed for record in found.records] == [0, 1, 2]
+    accuracies = [record.numbers["final.accuracy"] for record in found.records]
+    mean = found.estimate("final.accuracy")
+    assert mean is not None
+    assert mean.mean == pytest.approx(sum(accuracies) / 3)
+    assert mean.mean < max(accuracies)
+
+
+def test_the_label_names_what_differs(tmp_path: Path) -> None:
+    make(tmp_path, ratio=0.3)
+    make(tmp_path, ratio=0.5)
+    make(tmp_path, method="l1norm", ratio=0.5)
+    labels = {(g.first.method, g.label) for g in groups_of(tmp_path)}
+    assert labels == {("fpgm", "prune_ratio 0.3"), ("fpgm", "prune_ratio 0.5"), ("l1norm", "")}
+
+
+def test_times_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
+    make(tmp_path, seed=0)
+    path = make(tmp_path, seed=1) / "result.json"
+    result = json.loads(path.read_text())
+    result["latency"]["device_name"] = "another machine"
+    path.write_text(json.dumps(result))
+    [found] = groups_of(tmp_path)
+    time, accuracy = found.estimate("final.batch_1_ms"), found.estimate("final.accuracy")
+    assert time is not None
+    assert accuracy is not None
+    assert (time.count, accuracy.count) == (1, 2)
+
+
+def test_the_drop_is_paired_within_runs(tmp_path: Path) -> None:
+    for seed in range(2):
+        make(tmp_path, seed=seed)
+    [found] = groups_of(tmp_path)
+    drop = found.drop()
+    assert drop is not None
+    pairs = [r.numbers["final.accuracy"] - r.numbers["dense.accuracy"] for r in found.records]
+    assert drop.mean == pytest.approx(sum(pairs) / 2)
+
+
+def test_masked_weights_are_called_so_in_every_table(tmp_path: Path) -> None:
+    """Nine of ten weights are zero but still there: nothing was removed, and the tables say so."""
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    folder = make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", row=row)
+    result = json.loads((folder / "result.json").read_text())
+    cost = result["cost"]
+    cost["final"] = {**cost["dense"], "nonzero_params": cost["dense"]["params"] // 10}
+    cost |= {"macs_removed": 0.0, "params_removed": 0.0}
+    (folder / "result.json").write_text(json.dumps(result))
+    make(tmp_path, method="fpgm", model="resnet56", dataset="cifar10")
+    groups = groups_of(tmp_path)
+    table = configurations(groups)
+    place = [column.title for column in table.columns].index("Weights")
+    assert sorted(line[place].text for line in table.rows) == ["masked, 90.0 % zero", "removed"]
+    [view] = views(load_papers(papers=["l1norm"]), groups)
+    shown = {cell.below for table, _ in view.tables for line in table.rows for cell in line}
+    assert "masked, 90.0 % zero" in shown

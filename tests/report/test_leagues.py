@@ -1,0 +1,155 @@
+"""Exact tests at equal budgets, one adjustment for all of them, and ranks that say what they leave open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunebench.measure.statistics import paired_bootstrap
+from prunebench.report import leagues as module
+from prunebench.report.collect import collect
+from prunebench.report.configurations import group
+from prunebench.report.leagues import Family, families
+from prunebench.report.pairs import Correct, bootstrap, read_correct
+from prunebench.report.record import Record
+from tests.report.factory import make
+
+
+def test_the_bootstrap_from_counts_is_that_of_examples() -> None:
+    low, high = bootstrap(120, 90, 10_000)
+    assert (low, high) == pytest.approx((0.0002, 0.0059), abs=2e-4)
+    first = np.array([True] * 120 + [False] * 90 + [True] * 390)
+    second = np.array([False] * 120 + [True] * 90 + [True] * 390)
+    reference = paired_bootstrap(first, second, resamples=4000)
+    assert bootstrap(120, 90, 600) == pytest.approx(reference, abs=0.006)
+
+
+def outcomes(**right: int) -> Callable[[Record], Correct]:
+    """A loader in which a method is right on the first ``n`` of 1,000 examples."""
+
+    def load(record: Record) -> Correct:
+        return np.arange(1000) < right[record.method]
+
+    return load
+
+
+def compared(root: Path, load: Callable[[Record], Correct] | None = None) -> list[Family]:
+    return families(group(collect(root).records), load)[0]
+
+
+def test_a_hand_example(tmp_path: Path) -> None:
+    for method in ("fpgm", "l1norm", "random"):
+        make(tmp_path, method=method, ratio=0.3)
+    [family] = compared(tmp_path, outcomes(fpgm=906, l1norm=900, random=800))
+    [budget] = family.budgets
+    pairs = {(p.first.first.method, p.second.first.method): p for p in budget.pairs}
+    close = pairs["fpgm", "l1norm"]
+    assert (close.b, close.c, close.n) == (6, 0, 1000)
+    assert close.difference == 0.006
+    # two-sided binomial, 6 of 6: 2 / 2**6; the largest p of three keeps its value in Holm's order
+    assert close.p == close.p_holm == 0.03125
+    far = pairs["fpgm", "random"]
+    assert (far.b, far.c) == (106, 0)
+    assert far.p_holm == pytest.approx(3 * 2 / 2**106)
+    assert pairs["l1norm", "random"].p_holm == pytest.approx(2 * 2 / 2**100)
+
+
+def test_holm_covers_all_budgets_of_a_family(tmp_path: Path) -> None:
+    for ratio in (0.1, 0.3, 0.5):
+        for method in ("fpgm", "l1norm"):
+            make(tmp_path, method=method, ratio=ratio)
+    [family] = compared(tmp_path, outcomes(fpgm=906, l1norm=900))
+    assert [len(budget.pairs) for budget in family.budgets] == [1, 1, 1]
+    # three equal p-values of 1/32 are all adjusted to 3/32, which decides nothing
+    assert all(pair.p_holm == 0.09375 for budget in family.budgets for pair in budget.pairs)
+    assert not any(pair.decided for budget in family.budgets for pair in budget.pairs)
+
+
+def test_ranks_say_what_is_open(tmp_path: Path) -> None:
+    make(tmp_path, method="fpgm", ratio=0.3)
+    make(tmp_path, method="l1norm", ratio=0.3)
+    make(tmp_path, method="random", ratio=0.3)
+    [family] = compared(tmp_path, outcomes(fpgm=902, l1norm=900, random=700))
+    # differences of seed 0 have the sign of the stored accuracies, which the factory orders in the same way
+    ranks = {rank.group.first.method: (rank.best, rank.worst) for rank in family.budgets[0].ranks}
+    assert ranks["random"] == (3, 3)
+    assert ranks["fpgm"] == ranks["l1norm"] == (1, 2)
+
+
+def test_the_configuration_is_chosen_by_seeds_not_by_accuracy(tmp_path: Path) -> None:
+    make(tmp_path, method="l1norm", ratio=0.3)
+    for seed in range(3):
+        make(tmp_path, method="fpgm", ratio=0.3, seed=seed)
+    better = make(tmp_path, method="fpgm", ratio=0.3001)
+    result = json.loads((better / "result.json").read_text())
+    result["metrics"]["final"]["accuracy"] = 0.999
+    (better / "result.json").write_text(json.dumps(result))
+    [family] = compared(tmp_path)
+    chosen = {rank.group.first.method: rank.group for rank in family.budgets[0].ranks}
+    assert len(chosen["fpgm"].records) == 3
+
+
+def test_only_equal_seeds_are_paired(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make(tmp_path, method="fpgm", ratio=0.3, seed=seed)
+    for seed in (0, 2, 3):
+        make(tmp_path, method="l1norm", ratio=0.3, seed=seed)
+    [family] = compared(tmp_path)
+    [pair] = family.budgets[0].pairs
+    assert pair.seed == 2
+    assert pair.over_seeds is not None
+    assert pair.over_seeds.count == 2
+
+
+def test_other_data_nets_and_checkpoints_are_never_paired(tmp_path: Path) -> None:
+    make(tmp_path, method="fpgm", dataset="digits")
+    make(tmp_path, method="l1norm", dataset="cifar10")
+    make(tmp_path, method="l2norm", model="resnet56")
+    path = make(tmp_path, method="random", dataset="cifar10") / "result.json"
+    result = json.loads(path.read_text())
+    result["model"]["pretrained"]["sha256"] = "another"
+    path.write_text(json.dumps(result))
+    assert compared(tmp_path) == []
+
+
+def test_missing_predictions_refuse_a_pair_and_say_so(tmp_path: Path) -> None:
+    make(tmp_path, method="fpgm")
+    (make(tmp_path, method="l1norm") / "predictions.npz").unlink()
+    [family] = compared(tmp_path)
+    assert family.budgets[0].pairs == ()
+    assert "predictions.npz cannot be read (FileNotFoundError)" in family.refused[0]
+    assert all((rank.best, rank.worst) == (1, 2) for rank in family.budgets[0].ranks)
+
+
+def test_predictions_are_read_without_pickles(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    [record] = collect(tmp_path).records
+    assert read_correct(record).mean() == record.numbers["final.accuracy"]
+    np.savez(folder / "predictions.npz", correct=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match=r"predictions\.npz cannot be read \(ValueError\)"):
+        read_correct(record)
+
+
+def test_an_order_that_flips_is_named(tmp_path: Path) -> None:
+    for ratio, first, second in ((0.1, 0.9, 0.8), (0.5, 0.5, 0.7)):
+        for method, accuracy in (("fpgm", first), ("l1norm", second)):
+            path = make(tmp_path, method=method, ratio=ratio) / "result.json"
+            result = json.loads(path.read_text())
+            result["metrics"]["final"]["accuracy"] = accuracy
+            path.write_text(json.dumps(result))
+    [family] = compared(tmp_path)
+    assert family.flips == ("fpgm is ahead of l1norm at 12 % of the MACs removed, behind it at 62 %",)
+
+
+def test_too_many_pairs_are_left_untested_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in ("fpgm", "l1norm", "random"):
+        for ratio in (0.1, 0.3):
+            make(tmp_path, method=method, ratio=ratio)
+    monkeypatch.setattr(module, "MAX_PAIRS", 4)
+    found, skipped = families(group(collect(tmp_path).records))
+    assert [len(budget.pairs) for family in found for budget in family.budgets] == [3]
+    assert skipped == 3

@@ -1,0 +1,91 @@
+"""A run's folder is enough to measure its net again; a net or a number that was changed is found."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prunebench.core.result import read_result
+from prunebench.errors import UserError
+from prunebench.run.reevaluate import reevaluate
+from tests.kit import SHORT, run
+
+ROOT = Path(__file__).resolve().parents[2]
+NET = (*SHORT, "model=lenet300_100", "dataset.epochs.train=1", "dataset.epochs.finetune=1", "method.prune_ratio=0.5")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts" / "evaluate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("run"), *NET)[1]
+
+
+@pytest.fixture
+def moved(finished: Path, tmp_path: Path) -> Path:
+    """The folder alone, at another place."""
+    return Path(shutil.copytree(finished, tmp_path / "moved", ignore=shutil.ignore_patterns("phases", "stored")))
+
+
+def test_the_numbers_come_out_again(moved: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(moved.rglob("*"))
+    found = {item.name: item for item in reevaluate(moved)}
+    final = read_result(moved)["metrics"]["final"]
+    assert list(found) == ["accuracy", "nll", "macs", "params"]
+    assert found["accuracy"].now == final["accuracy"] and found["nll"].now == pytest.approx(final["nll"], rel=1e-12)
+    # 64 x 150 + 150 x 50 + 50 x 10, and 210 biases
+    assert (found["macs"].now, found["params"].now) == (17_600, 17_810)
+    assert script.main([str(moved)]) == 0
+    assert "17,600" in capsys.readouterr().out
+    assert sorted(moved.rglob("*")) == before
+
+
+def test_other_weights_and_another_number_are_found(
+    moved: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = read_result(moved)
+    result["cost"]["final"]["params"] += 1
+    (moved / "result.json").write_text(json.dumps(result))
+    weights = load_file(moved / "model" / "weights.safetensors")
+    save_file({name: torch.zeros_like(value) for name, value in weights.items()}, moved / "model/weights.safetensors")
+    assert {item.name: item.same for item in reevaluate(moved)} == {
+        "accuracy": False,
+        "nll": False,
+        "macs": True,
+        "params": False,
+    }
+    assert script.main([str(moved)]) == 1
+    assert capsys.readouterr().out.count("DIFFERS") == 3
+
+
+def test_an_average_is_not_compared_with_one_prediction(tmp_path: Path) -> None:
+    """Of a Bayesian net the saved one, at the mean of its weights, has numbers of its own."""
+    settings = ("model=lenet300_100", "method=swag", "schedule=simultaneous", "method.num_samples=3")
+    result, folder = run(tmp_path, *SHORT, *settings, "method.start=0", "method.rank=2", "method.collect_every=0.5")
+    assert result["metrics"]["saved_net"]["nll"] != result["metrics"]["final"]["nll"]
+    assert all(item.same for item in reevaluate(folder))
+
+
+def test_what_cannot_be_evaluated_says_why(moved: Path, tmp_path: Path, script: ModuleType) -> None:
+    result = read_result(moved)
+    (moved / "result.json").write_text(json.dumps({**result, "data": {**result["data"], "num_test": 7}}))
+    with pytest.raises(UserError, match="the data are not those of the run: num_test is 360 here and was 7"):
+        reevaluate(moved)
+    (moved / "result.json").write_text(json.dumps({**result, "status": "failed"}))
+    with pytest.raises(UserError, match="a failed run without numbers"):
+        reevaluate(moved)
+    assert script.main([str(tmp_path / "nowhere")]) == 1
