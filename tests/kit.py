@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from prunebench.cli.main import main
+from prunebench.cli import main
 from prunebench.config.groups import conf_folder
 from prunebench.config.identity import run_folder
 from prunebench.run import assemble, runner

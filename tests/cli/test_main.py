@@ -12,8 +12,8 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from prunebench.cli import main
 from prunebench.cli.help import help_text
-from prunebench.cli.main import main
 from prunebench.config.groups import GROUPS, options
 from prunebench.core.result import read_result
 from prunebench.core.task import Classification

@@ -157,16 +157,11 @@ def test_several_samples_are_averaged_and_counted(tmp_path: Path) -> None:
     data = assemble.make("dataset", config["dataset"], drop=("epochs",))
     data.setup(Path("unused"), download=False)
     ensemble, hits = Ensemble(net, num_samples=5, seed=0), 0
+    task = Classification(num_classes=10)
     with torch.no_grad():
         for batch in data.test():
-            hits += int(
-                (
-                    ensemble.each(lambda drawn: Classification(num_classes=10).probabilities(drawn, batch))
-                    .mean(0)
-                    .argmax(1)
-                    == batch[1]
-                ).sum()
-            )
+            mean = ensemble.each(lambda drawn, batch=batch: task.probabilities(drawn, batch)).mean(0)
+            hits += int((mean.argmax(1) == batch[1]).sum())
     assert hits == final["correct"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cli.main import main
+from prunebench.cli import main
 from prunebench.config.identity import run_folder
 from prunebench.core.result import is_complete, read_result
 from prunebench.disk.atomic import write_json
