@@ -42,7 +42,7 @@ def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     """Run a configuration; its result and its folder."""
     config, text = configure(outputs, *overrides)
     folder = run_folder(config)
-    job, net, method, weights = assemble.build(config, folder)
+    job, net, _, weights = assemble.build(config, folder)
     runner.set_threads(config["trainer"]["num_threads"])
-    result = runner.execute(job, net, method, config=config, config_text=text, weights=weights)
+    result = runner.execute(job, net, config=config, config_text=text, weights=weights)
     return result, folder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
 
 from prunebench.errors import UserError
 
@@ -28,69 +27,56 @@ def cubic_sparsity(time: int, *, initial: float, final: float, start: int, end: 
     return final + (initial - final) * (1 - done / span) ** 3
 
 
-class CubicRamp(nn.Module):
-    """The sparsity now, in a phase whose steps are counted here; the time is that of :func:`cubic_sparsity`, in steps.
+@dataclass(frozen=True, kw_only=True)
+class CubicRamp:
+    """The sparsity at each step of a phase; the time is that of :func:`cubic_sparsity`, in steps.
 
-    With ``every = 1`` the updates are those of Distiller, one at the start of each epoch.
+    With ``every = 1`` the updates are those of Distiller, one at the start of each epoch. Start, end and interval are
+    rounded to whole epochs where ``every`` is at least 1; the ramp has at least one step.
 
-    Args:
+    Attributes:
         initial, final: sparsities, 0 <= initial <= final < 1.
         start, end: of the ramp, as shares of the phase.
         every: epochs from one update to the next; below 1 there are several in an epoch.
-
-    Attributes:
-        num_steps: optimiser steps so far.
 
     Raises:
         UserError: a value is out of range.
     """
 
-    num_steps: Tensor
+    initial: float
+    final: float
+    start: float
+    end: float
+    every: float
 
-    def __init__(self, *, initial: float, final: float, start: float, end: float, every: float) -> None:
-        super().__init__()
-        if not 0 <= initial <= final < 1:
+    def __post_init__(self) -> None:
+        if not 0 <= self.initial <= self.final < 1:
             raise UserError(
                 "method.initial_sparsity and method.target_sparsity are shares that go, 0 <= initial <= target < 1, "
-                f"got {initial!r} and {final!r}"
+                f"got {self.initial!r} and {self.final!r}"
             )
-        if not 0 <= start < end <= 1:
+        if not 0 <= self.start < self.end <= 1:
             raise UserError(
                 "the ramp must start and end at shares of the phase, 0 <= method.start < method.end <= 1, "
-                f"got start={start!r} and end={end!r}"
+                f"got start={self.start!r} and end={self.end!r}"
             )
-        if not every > 0:
-            raise UserError(f"method.every must be a positive number of epochs, got {every!r}")
-        self.initial, self.final = initial, final
-        self.start, self.end, self.every = start, end, every
-        self.set_length(1, 1)
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        if not self.every > 0:
+            raise UserError(f"method.every must be a positive number of epochs, got {self.every!r}")
 
-    def set_length(self, num_epochs: int, steps_per_epoch: int) -> None:
-        """Say how long the phase is; start, end and interval are rounded to whole epochs where ``every`` is at least 1.
+    def sparsity(self, step: int, num_epochs: int, steps_per_epoch: int) -> float:
+        """What is to be zero in optimiser step ``step`` (from 0) of a phase of that length."""
+        start, end, every = self._in_steps(num_epochs, steps_per_epoch)
+        return cubic_sparsity(step, initial=self.initial, final=self.final, start=start, end=end, every=every)
 
-        The ramp has at least one step.
-        """
+    def is_due(self, step: int, num_epochs: int, steps_per_epoch: int) -> bool:
+        """Whether there is an update before step ``step`` in the middle of an epoch (each epoch begins with one)."""
+        start, _, every = self._in_steps(num_epochs, steps_per_epoch)
+        return step % steps_per_epoch != 0 and (step - start) % every == 0
+
+    def _in_steps(self, num_epochs: int, steps_per_epoch: int) -> tuple[int, int, int]:
+        """Start, end and interval."""
         unit = steps_per_epoch if self.every >= 1 else 1
         total = num_epochs * steps_per_epoch // unit
-        self._steps_per_epoch = steps_per_epoch
-        self._interval = max(1, round(self.every * steps_per_epoch / unit)) * unit
-        self._start = min(int(self.start * total + 1e-9), max(0, total - 1)) * unit
-        self._end = max(self._start + unit, int(self.end * total + 1e-9) * unit)
-
-    def sparsity(self) -> float:
-        """What is to be zero now."""
-        return cubic_sparsity(
-            int(self.num_steps),
-            initial=self.initial,
-            final=self.final,
-            start=self._start,
-            end=self._end,
-            every=self._interval,
-        )
-
-    def step(self) -> bool:
-        """Count a step; True if an update is due before the next one, and that one is in the same epoch."""
-        self.num_steps += 1
-        now = int(self.num_steps)
-        return now % self._steps_per_epoch != 0 and (now - self._start) % self._interval == 0
+        start = min(int(self.start * total + 1e-9), max(0, total - 1)) * unit
+        end = max(start + unit, int(self.end * total + 1e-9) * unit)
+        return start, end, max(1, round(self.every * steps_per_epoch / unit)) * unit

@@ -194,8 +194,8 @@ def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
 
     with recorded(config, text, folder):
         runner.set_threads(trainer_settings(config["trainer"]).num_threads)
-        job, net, method, weights = assemble.build(config, folder)
-    return runner.execute(job, net, method, config=config, config_text=text, weights=weights)
+        job, net, _, weights = assemble.build(config, folder)
+    return runner.execute(job, net, config=config, config_text=text, weights=weights)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ class Phase:
         label_smoothing: in [0, 1).
         clip_norm: gradients are scaled down to this global L2 norm; null = off.
         batch_size: training samples per step; null = the data set's.
+        accumulate: batches whose gradients make one step.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Phase:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     batch_size: int | None = None
+    accumulate: int = 1
     epoch_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Phase:
             "epochs": (self.epochs, 0),
             "rounds": (self.rounds, 1),
             "step_epochs": (self.step_epochs, 1),
+            "accumulate": (self.accumulate, 1),
         }
         for name, (value, low) in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < low:

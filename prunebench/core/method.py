@@ -6,20 +6,33 @@ A method never holds the net it works on: the net travels through the hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Point, Run
+from prunebench.core.task import Batch, Task
+from prunebench.data.base import Batches
 from prunebench.errors import UserError, nearest
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
+NET = "net"
+"""Name of the optimiser that a method has if it says nothing else, and of the first training stream."""
+
+
+class Minimise(Protocol):
+    """What ``update`` is given to move weights with."""
+
+    def __call__(self, terms: Mapping[str, Tensor], optimizer: str = NET) -> None:
+        """Gradients of the sum of ``terms`` for the parameters of one optimiser, clipped, and a step of it.
+
+        Precision, accumulation and the learning rate are those of the phase; with ``accumulate`` the step is made
+        with the last of so many batches.
+        """
 
 
 class Method(nn.Module):
@@ -30,12 +43,15 @@ class Method(nn.Module):
         check                     before anything is trained
         run                       the phases of the schedule, in order; for each
           prune                     if the phase begins with a cut
-          attach                    if the method is active in the phase, before the optimiser exists
+          attach, streams           if the method is active in the phase, before the optimiser exists
           start_epoch
-            losses, before_step, after_step      each step
+            losses (or update)        each batch
+            before_step, after_step   each step
           end_epoch, report         after the last step, BEFORE validation and the checkpoint
         extract                   the compact net that is measured
-      before_measure            once a measurement (dense, pruned, final, best epoch), then ``predict`` for each batch
+        points                    further nets that are measured like the final one
+      before_measure            once a measurement (dense, pruned, final, best epoch), then ``predict`` for each batch,
+                                then ``metrics``
     """
 
     schedules: frozenset[str] = ALL_SCHEDULES
@@ -44,101 +60,117 @@ class Method(nn.Module):
     objective: ClassVar[str] = "map"
     """What training minimises: ``map`` = NLL plus the L2 prior of weight decay, ``elbo``, ``regularised_heuristic``."""
 
-    def check(self, net: nn.Module, job: Job) -> None:
+    # -- before training
+
+    def check(self, net: nn.Module, run: Run) -> None:
         """Refuse, before any training, what cannot work.
 
         Args:
             net: the untrained dense net.
-            job: the run.
+            run: the run.
 
         Raises:
             UserError: the schedule is not supported, a target is out of reach, a name matches no layer.
         """
-        if job.schedule not in self.schedules:
+        if run.schedule not in self.schedules:
             allowed = ", ".join(sorted(self.schedules))
             raise UserError(
-                f"schedule={job.schedule} is not supported by this method; use one of: {allowed}"
-                f"{nearest(job.schedule, self.schedules)}"
+                f"schedule={run.schedule} is not supported by this method; use one of: {allowed}"
+                f"{nearest(run.schedule, self.schedules)}"
             )
 
-    def run(self, net: nn.Module, job: Job) -> nn.Module:
+    def run(self, net: nn.Module, run: Run) -> nn.Module:
         """Walk through the schedule's phases; override it for a search that has its own order.
 
         Args:
             net: the dense net, with fresh or pretrained weights.
-            job: gives ``phases``, ``fit``, ``measure``; a finished phase is skipped inside ``fit``.
+            run: gives ``phases``, ``prune``, ``fit``, ``measure``; a finished phase is skipped inside ``fit``.
 
         Returns:
             The trained net, before ``extract``.
         """
-        for phase in job.phases:
+        for phase in run.phases:
             if phase.active or not phase.pretrain:
-                job.measure_dense(net, self)
+                run.measure_dense(net)
             if phase.prune:
-                net = job.prune(net, phase, self)
-            net = job.fit(net, phase, self)
+                net = run.prune(net, phase)
+            net = run.fit(net, phase)
         return net
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
         """Swap layers or add gates before the optimiser exists. Called again on resume: must be idempotent."""
         return net
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
         """Choose with weights or data and cut; ``net`` always has the dense net's shapes.
 
         Returns:
-            The zeroed or the shrunk net. A choice goes through ``job.once`` so that a resumed run repeats it.
+            The zeroed or the shrunk net. A choice goes through ``run.once`` so that a resumed run repeats it.
         """
-        return net
+        return Extracted(net=net)
 
-    def fresh(self, net: nn.Module, job: Job) -> nn.Module:
+    def fresh(self, net: nn.Module, run: Run) -> nn.Module:
         """``net`` (after the cut) with new random weights, for phases that train from scratch."""
-        return job.fresh(net)
+        return run.fresh(net)
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        """The compact net that is measured, and the plan that leads to it from the dense net."""
-        return net, job.plan
+    # -- optimisation
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         """Optimiser groups of ``net`` (and of the method); ``phase.decay_norm=false`` spares 1-d parameters.
 
-        Only biases and the affine parts of norm layers are one-dimensional.
+        A group's own keys win over the phase's: ``lr``, ``weight_decay``, ``momentum``, ``nesterov``, ``betas``,
+        ``maximize``, and ``optimizer`` (sgd, adam, adamw), which may be another one than the rest's. ``clip=False``
+        leaves it out of ``clip_norm``, ``lr_schedule="constant"`` keeps its rate.
         """
-        params = [p for p in net.parameters() if p.requires_grad]
-        if phase.decay_norm:
-            return [{"params": params}]
-        spared = [p for p in params if p.ndim <= 1]
-        decayed = [p for p in params if p.ndim > 1]
-        return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        return split_decay([p for p in net.parameters() if p.requires_grad], phase)
+
+    def optimizers(self, net: nn.Module, phase: Phase) -> Mapping[str, list[dict[str, Any]]]:
+        """Groups of each optimiser, by name; more than one only for a method that has its own ``update``."""
+        return {NET: self.param_groups(net, phase)}
+
+    def streams(self, run: Run) -> Mapping[str, Callable[[int], Batches]]:
+        """Training streams, name -> batches of an epoch; ``net`` replaces the run's own.
+
+        With any, ``update`` is given a batch of each, by name; the shortest one ends the epoch.
+        """
+        return {}
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         """Named scalar terms; their sum is minimised and each is logged."""
         return task.losses(net, batch)
 
-    def before_step(self, net: nn.Module) -> None:
-        """Gradients are ready, the optimiser has not stepped."""
+    def update(
+        self, net: nn.Module, batches: Mapping[str, Batch], task: Task, minimise: Minimise, clock: Clock
+    ) -> Mapping[str, Tensor]:
+        """What is done with a batch; override it, and only then, to alternate losses or optimisers.
 
-    def after_step(self, net: nn.Module) -> None:
-        """The weights have moved."""
+        A method that overrides it calls ``minimise`` for each optimiser in turn.
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        """Before the first batch of epoch ``epoch`` (0-based)."""
+        Args:
+            batches: the batch of each stream; without ``streams`` that of ``net`` alone.
 
-    def end_epoch(self, net: nn.Module, epoch: int) -> None:
+        Returns:
+            Named scalar terms to log.
+        """
+        terms = self.losses(net, batches[NET], task)
+        minimise(terms)
+        return terms
+
+    def before_step(self, net: nn.Module, clock: Clock) -> None:
+        """Gradients are ready, the optimiser (each one, if there are several) has not stepped."""
+
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        """The weights have moved, by the step ``clock.step``."""
+
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        """Before the first batch of an epoch, also of one that is resumed."""
+
+    def end_epoch(self, net: nn.Module, clock: Clock) -> None:
         """After the last batch and before validation, so that a checkpoint holds the weights its metric measured."""
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         """Numbers of interest at the end of an epoch, after ``end_epoch``; logged as ``method/<name>``."""
         return {}
-
-    def before_measure(self, net: nn.Module, job: Job) -> nn.Module:
-        """What ``predict`` is given, instead of ``net``, for each batch of one measurement on ``job.settings.device``.
-
-        For predictions by several nets: they are drawn once here, from a generator seeded by (``job.seed``, purpose),
-        so that a measurement depends neither on the batches nor on what was computed before. What is returned is
-        dropped afterwards and is no state of the run; validation during training does not pass here.
-        """
-        return net
 
     def selectable(self, net: nn.Module) -> bool:
         """Whether the weights at the end of this epoch may become the best on validation.
@@ -148,13 +180,69 @@ class Method(nn.Module):
         """
         return True
 
+    # -- afterwards
+
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        """The compact net that is measured, and the plan that leads to it from the dense net."""
+        return Extracted(net=net)
+
+    def points(self, net: nn.Module, run: Run) -> Iterable[Point]:
+        """Further operating points of the trained net, made one after the other and each measured like the final one.
+
+        Args:
+            net: as it was trained, before ``extract``.
+        """
+        return ()
+
+    def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
+        """What ``predict`` is given, instead of ``net``, for each batch of one measurement on ``run.device``.
+
+        For predictions by several nets: they are drawn once here, from a generator seeded by (``run.seed``, purpose),
+        so that a measurement depends neither on the batches nor on what was computed before. What is returned is
+        dropped afterwards and is no state of the run; validation during training does not pass here.
+        """
+        return net
+
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         """Probabilities ``[samples, batch, classes]``; one sample for a deterministic net."""
         return task.probabilities(net, batch)[None]
 
-    def cost(self, net: nn.Module, job: Job) -> Mapping[str, Any] | None:
+    def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
+        """Further numbers of a measurement, stored as ``metrics.<stage>.method``.
+
+        Args:
+            net: what ``predict`` was given, on ``run.device``.
+        """
+        return {}
+
+    def cost(self, net: nn.Module, run: Run) -> Mapping[str, Any] | None:
         """Fields that replace the counted cost, where it depends on the input or on a number of samples."""
         return None
+
+
+def split_decay(params: Iterable[nn.Parameter], phase: Phase) -> list[dict[str, Any]]:
+    """One group, or with ``phase.decay_norm=false`` a second one without weight decay for 1-d parameters.
+
+    Only biases and the affine parts of norm layers are one-dimensional.
+    """
+    params = list(params)
+    if phase.decay_norm:
+        return [{"params": params}]
+    return [
+        {"params": [p for p in params if p.ndim > 1]},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def apart(groups: Iterable[Mapping[str, Any]], params: Iterable[nn.Parameter], **settings: Any) -> list[dict[str, Any]]:
+    """``groups`` with ``params`` in a group of their own, which has ``settings`` and comes last.
+
+    Groups that are left empty go, and so does the new one if there is no such parameter.
+    """
+    own = list(params)
+    held = {id(p) for p in own}
+    rest = [{**group, "params": [p for p in group["params"] if id(p) not in held]} for group in groups]
+    return [group for group in [*rest, {"params": own, **settings}] if group["params"]]
 
 
 def match_layers(patterns: Iterable[str], names: Iterable[str], *, what: str) -> list[str]:
@@ -163,8 +251,6 @@ def match_layers(patterns: Iterable[str], names: Iterable[str], *, what: str) ->
     Raises:
         UserError: a pattern matches nothing.
     """
-    from fnmatch import fnmatchcase
-
     names = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunebench.budget.counts import check_ratio, prune_floor
 from prunebench.budget.units import removal_order
 from prunebench.criteria import activation_moments, filters, norms
+from prunebench.data.base import Batches
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph, Layer
 from prunebench.surgery.plan import Plan
@@ -39,6 +40,20 @@ class Subject:
     generator: torch.Generator
 
 
+class Evidence(Protocol):
+    """What a criterion may ask about data."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where nets are evaluated."""
+
+    def samples(self, purpose: str, number: int) -> Batches:
+        """Training samples without augmentation; which ones follows from the run's seed and ``purpose``."""
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """What training minimises on a batch without any method, a scalar with gradients."""
+
+
 class Criterion:
     """One layer -> one score per output channel; low scores go first."""
 
@@ -50,6 +65,23 @@ class Criterion:
     def refuses(self, layer: Layer) -> str | None:
         """Why a layer has no score, None if it has one."""
         return None
+
+    def prepare(self, net: nn.Module, evidence: Evidence) -> Criterion:
+        """The criterion with what it needs to know of ``net`` beyond one layer: activations, gradients.
+
+        Called once before a cut. Override it for scores that depend on data; the answer is a new object, so that the
+        criterion itself stays what its configuration says.
+
+        Args:
+            net: with the dense net's shapes; it must come back as it was.
+            evidence: training samples and the loss.
+        """
+        return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the scores depend on more than the weights."""
+        return type(self).prepare is not Criterion.prepare
 
     def __call__(self, subject: Subject) -> Tensor:
         """Scores, ``[out]``."""

@@ -52,15 +52,32 @@ class Data(ABC):
 
     @abstractmethod
     def train(
-        self, *, epoch: int, seed: int, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        epoch: int,
+        seed: int,
+        batch_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
-        """One epoch of training batches: a function of (seed, epoch)."""
+        """One epoch of training batches: a function of (seed, epoch).
+
+        Args:
+            part: ``(k, n)``: of the k-th of n equal parts of the training set, which are the same in each epoch.
+        """
 
     @abstractmethod
     def train_eval(
-        self, num: int | None = None, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        num: int | None = None,
+        *,
+        draw: str = "",
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
-        """Training samples as in evaluation: all, or ``num`` of them."""
+        """Training samples as in evaluation: all, or ``num`` of them; which ones follows from ``draw``."""
 
     @abstractmethod
     def validation(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:

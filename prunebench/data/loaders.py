@@ -121,30 +121,45 @@ class ImageData(Data):
         self.num_train, self.num_val, self.num_test = len(rest), len(held), len(test_labels)
 
     def train(
-        self, *, epoch: int, seed: int, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        epoch: int,
+        seed: int,
+        batch_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
         """One epoch of augmented batches; order and augmentation depend on (seed, epoch) alone.
 
-        See :func:`prunebench.data.splits.training_chunks` for how an epoch is cut and shared among ranks.
+        See :func:`prunebench.data.splits.training_chunks` for how an epoch is cut and shared among ranks. Which
+        pictures are in which ``part`` depends on ``split_seed`` alone.
         """
-        index = self._training()
+        index = splits.part_of(self._training(), *part, seed=self.split_seed)
         order = index[splits.epoch_order(len(index), seed=seed, epoch=epoch)]
         size = self.batch_size if batch_size is None else whole("batch_size", batch_size, low=1)
         chunks = splits.training_chunks(order, batch_size=size, rank=rank, world_size=world_size)
         return self._batches("train", chunks, (seed, epoch))
 
     def train_eval(
-        self, num: int | None = None, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        num: int | None = None,
+        *,
+        draw: str = "",
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
         """Training pictures without augmentation: all in the files' order, or ``num`` random ones.
 
-        The random ones depend on ``split_seed`` alone, and a smaller ``num`` gives the first of a larger one's.
+        The random ones depend on ``split_seed`` and ``draw`` alone, and a smaller ``num`` gives the first of a larger
+        one's.
         """
         index = self._training()
         if num is not None:
             if not 1 <= num <= len(index):
                 raise UserError(f"{self.name} has {len(index)} training pictures, {num} were asked for")
-            shuffled = torch.randperm(len(index), generator=splits.stream("train_eval", self.split_seed))
+            shuffled = torch.randperm(len(index), generator=splits.stream("train_eval", self.split_seed, *draw.split()))
             index = index[shuffled[:num]]
         return self._evaluation("train", index, batch_size, rank, world_size)
 

@@ -70,6 +70,15 @@ def stratified_split(labels: Tensor, num: int, *, seed: int) -> tuple[Tensor, Te
     return hold_out(labels, proportional(counts, num), seed=seed)
 
 
+def part_of(index: Tensor, k: int, num_parts: int, *, seed: int) -> Tensor:
+    """The ``k``-th (from 0) of equal random parts of ``index [N]``, in its order; their sizes differ by one at most."""
+    assert 0 <= k < num_parts, f"part {k} of {num_parts}"
+    if num_parts == 1:
+        return index
+    dealt = torch.randperm(len(index), generator=stream("part", seed, num_parts))
+    return index[dealt[k::num_parts].sort().values]
+
+
 def epoch_order(num: int, *, seed: int, epoch: int) -> Tensor:
     """The order of ``num`` samples in one epoch, ``[num]``; a function of (seed, epoch) alone."""
     return torch.randperm(num, generator=stream("order", seed, epoch))

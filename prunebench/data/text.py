@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunebench.data.base import Batches, Data
 from prunebench.data.checks import whole
+from prunebench.data.splits import stream
 from prunebench.errors import UserError
 
 ALL_BYTES = 256
@@ -100,28 +101,50 @@ class TextData(Data):
         self.num_test = self._streams("test", self.eval_batch_size).predicted
 
     def train(
-        self, *, epoch: int, seed: int, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        epoch: int,
+        seed: int,
+        batch_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
         """One epoch: every stream from its beginning, whatever ``epoch`` and ``seed`` are.
 
-        With several ranks each has ``batch_size`` streams of its own.
+        With several ranks each has ``batch_size`` streams of its own. A ``part`` is a contiguous piece of the text.
         """
         size = self.batch_size if batch_size is None else whole("batch_size", batch_size, low=1)
-        return self._batches("train", size, self.window, None, rank, world_size)
+        ids, (k, num_parts) = self._part("train"), part
+        piece = ids[k * len(ids) // num_parts : (k + 1) * len(ids) // num_parts]
+        return self._batches(piece, size, self.window, rank, world_size)
 
     def train_eval(
-        self, num: int | None = None, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        num: int | None = None,
+        *,
+        draw: str = "",
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Batches:
-        """The training text in evaluation windows: all of it, or the beginning with ``num`` predicted symbols."""
-        if num is not None and not 1 <= num < len(self._part("train")):
-            raise UserError(f"{self.name} has {len(self._part('train')) - 1} training symbols, {num} were asked for")
-        return self._evaluation("train", batch_size, num, rank, world_size)
+        """The training text in evaluation windows: all of it, or a piece with ``num`` predicted symbols.
+
+        The piece is the beginning, or begins where ``draw`` says.
+        """
+        ids = self._part("train")
+        if num is None:
+            return self._evaluation(ids, batch_size, rank, world_size)
+        if not 1 <= num < len(ids):
+            raise UserError(f"{self.name} has {len(ids) - 1} training symbols, {num} were asked for")
+        start = int(torch.randint(len(ids) - num, (), generator=stream("train_eval", draw))) if draw else 0
+        return self._evaluation(ids[start : start + num + 1], batch_size, rank, world_size)
 
     def validation(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
-        return self._evaluation("validation", batch_size, None, rank, world_size)
+        return self._evaluation(self._part("validation"), batch_size, rank, world_size)
 
     def test(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
-        return self._evaluation("test", batch_size, None, rank, world_size)
+        return self._evaluation(self._part("test"), batch_size, rank, world_size)
 
     def example(self) -> Tensor:
         """One training window of the first symbol, int64 ``[1, window]``."""
@@ -173,14 +196,13 @@ class TextData(Data):
     def _streams(self, part: str, streams: int) -> _Streams:
         return _Streams(self._part(part), streams, self.name)
 
-    def _evaluation(self, part: str, batch_size: int | None, num: int | None, rank: int, world_size: int) -> Batches:
+    def _evaluation(self, ids: Tensor, batch_size: int | None, rank: int, world_size: int) -> Batches:
         size = self.eval_batch_size if batch_size is None else whole("eval_batch_size", batch_size, low=1)
-        return self._batches(part, size, self.eval_window, num, rank, world_size)
+        return self._batches(ids, size, self.eval_window, rank, world_size)
 
-    def _batches(self, part: str, size: int, window: int, num: int | None, rank: int, world_size: int) -> Batches:
+    def _batches(self, ids: Tensor, size: int, window: int, rank: int, world_size: int) -> Batches:
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
-        ids = self._part(part)
-        streams = _Streams(ids if num is None else ids[: num + 1], size * world_size, self.name)
+        streams = _Streams(ids, size * world_size, self.name)
         mine = slice(rank * size, (rank + 1) * size)
         return WindowBatches(streams.inputs[mine], streams.targets[mine], window)
 

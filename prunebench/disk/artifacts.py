@@ -11,16 +11,26 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prunebench.disk.atomic import read_json, write_json
+from prunebench.disk.atomic import plain, read_json, write_json
 
 T = TypeVar("T")
 
 
 def once(path: Path, make: Callable[[], T]) -> T:
     """The JSON value in ``path``: made and written the first time, read afterwards."""
+    if path.exists():
+        return read_json(path)  # type: ignore[no-any-return]
+    value = make()
+    write_json(path, value)
+    return plain(value)  # type: ignore[no-any-return]
+
+
+def once_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in ``path``: made and written the first time, read afterwards."""
     if not path.exists():
-        write_json(path, make())
-    return read_json(path)  # type: ignore[no-any-return]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, make())
+    return load_file(path)
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:

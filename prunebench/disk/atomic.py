@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON; numbers that are not finite become null, since JSON has no word for them."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -61,11 +61,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_text(path, buffer.read())
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """``value`` as it comes back from a JSON file: text as keys, lists, None for numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
 from prunebench.methods.bases import component_gates
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
+from prunebench.methods.bases.weight_masks import WeightMasks
 
 log = logging.getLogger("prunebench")
 
@@ -49,7 +47,6 @@ class Agp(Method):
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
     objective = "regularised_heuristic"
     sizes_given = False
-    live: Tensor | None
 
     def __init__(
         self,
@@ -66,49 +63,42 @@ class Agp(Method):
         self.ramp = CubicRamp(initial=initial_sparsity, final=target_sparsity, start=start, end=end, every=every)
         self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
-        self.names: list[str] = []
-        # bool, the weights of all chosen layers in one row, True where one lives
-        self.register_buffer("live", None)
+        self.masks = WeightMasks()
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
         found = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
         named = match_layers(self.layers, found, what="method.layers")
         if self.skip is None:
-            skipped = component_gates.output_layers(net, job.example, found)
+            skipped = component_gates.output_layers(net, run.example, found)
         else:
             skipped = match_layers(self.skip, found, what="method.skip")
-        self.names = [name for name in named if name not in skipped]
-        if not self.names:
+        self.masks.names = [name for name in named if name not in skipped]
+        if not self.masks.names:
             raise UserError(f"method.layers={list(self.layers)} without method.skip={skipped} leaves no layer to prune")
-        log.info("layers to prune: %s", ", ".join(self.names))
+        log.info("layers to prune: %s", ", ".join(self.masks.names))
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        net = self.attach(copy.deepcopy(net), job)
-        self._update(net)
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        net = self.attach(copy.deepcopy(net), run)
+        self._update(net, run.clock())
+        return Extracted(net=net)
+
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        self.masks.start(net)
         return net
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        assert job.phase is not None
-        self.ramp.set_length(job.phase.epochs, job.steps_per_epoch(job.phase))
-        if self.live is None:
-            size = sum(net.get_parameter(f"{name}.weight").numel() for name in self.names)
-            self.live = torch.ones(size, dtype=torch.bool)
-        return net
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self._update(net, clock)
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        self._update(net)
+    def before_step(self, net: nn.Module, clock: Clock) -> None:
+        self.masks.zero_gradients(net)
 
-    def before_step(self, net: nn.Module) -> None:
-        for weight, mask in self._weights(net):
-            if weight.grad is not None:
-                weight.grad *= mask
-
-    def after_step(self, net: nn.Module) -> None:
-        if self.ramp.step():
-            self._update(net)
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        now = clock.at(clock.step + 1)
+        if self.ramp.is_due(now.step, now.num_epochs, now.steps_per_epoch):
+            self._update(net, now)
         else:
-            self._zero(net)
+            self.masks.zero(net)
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         return {"sparsity": self._reached()}
@@ -116,39 +106,26 @@ class Agp(Method):
     def selectable(self, net: nn.Module) -> bool:
         return self._reached() > self.target_sparsity - component_gates.TOLERANCE
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        if self.live is not None:
-            job.achieved = {
-                "target": self.target_sparsity,
-                "reached": self._reached(),
-                "tolerance": component_gates.TOLERANCE,
-                "unit": "share of the weights of the chosen layers that is zero",
-                "weights": self.live.numel(),
-                "kept_weights": int(self.live.sum()),
-            }
-        return net, job.plan
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        if not self.masks.num_weights:
+            return Extracted(net=net)
+        achieved = {
+            "target": self.target_sparsity,
+            "reached": self._reached(),
+            "tolerance": component_gates.TOLERANCE,
+            "unit": "share of the weights of the chosen layers that is zero",
+            "weights": self.masks.num_weights,
+            "kept_weights": self.masks.num_live,
+        }
+        return Extracted(net=net, achieved=achieved)
 
     def _reached(self) -> float:
-        return 0.0 if self.live is None else 1 - float(self.live.float().mean())
+        live = self.masks.live
+        return 0.0 if live is None else 1 - float(live.float().mean())
 
     @torch.no_grad()
-    def _update(self, net: nn.Module) -> None:
-        sparsity = self.ramp.sparsity()
-        for weight, mask in self._weights(net):
+    def _update(self, net: nn.Module, clock: Clock) -> None:
+        sparsity = self.ramp.sparsity(clock.step, clock.num_epochs, clock.steps_per_epoch)
+        for weight, mask in self.masks.pairs(net):
             mask &= criteria.largest(weight, int(sparsity * weight.numel() + 1e-9))
-        self._zero(net)
-
-    @torch.no_grad()
-    def _zero(self, net: nn.Module) -> None:
-        for weight, mask in self._weights(net):
-            weight.mul_(mask)
-
-    def _weights(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """The weight of each chosen layer with its mask of the same shape, a view of ``live``."""
-        if self.live is None:
-            return
-        start = 0
-        for name in self.names:
-            weight = net.get_parameter(f"{name}.weight")
-            yield weight, self.live[start : start + weight.numel()].view(weight.shape)
-            start += weight.numel()
+        self.masks.zero(net)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError, nearest
 from prunebench.layers.components import Components
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.gated import DiagonalGate
 from prunebench.methods.bases import component_gates
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 DIAGONALS = ("norm", "uniform")
@@ -89,20 +87,18 @@ class AgpStructured(Method):
         component_gates.check_options(**self.options)
         self.names: list[str] = []
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        self.names = component_gates.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        self.names = component_gates.choose_layers(net, run.example, layers=self.layers, skip=self.skip)
         log.info("layers to gate: %s", ", ".join(self.names))
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        net = self.attach(net, job)
-        self._update(net)
-        return net
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        net = self.attach(net, run)
+        self._update(net, run.clock())
+        return Extracted(net=net)
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        assert job.phase is not None
-        self.ramp.set_length(job.phase.epochs, job.steps_per_epoch(job.phase))
-        job.seed_all("gates")
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        run.seed_all("gates")
         return component_gates.install(net, self.names, make_gate=self._make_gate, **self.options)
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
@@ -115,12 +111,13 @@ class AgpStructured(Method):
             return terms
         return {**terms, "l1": self.l1 * torch.stack([gate().abs().sum() for gate in gates]).sum()}
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        self._update(net)
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self._update(net, clock)
 
-    def after_step(self, net: nn.Module) -> None:
-        if self.ramp.step():
-            self._update(net)
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        now = clock.at(clock.step + 1)
+        if self.ramp.is_due(now.step, now.num_epochs, now.steps_per_epoch):
+            self._update(net, now)
         else:
             self._zero(net)
 
@@ -130,8 +127,8 @@ class AgpStructured(Method):
     def selectable(self, net: nn.Module) -> bool:
         return component_gates.sparsity(net) > self.target_sparsity - component_gates.TOLERANCE
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        return component_gates.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        return component_gates.extract(net, run, target=self.target_sparsity, merge=self.merge)
 
     def _make_gate(self, layer: Components) -> DiagonalGate:
         gate = DiagonalGate(size=layer.num_components)
@@ -146,8 +143,8 @@ class AgpStructured(Method):
         return [layer.gate for _, layer in gated_layers(net) if isinstance(layer.gate, DiagonalGate)]
 
     @torch.no_grad()
-    def _update(self, net: nn.Module) -> None:
-        sparsity = self.ramp.sparsity()
+    def _update(self, net: nn.Module, clock: Clock) -> None:
+        sparsity = self.ramp.sparsity(clock.step, clock.num_epochs, clock.steps_per_epoch)
         for gate in self._gates(net):
             gate.live &= criteria.largest(gate.value, round(sparsity * gate.size))
         self._zero(net)

@@ -6,22 +6,18 @@ import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.budget.counts import check_ratio
+from prunebench.core.context import Extracted, Run
 from prunebench.criteria.snr import lowest, signal_to_noise
 from prunebench.errors import UserError, nearest
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
 from prunebench.methods.bases.variational import VariationalMethod, number
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 PRIORS = ("mixture", "gaussian", "laplace")
@@ -121,9 +117,9 @@ class BayesByBackprop(VariationalMethod):
         return torch.stack(terms).sum()
 
     @torch.no_grad()
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
         if self.prune_ratio:
-            job.measure("before_cut", net, self)
+            run.measure("before_cut", net)
         net = copy.deepcopy(net)
         layers = gaussian_layers(net)
         dead = self._noisiest(layers)
@@ -136,7 +132,7 @@ class BayesByBackprop(VariationalMethod):
         achieved = {"weights": total, "weights_live": total - num_dead, "sparsity_per_layer": shares}
         reason = "all its weights have a higher signal-to-noise ratio" if self.prune_ratio else "prune_ratio is 0"
         whole = [{"layer": name, "reason": reason} for name, share in shares.items() if not share]
-        return self.cut_unread(net, job, whole=whole, achieved=achieved), job.plan
+        return self.cut_unread(net, run, whole=whole, achieved=achieved)
 
     def _divergence(self, layer: GaussianWeights) -> Tensor:
         pairs = [(layer.weight, layer.std())]

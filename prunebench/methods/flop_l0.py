@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.layers.convert import gated_layers
 from prunebench.layers.gated import Gated, HardConcreteGate
 from prunebench.methods.bases import component_gates
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -70,7 +68,6 @@ class FlopL0(Method):
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
     objective = "regularised_heuristic"
     sizes_given = False
-    num_steps: Tensor
 
     def __init__(
         self,
@@ -103,25 +100,22 @@ class FlopL0(Method):
         self.drop_rate = drop_rate
         self.gate_lr, self.multiplier_lr = gate_lr, multiplier_lr
         self.target_warmup = target_warmup
-        self._warmup_steps = 0
         self.merge = merge
         self.names: list[str] = []
         self.multipliers = nn.Parameter(torch.zeros(2))
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        self.target = target_sparsity  # the sparsity aimed at in the step in progress: it follows from the clock
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        self.names = component_gates.choose_layers(net, job.example, layers=self.layers, skip=self.skip)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        self.names = component_gates.choose_layers(net, run.example, layers=self.layers, skip=self.skip)
         log.info("layers to gate: %s", ", ".join(self.names))
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        job.seed_all("factors")
-        return component_gates.install(net, self.names, make_gate=None, **self.options)
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        run.seed_all("factors")
+        return Extracted(net=component_gates.install(net, self.names, make_gate=None, **self.options))
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        assert job.phase is not None
-        self._warmup_steps = round(self.target_warmup * job.phase.epochs * job.steps_per_epoch(job.phase))
-        job.seed_all("gates")
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        run.seed_all("gates")
         gated = component_gates.install(
             net,
             self.names,
@@ -146,16 +140,19 @@ class FlopL0(Method):
         layers = [layer for _, layer in gated_layers(net)]
         if not layers:
             return terms
-        return {**terms, "lagrangian": lagrangian(self.multipliers, expected_sparsity(layers), self.target())}
+        return {**terms, "lagrangian": lagrangian(self.multipliers, expected_sparsity(layers), self.target)}
 
-    def after_step(self, net: nn.Module) -> None:
-        self.num_steps += 1
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self.target = self.target_at(clock.step, clock.num_steps)
+
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        self.target = self.target_at(clock.step + 1, clock.num_steps)
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         layers = [layer for _, layer in gated_layers(net)]
         one, two = self.multipliers.tolist()
         return {
-            "target_sparsity": self.target(),
+            "target_sparsity": self.target,
             "expected_sparsity": float(expected_sparsity(layers).detach()),
             "sparsity": component_gates.sparsity(net),
             "lambda_1": one,
@@ -165,14 +162,13 @@ class FlopL0(Method):
     def selectable(self, net: nn.Module) -> bool:
         return component_gates.sparsity(net) > self.target_sparsity - component_gates.TOLERANCE
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        return component_gates.extract(net, job, target=self.target_sparsity, merge=self.merge), job.plan
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        return component_gates.extract(net, run, target=self.target_sparsity, merge=self.merge)
 
-    def target(self) -> float:
-        """The sparsity aimed at now: t_final min(1, k / W) after k updates."""
-        if self._warmup_steps == 0:
-            return self.target_sparsity
-        return self.target_sparsity * min(1.0, int(self.num_steps) / self._warmup_steps)
+    def target_at(self, step: int, num_steps: int) -> float:
+        """The sparsity aimed at after ``step`` updates: t_final min(1, k / W)."""
+        warmup = round(self.target_warmup * num_steps)
+        return self.target_sparsity * min(1.0, step / warmup) if warmup else self.target_sparsity
 
 
 def expected_sparsity(layers: Sequence[Gated]) -> Tensor:

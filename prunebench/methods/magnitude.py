@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import criteria
 from prunebench.budget.counts import check_ratio, step_ratio
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import ALL_SCHEDULES, Method, match_layers
 from prunebench.errors import UserError, nearest
+from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 VARIANTS = ("global", "layer_std")
@@ -54,7 +53,6 @@ class Magnitude(Method):
     """
 
     schedules: frozenset[str] = ALL_SCHEDULES - {"simultaneous"}
-    live: Tensor | None
 
     def __init__(
         self,
@@ -76,66 +74,59 @@ class Magnitude(Method):
         self.variant = variant
         self.quality = quality
         self.layers = layers
-        self.names: list[str] = []
-        # bool, the weights of all chosen layers in one row, True where one lives
-        self.register_buffer("live", None)
+        self.masks = WeightMasks()
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        self._choose_layers(job)
-        log.info("layers to prune: %s", ", ".join(self.names))
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        self._choose_layers(run)
+        log.info("layers to prune: %s", ", ".join(self.masks.names))
 
-    def run(self, net: nn.Module, job: Job) -> nn.Module:
-        for phase in job.phases:
+    def run(self, net: nn.Module, run: Run) -> nn.Module:
+        for phase in run.phases:
             if phase.active or not phase.pretrain:
-                job.measure_dense(net, self)
+                run.measure_dense(net)
             if phase.prune:
-                net = job.prune(net, phase, self)
+                net = run.prune(net, phase)
             if phase.equal_compute:
-                phase = phase.stretched(job.dense_cost.macs, self.sparse_macs(net, job))
-            net = job.fit(net, phase, self)
+                phase = phase.stretched(run.dense.cost.macs, self.sparse_macs(net, run))
+            net = run.fit(net, phase)
         return net
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        self._choose_layers(job)
-        assert job.phase is not None
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        self._choose_layers(run)
+        assert run.phase is not None
         net = copy.deepcopy(net)
-        weights = [weight for weight, _ in self._weights(net)]
-        thresholds = job.once(f"thresholds-{job.phase.name}", lambda: self._thresholds(weights, job.fraction))
-        self.live = torch.cat(
-            [(weight.abs() > limit).flatten() for weight, limit in zip(weights, thresholds, strict=True)]
-        )
-        self._zero(net)
-        self._report(net, job)
-        return net
+        weights = self.masks.weights(net)
+        thresholds = run.once(f"thresholds-{run.phase.name}", lambda: self._thresholds(weights, run.fraction))
+        self.masks.load([weight.abs() > limit for weight, limit in zip(weights, thresholds, strict=True)])
+        self.masks.zero(net)
+        return self._described(net, run)
 
-    def fresh(self, net: nn.Module, job: Job) -> nn.Module:
-        net = super().fresh(net, job)
+    def fresh(self, net: nn.Module, run: Run) -> nn.Module:
+        net = super().fresh(net, run)
         with torch.no_grad():
-            for weight, mask in self._weights(net):
+            for weight, mask in self.masks.pairs(net):
                 weight.normal_(0.0, criteria.redraw_std(mask))
-        self._zero(net)
+        self.masks.zero(net)
         return net
 
-    def before_step(self, net: nn.Module) -> None:
-        for weight, mask in self._weights(net):
-            if weight.grad is not None:
-                weight.grad *= mask
+    def before_step(self, net: nn.Module, clock: Clock) -> None:
+        self.masks.zero_gradients(net)
 
-    def after_step(self, net: nn.Module) -> None:
-        self._zero(net)
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        self.masks.zero(net)
 
-    def sparse_macs(self, net: nn.Module, job: Job) -> int:
+    def sparse_macs(self, net: nn.Module, run: Run) -> int:
         """Multiply-accumulates of one sample if dead weights cost nothing (Rethinking, count_flops.py)."""
-        dense = {row["layer"]: row["macs"] for row in job.dense_cost.per_layer}
+        dense = {row["layer"]: row["macs"] for row in run.dense.cost.per_layer}
         saved = 0
-        for name, (weight, mask) in zip(self.names, self._weights(net), strict=True):
+        for name, (weight, mask) in zip(self.masks.names, self.masks.pairs(net), strict=True):
             # each weight is used once at every position of the output
             saved += int((~mask).sum()) * dense[name] // weight.numel()
-        return job.dense_cost.macs - saved
+        return run.dense.cost.macs - saved
 
-    def _choose_layers(self, job: Job) -> None:
-        rows = job.dense_cost.per_layer
+    def _choose_layers(self, run: Run) -> None:
+        rows = run.dense.cost.per_layer
         names = [row["layer"] for row in rows if row["kind"] in KINDS[self.kinds] and row["params"]]
         if not names:
             other = "linear" if self.kinds == "conv" else "all"
@@ -144,18 +135,7 @@ class Magnitude(Method):
                 if self.kinds != "all"
                 else "method.kinds=all: this net has neither convolutions nor linear layers"
             )
-        self.names = match_layers(self.layers, names, what="method.layers")
-
-    def _weights(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """The weight of each chosen layer with its mask of the same shape; all live before the first cut."""
-        start = 0
-        for name in self.names:
-            weight = net.get_parameter(f"{name}.weight")
-            if self.live is None:
-                yield weight, torch.ones_like(weight, dtype=torch.bool)
-            else:
-                yield weight, self.live[start : start + weight.numel()].view_as(weight)
-            start += weight.numel()
+        self.masks.names = match_layers(self.layers, names, what="method.layers")
 
     def _thresholds(self, weights: Sequence[Tensor], fraction: float) -> list[float]:
         """One threshold for each layer; ``fraction`` of the schedule's rounds is done after this cut."""
@@ -167,28 +147,26 @@ class Magnitude(Method):
         share = max(0.0, 1.0 - target / num_live) if num_live < total else step_ratio(self.prune_ratio, fraction)
         return [float(criteria.remaining_threshold(weights, share))] * len(weights)
 
-    @torch.no_grad()
-    def _zero(self, net: nn.Module) -> None:
-        for weight, mask in self._weights(net):
-            weight.mul_(mask)
+    def _described(self, net: nn.Module, run: Run) -> Extracted:
+        """``net`` after the cut, with what is left of its layers.
 
-    def _report(self, net: nn.Module, job: Job) -> None:
-        kept = {
-            name: float(mask.float().mean()) for name, (_, mask) in zip(self.names, self._weights(net), strict=True)
-        }
+        Raises:
+            UserError: a layer that nothing bypasses has lost all of its weights.
+        """
+        kept = self.masks.shares(net)
         for name in (name for name, share in kept.items() if share == 0.0):
             try:
-                job.graph.check(Plan(keep={name: ()}))
+                run.graph.check(Plan(keep={name: ()}))
             except UserError:
                 raise UserError(
                     f"all weights of {name} fall below the threshold and nothing bypasses the layer; "
                     "lower method.prune_ratio (or method.quality), or leave it out of method.layers"
                 ) from None
-        job.not_pruned = [
-            {"layer": name, "reason": "all its weights are above the threshold"}
-            for name, share in kept.items()
-            if share == 1.0
-        ]
-        assert self.live is not None
-        job.achieved = {"weights_kept": float(self.live.float().mean())}
+        assert self.masks.live is not None
         log.info("kept weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in kept.items()))
+        reason = "all its weights are above the threshold"
+        return Extracted(
+            net=net,
+            not_pruned=[{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0],
+            achieved={"weights_kept": float(self.masks.live.float().mean())},
+        )

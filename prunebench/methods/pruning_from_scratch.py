@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,16 @@ from prunebench.budget import Choice
 from prunebench.budget.bisection import ITERATES
 from prunebench.budget.by_gates import choose_by_gates, select_epoch
 from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError, one_of
 from prunebench.methods.bases.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
 from prunebench.methods.bases.search_cost import beside_pretraining
-from prunebench.nets.dense_net import Blueprint
+from prunebench.nets.dense_net import DenseNet
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 SEARCH = "search"
@@ -114,11 +112,11 @@ class PruningFromScratch(Method):
         )
         self.register_buffer("gates", torch.zeros(0, 0))
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        wide = self._wide(job)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        wide = self._wide(run)
         gated = _gated(wide.graph)
-        smallest = self._kept(job, wide, dict.fromkeys(gated, (0,)))
+        smallest = self._kept(run, wide, dict.fromkeys(gated, (0,)))
         if smallest > self.target_macs:
             raise UserError(
                 f"method.target_macs={self.target_macs:g} is out of reach: with one channel in each layer that has "
@@ -127,39 +125,39 @@ class PruningFromScratch(Method):
             )
         log.info("layers with gates: %s", ", ".join(gated))
 
-    def run(self, net: nn.Module, job: Job) -> nn.Module:
-        for phase in job.phases:
+    def run(self, net: nn.Module, run: Run) -> nn.Module:
+        for phase in run.phases:
             if phase.pretrain:
-                net = job.fit(net, phase, self)
-                job.measure_dense(net, self)
+                net = run.fit(net, phase)
+                run.measure_dense(net)
                 continue
             if phase.prune:
-                wide = job.adopt(self._wide(job))
-                net = job.fit(wide, self.search, self)
-                job.phase = phase
-                net = self.prune(net, job)
-                job.best_weights = None  # those of the search belong to a net with gates
-            if self.longer and job.schedule == "scratch":
+                wide = run.adopt(self._wide(run))
+                net = run.fit(wide, self.search)
+                net = run.prune(net, phase, measured=False)  # its weights are random
+            if self.longer and run.schedule == "scratch":
                 phase = phase.stretched(1, self.target_macs)
-            net = job.fit(net, phase, self)
-        job.achieved[SEARCH] = beside_pretraining(job, SEARCH)
+            net = run.fit(net, phase)
         return net
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        assert job.phase is not None
-        if job.phase.name != SEARCH or gates_of(net):
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        return Extracted(net=net, achieved={SEARCH: beside_pretraining(run, SEARCH)})
+
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        assert run.phase is not None
+        if run.phase.name != SEARCH or gates_of(net):
             return net
-        gated = _gated(job.graph)
+        gated = _gated(run.graph)
         self._norms = list(gated.values())
-        self.gates = torch.zeros(self.search.epochs, sum(job.graph.layers[name].out_channels for name in gated))
+        self.gates = torch.zeros(self.search.epochs, sum(run.graph.layers[name].out_channels for name in gated))
         net = add_gates(net, self._norms).requires_grad_(False)
         for gate in gates_of(net):
             gate.requires_grad_(True)
         return net
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
         # only the counts matter: the weights are drawn anew, so those of any widened net will do
-        return job.cut(job.template, job.choose(lambda: self._choose(job)))
+        return run.cut(run.template, run.choose(lambda: self._choose(run)))
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         terms = dict(task.losses(net, batch))
@@ -167,13 +165,13 @@ class PruningFromScratch(Method):
             terms["density"] = density_penalty(self._now(net), density=self.density, balance=self.balance)
         return terms
 
-    def after_step(self, net: nn.Module) -> None:
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
         for gate in gates_of(net):
             gate.clamp(0.0, 1.0)
 
-    def end_epoch(self, net: nn.Module, epoch: int) -> None:
+    def end_epoch(self, net: nn.Module, clock: Clock) -> None:
         if gates_of(net):
-            self.gates[epoch] = self._now(net).detach()
+            self.gates[clock.epoch] = self._now(net).detach()
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         if not gates_of(net):
@@ -190,25 +188,25 @@ class PruningFromScratch(Method):
             parts.append(gate.gate)
         return torch.cat(parts)
 
-    def _wide(self, job: Job) -> Blueprint:
+    def _wide(self, run: Run) -> DenseNet:
         if self.widen == 1:
-            return job.dense
-        return job.dense.variant(width=round(self.widen * job.dense.argument("width")))
+            return run.dense
+        return run.dense.variant(width=round(self.widen * run.dense.argument("width")))
 
-    def _kept(self, job: Job, wide: Blueprint, keep: Mapping[str, Sequence[int]]) -> float:
+    def _kept(self, run: Run, wide: DenseNet, keep: Mapping[str, Sequence[int]]) -> float:
         """Share of the standard net's MACs that a plan for the widened net leaves."""
-        return wide.graph.macs(Plan({name: tuple(kept) for name, kept in keep.items()})) / job.dense.cost.macs
+        return wide.graph.macs(Plan({name: tuple(kept) for name, kept in keep.items()})) / run.dense.cost.macs
 
-    def _choose(self, job: Job) -> Choice:
-        graph = job.graph
+    def _choose(self, run: Run) -> Choice:
+        graph = run.graph
         layers = list(_gated(graph))
-        accuracies = [row.get("val/accuracy") for row in job.history if row["phase"] == SEARCH]
+        accuracies = [row.get("val/accuracy") for row in run.history if row["phase"] == SEARCH]
         epoch = select_epoch(self.gates, accuracies, self.density)
         gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
 
         choice = choose_by_gates(
             dict(zip(layers, gates, strict=True)),
-            lambda keep: self._kept(job, job.base, keep),
+            lambda keep: self._kept(run, run.base, keep),
             target=self.target_macs,
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,

@@ -6,12 +6,16 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.core.method import Method, match_layers
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
+from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError, nearest
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.layers.saliency import SaliencyPruning, recorded_decisions
@@ -20,13 +24,7 @@ from prunebench.measure.dynamic import compare_skipping, sample_cost
 from prunebench.measure.latency import compare_samples
 from prunebench.measure.per_sample import PerSampleMacs
 from prunebench.methods.bases.sample_gates import gatable, gate_layers
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
-    from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.graph import ChannelGraph
 
 log = logging.getLogger("prunebench")
 
@@ -71,7 +69,6 @@ class SelfAdaptive(Method):
     """
 
     schedules: frozenset[str] = frozenset({"simultaneous", "finetune"})
-    num_steps: Tensor
     last_ratio: Tensor
 
     def __init__(
@@ -113,20 +110,18 @@ class SelfAdaptive(Method):
         self.skip = skip
         self.timed_samples = timed_samples
         self._form: PerSampleMacs | None = None
-        self._ramp_steps = 0
-        # optimiser steps so far
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        self._ahead = 0.0  # share of the ramp that is still to go: it follows from the clock
         # mean share of the dense net's MACs in the last training batch
         self.register_buffer("last_ratio", torch.ones(()))
 
     # -- before and in training
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        names, _ = self._names(net, job.graph)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        names, _ = self._names(net, run.graph)
         if not names:
             raise UserError("method=sanp gates convolutions, and none of this net's can get a gate")
-        form = PerSampleMacs.of(names, job.graph, dense_macs=job.dense_cost.macs)
+        form = PerSampleMacs.of(names, run.graph, dense_macs=run.dense.cost.macs)
         if self.target_macs <= form.ungated / form.full:
             raise UserError(
                 f"method.target_macs={self.target_macs:g} is out of reach: layers without a gate cost "
@@ -134,33 +129,24 @@ class SelfAdaptive(Method):
             )
         log.info("gated layers: %s", ", ".join(names))
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        return self.attach(net, job)  # nothing is cut; "pruned" is the net with untrained gates
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        # nothing is cut; "pruned" is the net with untrained gates
+        return Extracted(net=self.attach(net, run), not_pruned=self._names(run.template, run.graph)[1])
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        names, job.not_pruned = self._names(job.template, job.graph)
-        self._form = PerSampleMacs.of(names, job.graph, dense_macs=job.dense_cost.macs)
-        if job.phase is not None:
-            self._ramp_steps = int(self.ramp * job.phase.epochs * job.steps_per_epoch(job.phase))
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        names, _ = self._names(run.template, run.graph)
+        self._form = PerSampleMacs.of(names, run.graph, dense_macs=run.dense.cost.macs)
         if gated_layers(net):
             return net
         with torch.random.fork_rng([]):
-            job.seed_all("gates")
-            return gate_layers(names, net, job.graph, hidden_ratio=self.hidden_ratio, gate=self.gate_options)
+            run.seed_all("gates")
+            return gate_layers(names, net, run.graph, hidden_ratio=self.hidden_ratio, gate=self.gate_options)
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         """No weight decay on the gates' biases: it would draw saliencies to 1/2, which is the threshold."""
-        biases = {
-            id(parameter)
-            for layer in gated_layers(net).values()
-            for parameter in layer.gate.parameters()
-            if parameter.ndim == 1
-        }
-        groups = super().param_groups(net, phase)
-        free = [p for group in groups for p in group["params"] if id(p) in biases]
-        for group in groups:
-            group["params"] = [p for p in group["params"] if id(p) not in biases]
-        return [*groups, {"params": free, "weight_decay": 0.0}] if free else groups
+        gates = [layer.gate for layer in gated_layers(net).values()]
+        biases = [p for gate in gates for p in gate.parameters() if p.ndim == 1 and p.requires_grad]
+        return apart(super().param_groups(net, phase), biases, weight_decay=0.0)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         assert self._form is not None, "attach comes first"
@@ -168,64 +154,74 @@ class SelfAdaptive(Method):
             terms = task.losses(net, batch)
         ratio = self._form.ratios(decisions).mean()
         self.last_ratio.copy_(ratio.detach())
-        off = ratio - self.target_now()
+        off = ratio - self.target_now
         if self.distance == "abs":
             distance = off.abs()
         else:
             distance = (off.clamp_min(0.0) if self.distance == "hinge" else off).square()
         return {**terms, "cost": (self.cost_weight * distance).float()}
 
-    def after_step(self, net: nn.Module) -> None:
-        self.num_steps += 1
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self._aim(clock.step, clock.num_steps)
 
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        self._aim(clock.step + 1, clock.num_steps)
+
+    def _aim(self, step: int, num_steps: int) -> None:
+        """Set the share of MACs that the mean is drawn to after ``step`` steps."""
+        ramp = int(self.ramp * num_steps)
+        self._ahead = max(0.0, 1 - step / ramp) if ramp else 0.0
+
+    @property
     def target_now(self) -> float:
         """The share of MACs that this step's mean is drawn to."""
-        ahead = max(0.0, 1 - int(self.num_steps) / self._ramp_steps) if self._ramp_steps else 0.0
-        return self.target_macs + (1 - self.target_macs) * ahead
+        return self.target_macs + (1 - self.target_macs) * self._ahead
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
-        return {"macs_ratio": float(self.last_ratio), "target_macs": self.target_now()}
+        return {"macs_ratio": float(self.last_ratio), "target_macs": self.target_now}
 
     def selectable(self, net: nn.Module) -> bool:
-        return int(self.num_steps) >= self._ramp_steps
+        return self._ahead == 0.0
 
     # -- afterwards
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        net = self.attach(net, job)  # of no effect unless nothing was trained
-        compared = job.once("skipping", lambda: compare_skipping(net, _some_images(job, COMPARED_SAMPLES)))
-        job.achieved = {
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        net = self.attach(net, run)  # of no effect unless nothing was trained
+        compared = dict(run.once("skipping", lambda: compare_skipping(net, _some_images(run, COMPARED_SAMPLES))))
+        difference = compared.pop("max_abs_diff")
+        achieved = {
             "target": self.target_macs,
-            "reached": self._measured(net, job)["per_sample"]["mean"] / job.dense_cost.macs,
+            "reached": self._measured(net, run)["per_sample"]["mean"] / run.dense.cost.macs,
             "tolerance": TOLERANCE,
             "unit": "share of the dense net's MACs, mean over the test samples",
             **compared,
         }
-        return net, job.plan
+        whole = self._names(run.template, run.graph)[1]
+        return Extracted(net=net, not_pruned=whole, achieved=achieved, max_abs_diff=difference)
 
-    def cost(self, net: nn.Module, job: Job) -> Mapping[str, Any]:
-        found = self._measured(net, job)
+    def cost(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
+        found = self._measured(net, run)
         if not self.timed_samples:
             return found
-        timed = job.once("sample-latency", lambda: self._time(net, job))
+        timed = run.once("sample-latency", lambda: self._time(net, run))
         return {**found, "sample_latency": timed}
 
-    def _measured(self, net: nn.Module, job: Job) -> dict[str, Any]:
-        return job.once("per-sample-cost", lambda: self._measure(net, job))
+    def _measured(self, net: nn.Module, run: Run) -> dict[str, Any]:
+        return run.once("per-sample-cost", lambda: self._measure(net, run))
 
-    def _measure(self, net: nn.Module, job: Job) -> dict[str, Any]:
+    def _measure(self, net: nn.Module, run: Run) -> dict[str, Any]:
         assert self._form is not None, "attach comes first"
-        device = job.settings.device
-        job.data.to(device)
-        found = sample_cost(net.to(device), self._form, job.data.test(), job.example)
+        device = run.device
+        run.data.to(device)
+        found = sample_cost(net.to(device), self._form, run.data.test(), run.example)
         net.cpu()
         return found
 
-    def _time(self, net: nn.Module, job: Job) -> dict[str, Any]:
+    def _time(self, net: nn.Module, run: Run) -> dict[str, Any]:
         """Dense, masked and skipping net on single test samples, each in turn."""
         masked = copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        nets = {"dense": job.dense.template, "masked": masked, "skipping": SkippingNet(net)}
-        return compare_samples(nets, _some_images(job, self.timed_samples))
+        nets = {"dense": run.dense.template, "masked": masked, "skipping": SkippingNet(net)}
+        return compare_samples(nets, _some_images(run, self.timed_samples))
 
     def _names(self, net: nn.Module, graph: ChannelGraph) -> tuple[list[str], list[dict[str, str]]]:
         """The convolutions that get a gate, and those that should but cannot, with the reason."""
@@ -241,8 +237,8 @@ class SelfAdaptive(Method):
         return gatable([name for name in chosen if name not in skipped], net, graph)
 
 
-def _some_images(job: Job, num: int) -> Tensor:
+def _some_images(run: Run, num: int) -> Tensor:
     """The first test images, on the CPU; not more than one batch."""
-    job.data.to("cpu")
-    batch = next(iter(job.data.test()))
+    run.data.to("cpu")
+    batch = next(iter(run.data.test()))
     return batch[0][:num]

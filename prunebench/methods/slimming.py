@@ -10,22 +10,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
 from prunebench.budget.by_scales import Amount, choose_by_scales
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.norm_scales import Scale, norm_scales
 from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -97,18 +95,18 @@ class Slimming(Method):
         )
         self._live: dict[str, Tensor] = {}  # norm -> channels that have an effect; follows from the plan, so no state
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        scales, _ = self._scales(job.graph)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        scales, _ = self._scales(run.graph)
         made_up = {norm: torch.arange(1.0, 1.0 + scale.width) for norm, scale in scales.items()}
-        choose_by_scales(made_up, scales, job.graph, self.amount)  # a target out of reach is refused here
-        self._watch(scales, job.plan)
+        choose_by_scales(made_up, scales, run.graph, self.amount)  # a target out of reach is refused here
+        self._watch(scales, run.plan)
         total = sum(scale.width for scale in scales.values())
         streams = sum(scale.layer is None for scale in scales.values())
         log.info("scales: %d channels in %d norm layers, of which %d select from a stream", total, len(scales), streams)
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        self._watch(self._scales(job.graph)[0], job.plan)
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        self._watch(self._scales(run.graph)[0], run.plan)
         return net
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
@@ -118,18 +116,18 @@ class Slimming(Method):
         sizes = self._gammas(net).detach().abs()
         return {"small_scales": float((sizes < self.small).float().mean()), "mean_scale": float(sizes.mean())}
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
-        scales, refused = self._scales(job.graph)
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        scales, refused = self._scales(run.graph)
         # rounds grow towards the whole amount: what the cuts before this one were to reach
-        done = max((p.fraction for p in job.phases if p.prune and p.fraction < job.fraction), default=0.0)
+        done = max((p.fraction for p in run.phases if p.prune and p.fraction < run.fraction), default=0.0)
 
         def decide() -> Choice:
             values = {norm: net.get_parameter(f"{norm}.weight") for norm in scales}
-            how_far = {"done": done, "fraction": job.fraction}
-            choice = choose_by_scales(values, scales, job.graph, self.amount, **how_far, within=job.plan)
+            how_far = {"done": done, "fraction": run.fraction}
+            choice = choose_by_scales(values, scales, run.graph, self.amount, **how_far, within=run.plan)
             return replace(choice, not_pruned=choice.not_pruned + refused)
 
-        return job.cut(net, job.choose(decide))
+        return run.cut(net, run.choose(decide))
 
     def _watch(self, scales: Mapping[str, Scale], plan: Plan) -> None:
         """Remember the channels that have an effect after ``plan``, by their places in the net that it makes."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.context import Extracted, Run
 from prunebench.layers import kl
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, sparsity, to_gaussian
 from prunebench.methods.bases.variational import VariationalMethod, number
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 
@@ -86,7 +82,7 @@ class SparseVariationalDropout(VariationalMethod):
         return {**super().report(net), "weights_kept": kept}
 
     @torch.no_grad()
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
         dead = sparsity(net)
         shares = {name: float(mask.float().mean()) for name, mask in dead.items()}
         total, kept = sum(mask.numel() for mask in dead.values()), sum(int((~mask).sum()) for mask in dead.values())
@@ -102,5 +98,4 @@ class SparseVariationalDropout(VariationalMethod):
             "compression": total / max(1, kept),
             "sparsity_per_layer": shares,
         }
-        compact = self.cut_unread(net, job, whole=whole, achieved=achieved)
-        return compact, job.plan
+        return self.cut_unread(net, run, whole=whole, achieved=achieved)

@@ -7,24 +7,22 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
+from prunebench.core.task import Batch, Task
 from prunebench.data.splits import stream
 from prunebench.errors import UserError, one_of
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.measure.batch_norm import refreshed
 from prunebench.methods.bases.snr_pruning import SnrPruning, read_posterior
-from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
@@ -112,17 +110,17 @@ class SWAG(Method):
         self.bn_images, self.source = bn_images, posterior
         self.posterior = None
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        if self.bn_images is not None and not 1 <= self.bn_images <= job.data.num_train:
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        if self.bn_images is not None and not 1 <= self.bn_images <= run.data.num_train:
             raise UserError(
-                f"method.bn_images must be 1 to {job.data.num_train} training pictures or null, got {self.bn_images!r}"
+                f"method.bn_images must be 1 to {run.data.num_train} training pictures or null, got {self.bn_images!r}"
             )
-        if self.pruning.prune_ratio and job.schedule == "simultaneous":
+        if self.pruning.prune_ratio and run.schedule == "simultaneous":
             raise UserError("method.prune_ratio acts at a cut; use schedule=oneshot or finetune, or set it to 0")
         if self.pruning.prune_ratio:
-            log.info("layers to prune: %s", ", ".join(self.pruning.chosen(job)))
-        before_cut = any(phase.active and not phase.prune for phase in job.phases)
+            log.info("layers to prune: %s", ", ".join(self.pruning.chosen(run)))
+        before_cut = any(phase.active and not phase.prune for phase in run.phases)
         if self.source is not None:
             if before_cut:
                 raise UserError(
@@ -131,26 +129,20 @@ class SWAG(Method):
             read_posterior(self.source, net)
         elif not before_cut:
             raise UserError("nothing is collected before the cut; set method.acts.pretrain=true or method.posterior")
-        for phase in job.phases:
+        for phase in run.phases:
             if phase.active and phase.epochs:
                 self._check_phase(phase)
             elif phase.prune and phase.epochs:
                 raise UserError(f"the phase {phase.name} must collect weights again; set method.acts.{phase.name}=true")
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        assert job.phase is not None
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
         posterior = IterateGaussian(size=len(to_vector(net)), rank=self.rank)
         if self.posterior is not None:
             posterior.prune(self.posterior.live)
         self.posterior, self._sparse = posterior, not bool(posterior.live.all())
-        self._steps_per_epoch, self._first = job.steps_per_epoch(job.phase), self._first_epoch(job.phase)
         return net
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        # no state of the run: checkpoints are made between epochs, and each epoch sets it anew
-        self._done = (epoch - self._first) * self._steps_per_epoch
-
-    def before_step(self, net: nn.Module) -> None:
+    def before_step(self, net: nn.Module, clock: Clock) -> None:
         if self._sparse:
             assert self.posterior is not None
             masks = split(net, self.posterior.live)
@@ -158,78 +150,80 @@ class SWAG(Method):
                 if parameter.grad is not None:
                     parameter.grad *= masks[name]
 
-    def after_step(self, net: nn.Module) -> None:
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
         assert self.posterior is not None
         if self._sparse:
             write_vector(net, to_vector(net) * self.posterior.live)
-        self._done += 1
-        if self._done > 0 and self._num_due(self._done) > self._num_due(self._done - 1):
+        done = clock.step + 1 - self._first_epoch(clock.num_epochs) * clock.steps_per_epoch
+        if done > 0 and self._num_due(done, clock) > self._num_due(done - 1, clock):
             self.posterior.collect(to_vector(net))
 
     def report(self, net: nn.Module) -> Mapping[str, float]:
         assert self.posterior is not None
         return {"num_collected": float(self.posterior.num_collected)}
 
-    def prune(self, net: nn.Module, job: Job) -> nn.Module:
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
         if self.source is not None:
             self.posterior = read_posterior(self.source, net)
         assert self.posterior is not None
         log.info("%d collected weight vectors", int(self.posterior.num_collected))
-        if self.pruning.prune_ratio:
-            std = self.posterior.std(scale=self.scale, low_rank=self.variant == "swag")
-            if self.pruning.unit == "weight":
-                self.pruning.cut_weights(net, self.posterior, std, job)
-            else:
-                net, self.posterior = self.pruning.cut_channels(self._mean(net, job), self.posterior, std, job)
-            job.achieved["origin"] = ORIGIN
-            log.info("pruned by %s of each %s (%s)", self.pruning.score, self.pruning.unit, ORIGIN)
-        return self._mean(net, job)
+        if not self.pruning.prune_ratio:
+            return Extracted(net=self._mean(net, run))
+        std = self.posterior.std(scale=self.scale, low_rank=self.variant == "swag")
+        if self.pruning.unit == "weight":
+            found = self.pruning.cut_weights(net, self.posterior, std, run)
+        else:
+            found, self.posterior = self.pruning.cut_channels(self._mean(net, run), self.posterior, std, run)
+        log.info("pruned by %s of each %s (%s)", self.pruning.score, self.pruning.unit, ORIGIN)
+        # the mean of what is left, with batch norms that fit it
+        return replace(found, net=self._mean(found.net, run), achieved={**found.achieved, "origin": ORIGIN})
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        return self._mean(net, job), job.plan
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        return Extracted(net=self._mean(net, run))
 
-    def before_measure(self, net: nn.Module, job: Job) -> nn.Module:
+    def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         if self.posterior is None or not self.posterior.num_collected:
             return net
-        draws = stream("swag", job.seed)
+        draws = stream("swag", run.seed)
         low_rank = self.variant == "swag"
         vectors = (self.posterior.draw(draws, scale=self.scale, low_rank=low_rank) for _ in range(self.num_samples))
-        return nn.ModuleList(self._with_weights(net, vector, job) for vector in vectors)
+        return nn.ModuleList(self._with_weights(net, vector, run) for vector in vectors)
 
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         if not isinstance(net, nn.ModuleList):
             return super().predict(net, batch, task)
         return torch.stack([task.probabilities(member, batch) for member in net])
 
-    def _first_epoch(self, phase: Phase) -> int:
-        return math.floor(self.start * phase.epochs + 1e-9)
+    def _first_epoch(self, num_epochs: int) -> int:
+        """The first epoch that collects."""
+        return math.floor(self.start * num_epochs + 1e-9)
 
-    def _num_due(self, steps: int) -> int:
+    def _num_due(self, steps: int, clock: Clock) -> int:
         """How many collections are due after ``steps`` steps since the first epoch that collects."""
-        return math.floor(steps / (self.collect_every * self._steps_per_epoch) + 1e-9)
+        return math.floor(steps / (self.collect_every * clock.steps_per_epoch) + 1e-9)
 
     def _check_phase(self, phase: Phase) -> None:
         needed = 1 if self.variant == "swa" else 2
-        expected = math.floor((phase.epochs - self._first_epoch(phase)) / self.collect_every + 1e-9)
+        expected = math.floor((phase.epochs - self._first_epoch(phase.epochs)) / self.collect_every + 1e-9)
         if expected < needed:
             raise UserError(
                 f"phase {phase.name} would collect {expected} weight vectors in {phase.epochs} epochs, "
                 f"{self.variant} needs at least {needed}; lower method.start or method.collect_every"
             )
 
-    def _with_weights(self, net: nn.Module, vector: Tensor, job: Job) -> nn.Module:
+    def _with_weights(self, net: nn.Module, vector: Tensor, run: Run) -> nn.Module:
         """A copy of ``net`` with the weights ``vector [d]`` and batch norms that fit them."""
-        net = copy.deepcopy(net).to(job.settings.device)
+        net = copy.deepcopy(net).to(run.device)
         write_vector(net, vector)
-        job.data.to(job.settings.device)
+        run.data.to(run.device)
         # augmented like the training: statistics of plain pictures cost a CIFAR-10 ResNet-20 2.8 points of accuracy
-        batches = job.data.train(epoch=0, seed=job.seed, batch_size=REFRESH_BATCH)
+        batches = run.data.train(epoch=0, seed=run.seed, batch_size=REFRESH_BATCH)
         num_batches = None if self.bn_images is None else math.ceil(self.bn_images / REFRESH_BATCH)
-        return refreshed(net, itertools.islice(batches, num_batches), seed=job.seed).eval()
+        return refreshed(net, itertools.islice(batches, num_batches), seed=run.seed).eval()
 
-    def _mean(self, net: nn.Module, job: Job) -> nn.Module:
+    def _mean(self, net: nn.Module, run: Run) -> nn.Module:
         assert self.posterior is not None
-        return self._with_weights(net, self.posterior.mean, job).cpu()
+        return self._with_weights(net, self.posterior.mean, run).cpu()
 
 
 def _check_number(name: str, value: object, *, low: float, below: float = math.inf, whole: bool = False) -> None:

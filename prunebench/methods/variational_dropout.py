@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
 from prunebench.errors import UserError, nearest
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
 from prunebench.methods.bases.variational import VariationalMethod
 from prunebench.surgery.plan import Plan
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
 
 NOISES = ("A", "B")
 SHAPES = ("weight", "unit", "layer")
@@ -93,7 +91,7 @@ class VariationalDropout(VariationalMethod):
             return torch.zeros((), device=self.kl_now.device)
         return torch.stack([_divergence(layer) for layer in gaussian_layers(net).values()]).sum()
 
-    def after_step(self, net: nn.Module) -> None:
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
         with torch.no_grad():
             for layer in gaussian_layers(net).values():
                 layer.spread.clamp_(max=0.0)
@@ -103,13 +101,14 @@ class VariationalDropout(VariationalMethod):
         rates = [float(layer.spread.exp().mean()) for layer in gaussian_layers(net).values()]
         return {**super().report(net), "mean_alpha": sum(rates) / len(rates)}
 
-    def extract(self, net: nn.Module, job: Job) -> tuple[nn.Module, Plan]:
-        job.not_pruned = [{"layer": name, "reason": "the method removes nothing"} for name in gaussian_layers(net)]
+    def extract(self, net: nn.Module, run: Run) -> Extracted:
+        whole = [{"layer": name, "reason": "the method removes nothing"} for name in gaussian_layers(net)]
         means = to_plain(net)
         if not self.num_samples:
-            return means, job.plan
+            return Extracted(net=means, not_pruned=whole)
         # independent weights are kept like those of other posteriors, by their deviations
-        return (net if self.noise == "A" else with_spread(means, net, job.graph, Plan())), job.plan
+        saved = net if self.noise == "A" else with_spread(means, net, run.graph, Plan())
+        return Extracted(net=saved, not_pruned=whole)
 
 
 def _divergence(layer: GaussianWeights) -> Tensor:

@@ -18,7 +18,7 @@ Make = Callable[[Mapping[str, Any], str], nn.Module]
 """(settings of the config group ``model``, purpose) -> the net with weights that depend on both and the seed."""
 
 
-class Blueprint:
+class DenseNet:
     """How to build a net.
 
     Args:
@@ -33,7 +33,7 @@ class Blueprint:
         self._make = make
         self._example = example
         self._samples = samples
-        self._variants: dict[str, Blueprint] = {}
+        self._variants: dict[str, DenseNet] = {}
 
     def fresh(self, purpose: str) -> nn.Module:
         """The net with new random weights: a function of (seed, purpose)."""
@@ -70,10 +70,10 @@ class Blueprint:
             )
         return taken[name].default
 
-    def variant(self, **arguments: Any) -> Blueprint:
-        """The blueprint with some arguments changed; the same object for the same arguments."""
+    def variant(self, **arguments: Any) -> DenseNet:
+        """The description with some arguments changed; the same object for the same arguments."""
         key = repr(sorted(arguments.items()))
         if key not in self._variants:
             settings = {**self.settings, **arguments}
-            self._variants[key] = Blueprint(settings, make=self._make, example=self._example, samples=self._samples)
+            self._variants[key] = DenseNet(settings, make=self._make, example=self._example, samples=self._samples)
         return self._variants[key]

@@ -16,7 +16,7 @@ from prunebench.config.identity import NOT_ARGUMENTS
 from prunebench.config.phase import build_phases
 from prunebench.data.base import Data
 from prunebench.measure.cost import Cost
-from prunebench.nets.dense_net import Blueprint
+from prunebench.nets.dense_net import DenseNet
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
@@ -51,7 +51,7 @@ def verify(row: Row) -> Verified:
 
     config = compose(row)
     data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
-    dense = _blueprint(json.dumps(config["model"]), data)
+    dense = _dense_net(json.dumps(config["model"]), data)
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     phases = build_phases(config["schedule"]["phases"])
     job = _Job(dense=dense, data=data, schedule=config["schedule"]["name"], phases=phases)
@@ -101,15 +101,15 @@ class _Job(SimpleNamespace):
         return net
 
 
-def _blueprint(settings: str, data: Data) -> Blueprint:
+def _dense_net(settings: str, data: Data) -> DenseNet:
     """A dense net with random weights and its graph; rows of one table share them."""
     example = data.example()
-    return _cached_blueprint(settings, tuple(example.shape), example.dtype, data.samples_per_example)
+    return _cached_dense_net(settings, tuple(example.shape), example.dtype, data.samples_per_example)
 
 
 @lru_cache(maxsize=8)
-def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> Blueprint:
+def _cached_dense_net(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> DenseNet:
     from prunebench.run.assemble import make_net
 
     example = torch.zeros(shape, dtype=dtype)
-    return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)
+    return DenseNet(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)

@@ -33,6 +33,7 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     job = Job(
         build=make_net,
         model=config["model"],
+        method=method,
         data=data,
         task=task_of(data),
         schedule=config["schedule"]["name"],

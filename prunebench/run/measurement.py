@@ -21,19 +21,30 @@ def on_test_set(net: nn.Module, method: Method, job: Job) -> tuple[dict[str, Any
 
     With foreign pictures (``job.ood``) the metrics say how well the predictions tell them from the test set's.
     """
-    device = job.settings.device
-    net.to(device)
-    job.data.to(device)
+    net.to(job.device)
+    job.data.to(job.device)
     measured = method.before_measure(net.eval(), job).eval()
 
     def predict(batch: Batch) -> Tensor:
         return method.predict(measured, batch, job.task)
 
     metrics, found = job.task.evaluate(predict, job.data.test())
+    if further := method.metrics(measured, job):
+        metrics["method"] = dict(further)
     if found is not None and job.ood is not None:
         metrics["ood"] = _compare_with_foreign(found, predict, job)
     net.to("cpu")
     return metrics, found
+
+
+def on_validation_split(net: nn.Module, job: Job) -> dict[str, Any]:
+    """Metrics of ``net`` as the method of the run predicts with it."""
+    net.to(job.device)
+    job.data.to(job.device)
+    net.eval()
+    metrics, _ = job.task.evaluate(lambda batch: job.method.predict(net, batch, job.task), job.data.validation())
+    net.to("cpu")
+    return metrics
 
 
 def chance(metrics: Mapping[str, Any], num_classes: int, validation: float | None) -> str | None:
@@ -57,7 +68,7 @@ def chance(metrics: Mapping[str, Any], num_classes: int, validation: float | Non
 
 def _compare_with_foreign(own: evaluate.Evaluation, predict: Callable[[Batch], Tensor], job: Job) -> dict[str, Any]:
     assert job.ood is not None
-    job.ood.to(job.settings.device)
+    job.ood.to(job.device)
     foreign = evaluate.probabilities(predict, job.ood.test())
     return {
         "dataset": job.ood.name,

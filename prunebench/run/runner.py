@@ -25,16 +25,13 @@ from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
 from prunebench.run.sweep_record import recorded
-from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
 TARGET_TOLERANCE = 0.01
 """A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
 
 
-def execute(
-    job: Job, net: nn.Module, method: Method, *, config: Mapping[str, Any], config_text: str, weights: Any
-) -> dict[str, Any]:
+def execute(job: Job, net: nn.Module, *, config: Mapping[str, Any], config_text: str, weights: Any) -> dict[str, Any]:
     """Carry out one run.
 
     Args:
@@ -51,15 +48,15 @@ def execute(
         Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
     """
     with recorded(config, config_text, job.folder) as said:
-        method.check(net, job)
+        job.method.check(net, job)
     with FolderLock(job.folder), log_file(job.folder, said):
         write_text(job.folder / "config.yaml", config_text)
         clock = time.perf_counter()
         log.info("%s", describe(job))
         known = head(config, job.folder)
         try:
-            compact, plan = _run(job, net, method)
-            result = {**known, **_measurements(job, net, compact, plan, method, config)}
+            compact, points = _run(job, net)
+            result = {**known, **_measurements(job, compact, points, config)}
         except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
             log.error("interrupted: %s", error)
             raise
@@ -84,29 +81,31 @@ def describe(job: Job) -> str:
     blocks = [f"{count} {name}" for name, count in Counter(type(module).__name__ for module in inner).items()]
     given = named.arguments(named.find(settings["_target_"]), settings)
     options = [f"{key} {value}" for key, value in given.items() if key not in named.FROM_DATA]
-    parts = [f"{job.dense_cost.macs:,} MACs per {job.data.sample}, {job.dense_cost.params:,} parameters"]
+    parts = [f"{job.dense.cost.macs:,} MACs per {job.data.sample}, {job.dense.cost.params:,} parameters"]
     parts += [", ".join(words) for words in (blocks, options) if words]
     return f"{settings.get('name', type(net).__name__)}: {'; '.join(parts)}"
 
 
-def _run(job: Job, net: nn.Module, method: Method) -> tuple[nn.Module, Plan]:
-    """All phases, the extraction and the measurement of the final net."""
-    trained = method.run(net, job)
-    compact, plan = method.extract(trained, job)
+def _run(job: Job, net: nn.Module) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """All phases, the extraction and the measurement of the final net.
+
+    Returns:
+        The compact net, and its further operating points.
+    """
+    trained = job.method.run(net, job)
+    compact = job.extract(trained)
     after_cut = [phase.epochs for phase in job.phases[_last_cut(job) :]]
     if _last_cut(job) < len(job.phases) and not any(after_cut) and (job.trained or job.pretrained):
         # nothing was trained since the cut: the final net is the pruned net
-        metrics = job.measure("pruned", compact, method)
-        job.once("metrics-final", lambda: metrics)
-        if job.predictions("pruned").exists():
-            job.predictions("final").write_bytes(job.predictions("pruned").read_bytes())
+        job.measure("pruned", compact)
+        metrics = job.repeat("final", of="pruned")
     else:
-        metrics = job.measure("final", compact, method)
+        metrics = job.measure("final", compact)
     if metrics.get("num_predictions", 1) > 1:
         # an average over several predictions; the net that is saved makes one, without the method
-        job.measure("saved_net", compact, Method())
-    job.measure_best(trained, method)
-    return compact, plan
+        job.measure_under(Method(), "saved_net", compact)
+    job.measure_best(trained)
+    return compact, job.measure_points(trained)
 
 
 def _last_cut(job: Job) -> int:
@@ -115,15 +114,13 @@ def _last_cut(job: Job) -> int:
 
 
 def _measurements(
-    job: Job, net: nn.Module, compact: nn.Module, plan: Plan, method: Method, config: Mapping[str, Any]
+    job: Job, compact: nn.Module, points: list[dict[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
     stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
-    metrics: dict[str, dict[str, Any]] = {
-        s: job.once(f"metrics-{s}", dict) for s in stages if (job.folder / "stored" / f"metrics-{s}.json").exists()
-    }
-    dense_cost, final_cost = job.dense_cost, job.count(compact)
-    final = {**final_cost.to_dict(), **(method.cost(compact, job) or {})}
+    metrics = {stage: job.metrics[stage] for stage in stages if stage in job.metrics}
+    dense_cost, final_cost = job.dense.cost, job.count(compact)
+    final = {**final_cost.to_dict(), **(job.method.cost(compact, job) or {})}
     if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
         final |= {"num_predictions": num_predictions, "macs_all_predictions": num_predictions * final["macs"]}
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
@@ -143,11 +140,11 @@ def _measurements(
         # the net that was pruned is another one than the net it is compared with
         costs["base"] = {"macs": job.base.cost.macs, "params": job.base.cost.params, "model": job.base.settings}
     speed = (
-        latency.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.settings.device)
+        latency.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.device)
         if config["latency"]
         else {}
     )
-    _write_files(job, compact, plan)
+    _write_files(job, compact)
     achieved = dict(job.achieved)
     status = "complete"
     target = achieved.get("target")
@@ -156,25 +153,26 @@ def _measurements(
     return {
         "status": status,
         "metrics": metrics,
+        **({"points": points} if points else {}),
         "cost": costs,
         "latency": speed,
-        "equivalence": {"max_abs_diff": achieved.pop("max_abs_diff", None)},
+        "equivalence": {"max_abs_diff": job.max_abs_diff_of_cut},
         "budget": achieved,
         "not_pruned": job.not_pruned,
         "warnings": job.warnings,
         "phases": job.phase_records,
-        "guarantee": _guarantee(job, metrics, method),
+        "guarantee": _guarantee(job, metrics),
         "data": job.data.fingerprint(),
     }
 
 
-def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]], method: Method) -> dict[str, Any]:
+def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the accuracy of this one net is worth; how many seeds a row has is known to the report."""
     facts: dict[str, Any] = {
         "accuracy_interval_95": metrics["final"].get("interval"),
         "test_evaluations": len(metrics),
         "selection": "last_epoch",
-        "objective": method.objective,
+        "objective": job.method.objective,
         "num_seeds": 1,
     }
     dense, final = (job.predictions(stage) for stage in ("dense", "final"))
@@ -184,12 +182,12 @@ def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]], method: Metho
     return facts
 
 
-def _write_files(job: Job, compact: nn.Module, plan: Plan) -> None:
+def _write_files(job: Job, compact: nn.Module) -> None:
     package.save(
         job.folder,
         compact,
         model_config=job.base.settings,
-        plan=plan,
+        plan=job.plan,
         **job.data.input_facts(),
     )
     write_rows(job.folder / "metrics.csv", job.history)

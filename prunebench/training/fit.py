@@ -53,7 +53,7 @@ def fit(
         precision=settings.precision,  # type: ignore[arg-type]
         deterministic=settings.deterministic,  # type: ignore[arg-type]
         max_epochs=lit.phase.epochs,
-        gradient_clip_val=lit.phase.clip_norm,
+        accumulate_grad_batches=lit.phase.accumulate if lit.automatic_optimization else 1,
         callbacks=callbacks,
         logger=list(loggers),
         default_root_dir=folder,

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from prunebench.config.phase import Phase, lr_factor
-from prunebench.core.method import Method
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.method import NET, Method
 from prunebench.core.task import Batch, Task
-from prunebench.data.base import Data
+from prunebench.data.base import Batches, Data
 from prunebench.errors import UserError
-from prunebench.training.optimizers import build_optimizer
+from prunebench.training.optimizers import build_optimizer, build_rate, clip, parameters
 
 
 class Lit(pl.LightningModule):
     """One phase's training of ``net`` under ``method``.
 
+    Optimisation is manual only for a method with an ``update`` of its own: Lightning then leaves precision and nothing
+    else to itself, so that clipping, accumulation and rates are done here, in one place for both ways.
+
     Attributes:
         net, method: trained and saved together, as ``net.*`` and ``method.*`` of the checkpoint.
     """
 
-    def __init__(self, net: nn.Module, method: Method, task: Task, phase: Phase, data: Data, *, seed: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        method: Method,
+        task: Task,
+        phase: Phase,
+        data: Data,
+        *,
+        seed: int,
+        streams: Mapping[str, Callable[[int], Batches]] | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.method = method
@@ -35,18 +50,26 @@ class Lit(pl.LightningModule):
         self.phase = phase
         self.data = data
         self.seed = seed
+        self.streams = dict(streams or {})
+        self.automatic_optimization = type(method).update is Method.update
+        assert not (self.streams and self.automatic_optimization), "streams need an update of the method"
+        self._names: list[str] = []  # of the optimisers
+        self._batch = 0  # index of the batch in progress
 
     # -- data: a function of (seed, epoch), so that an interrupted run meets the same batches again
 
     def train_dataloader(self) -> Any:
         self.data.to(self.device)
-        return self.data.train(
+        own = self.data.train(
             epoch=self.current_epoch,
             seed=self.seed,
             batch_size=self.phase.batch_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        if not self.streams:
+            return own
+        return Abreast({NET: own, **{name: batches(self.current_epoch) for name, batches in self.streams.items()}})
 
     def val_dataloader(self) -> Any:
         if not self.data.num_val:
@@ -54,13 +77,46 @@ class Lit(pl.LightningModule):
         self.data.to(self.device)
         return self.data.validation(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
 
+    # -- where the phase is
+
+    @property
+    def num_batches(self) -> int:
+        """Of an epoch."""
+        return int(self.trainer.num_training_batches)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps, of one optimiser if there are several."""
+        return -(-self.num_batches // self.phase.accumulate)
+
+    def clock(self) -> Clock:
+        """The step in progress; it follows from the epoch and the batch."""
+        step = self.current_epoch * self.steps_per_epoch + self._batch // self.phase.accumulate
+        return Clock(
+            step=step,
+            num_steps=self.phase.epochs * self.steps_per_epoch,
+            epoch=self.current_epoch,
+            num_epochs=self.phase.epochs,
+            lr=float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+        )
+
+    @property
+    def _steps_now(self) -> bool:
+        """Whether the batch in progress is the last one of a step."""
+        return (self._batch + 1) % self.phase.accumulate == 0 or self._batch + 1 == self.num_batches
+
     # -- training
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self.phase, self.method.param_groups(self.net, self.phase))
-        steps = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.phase.epochs))
-        rate = LambdaLR(optimizer, lambda step: lr_factor(self.phase, step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        groups = self.method.optimizers(self.net, self.phase)
+        assert len(groups) == 1 or not self.automatic_optimization, "several optimisers need an update of the method"
+        self._names = list(groups)
+        built = [build_optimizer(self.phase, own) for own in groups.values()]
+        batches = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.phase.epochs))
+        # Lightning counts batches where optimisation is manual, and steps where it accumulates itself
+        steps = batches if self.automatic_optimization else -(-batches // self.phase.accumulate)
+        rates = [build_rate(self.phase, optimizer, steps) for optimizer in built]
+        return built, [{"scheduler": rate, "interval": "step"} for rate in rates]  # type: ignore[return-value]
 
     def setup(self, stage: str) -> None:
         # here and not in on_fit_start: by then DDP has overwritten the weights of all ranks with those of the first
@@ -71,44 +127,80 @@ class Lit(pl.LightningModule):
         # a second source of randomness (dropout, sampled gates) must not depend on how often the run was resumed
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
         self.task.reset()
-        self.method.start_epoch(self.net, self.current_epoch)
+        self._batch = 0
+        self.method.start_epoch(self.net, self.clock())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self._batch = batch_idx
+        if not self.automatic_optimization:
+            batches = batch if self.streams else {NET: batch}
+            self._log(self.method.update(self.net, batches, self.task, self._minimise, self.clock()), batches[NET])
+            return None
         terms = self.method.losses(self.net, batch, self.task)
+        loss = self._total(terms)
+        self._log(terms, batch)
+        return loss
+
+    def _minimise(self, terms: Mapping[str, Tensor], optimizer: str = NET) -> None:
+        """See :class:`prunebench.core.method.Minimise`."""
+        place = self._names.index(optimizer)
+        found = self.optimizers(use_pl_optimizer=True)
+        wrapped = found[place] if isinstance(found, list) else found
+        if self._batch % self.phase.accumulate == 0:
+            wrapped.zero_grad()
+        # into these parameters alone: the terms may depend on those of another optimiser
+        inputs = [p for p in parameters(self._plain(place)) if p.requires_grad]
+        self.manual_backward(self._total(terms) / self.phase.accumulate, inputs=inputs)
+        if self._steps_now:
+            wrapped.step()
+
+    def _plain(self, place: int) -> Optimizer:
+        return self.trainer.optimizers[place]
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of ``terms``.
+
+        Raises:
+            UserError: it is not finite.
+        """
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss.detach()):
             shown = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
             raise UserError(
                 f"the loss is not finite in phase {self.phase.name}, epoch {self.current_epoch}, "
-                f"step {self.global_step} ({shown}); lower schedule.phases.{self.phase.name}.lr "
+                f"step {self.clock().step} ({shown}); lower schedule.phases.{self.phase.name}.lr "
                 f"(now {self.phase.lr:g}) or set its clip_norm. The last good checkpoint stays."
             )
+        return loss
+
+    def _log(self, terms: Mapping[str, Tensor], batch: Batch) -> None:
         for name, term in terms.items():
             weight = batch[1].numel()
             self.log(f"train/{name}", term.detach(), on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
-        return loss
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm over all groups but those with ``clip=False`` (multipliers, gates)."""
-        if gradient_clip_val:
-            clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(clipped, gradient_clip_val)
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # precision has unscaled the gradients by now, whoever steps
+        self.method.before_step(self.net, self.clock())
+        clip(optimizer, self.phase.clip_norm)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.method.before_step(self.net)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.method.after_step(self.net)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        clock = self.clock()
+        if self._steps_now:
+            self.method.after_step(self.net, clock)
+            if not self.automatic_optimization:
+                for rate in self._rates():
+                    rate.step()
         if self.trainer.is_last_batch:
             # here and not in on_train_epoch_end, which runs after validation
-            self.method.end_epoch(self.net, self.current_epoch)
+            self.method.end_epoch(self.net, clock)
             for name, value in self.method.report(self.net).items():
                 self.log(f"method/{name}", float(value), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def _rates(self) -> list[LambdaLR]:
+        found = self.lr_schedulers()
+        rates = found if isinstance(found, list) else [found]
+        assert all(isinstance(rate, LambdaLR) for rate in rates)
+        return rates  # type: ignore[return-value]
 
     def on_validation_epoch_start(self) -> None:
         self.task.reset()
@@ -117,6 +209,20 @@ class Lit(pl.LightningModule):
         probabilities = self.method.predict(self.net, batch, self.task).mean(0)
         for name, value in self.task.validation(probabilities, batch).items():
             self.log(name, value, on_epoch=True, batch_size=batch[1].numel(), sync_dist=True)
+
+
+class Abreast:
+    """Batches of several streams, by name; the shortest stream ends the epoch."""
+
+    def __init__(self, streams: Mapping[str, Batches]) -> None:
+        self._streams = dict(streams)
+
+    def __len__(self) -> int:
+        return min(len(batches) for batches in self._streams.values())
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        for together in zip(*self._streams.values(), strict=False):
+            yield dict(zip(self._streams, together, strict=True))
 
 
 def _same_everywhere(state: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from prunebench.config.phase import Phase
 from prunebench.config.settings import TrainerSettings
 from prunebench.core.method import Method
 from prunebench.core.task import Task
-from prunebench.data.base import Data
+from prunebench.data.base import Batches, Data
 from prunebench.disk.artifacts import save_tensors
 from prunebench.disk.atomic import write_json
 from prunebench.training.fit import fit
@@ -33,6 +33,7 @@ def train_phase(
     phase: Phase,
     task: Task,
     data: Data,
+    streams: Mapping[str, Callable[[int], Batches]],
     seed: int,
     step_macs: int,
     settings: TrainerSettings,
@@ -53,7 +54,7 @@ def train_phase(
     start = time.perf_counter()
     resume = folder / "last.ckpt"
     log.info("phase %s: %d epochs on %d %ss", phase.name, phase.epochs, data.num_train, data.sample)
-    lit = Lit(net.train(), method, task, phase, data, seed=seed)
+    lit = Lit(net.train(), method, task, phase, data, seed=seed, streams=streams)
     loggers = build_loggers(logger, folder=run_folder, run=run_name, phase=phase.name)
     try:
         history = fit(

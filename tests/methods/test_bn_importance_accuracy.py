@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm
-from prunebench.methods.filter_pruning import ChannelPruning
+from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet_cifar import resnet56
 from prunebench.nets.checkpoints import load_foreign
 from tests.methods.stub import StubJob
@@ -52,7 +52,7 @@ def accuracy(net: nn.Module, test_set: tuple[Tensor, Tensor], count: int = 2000)
 
 def one_shot(net: nn.Module, criterion: Criterion, prune_ratio: float, **options: Any) -> nn.Module:
     job = StubJob(net)
-    method = ChannelPruning(criterion=criterion, prune_ratio=prune_ratio, layers="interior", **options)
+    method = FilterPruning(criterion=criterion, prune_ratio=prune_ratio, layers="interior", **options)
     return method.prune(net, job).eval()  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from prunebench import criteria
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm, GeometricMedian, Random, Subject
 from prunebench.errors import UserError
 from prunebench.measure import cost
-from prunebench.methods.filter_pruning import ChannelPruning
+from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet import resnet34, resnet50
 from prunebench.models.resnet_cifar import resnet20, resnet56, resnet110
 from prunebench.models.vgg_cifar import vgg16
@@ -26,7 +26,7 @@ def prune(
     net: nn.Module, criterion: Criterion, job: StubJob | None = None, **options: Any
 ) -> tuple[nn.Module, StubJob]:
     job = job or StubJob(net)
-    method = ChannelPruning(criterion=criterion, **options)
+    method = FilterPruning(criterion=criterion, **options)
     method.check(net, job)  # type: ignore[arg-type]
     return method.prune(net, job), job  # type: ignore[arg-type]
 
@@ -182,7 +182,7 @@ class TestChoice:
     def test_a_target_takes_few_counts(self, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The search bisects on counts from the plan; the net is never cut or run (bench.py has the seconds)."""
         job = StubJob(resnet56())
-        method = ChannelPruning(criterion=L1, target_macs=0.5, scope=scope)
+        method = FilterPruning(criterion=L1, target_macs=0.5, scope=scope)
         scores = {
             name: torch.rand(layer.out_channels) for name, layer in job.graph.layers.items() if layer.kind == "conv"
         }
@@ -318,16 +318,16 @@ class TestChoice:
 def test_mistakes_are_refused_before_training(options: dict[str, Any], message: str) -> None:
     net = resnet20(width=8)
     with pytest.raises(UserError, match=message):
-        ChannelPruning(criterion=L2, **options).check(net, StubJob(net))  # type: ignore[arg-type]
+        FilterPruning(criterion=L2, **options).check(net, StubJob(net))  # type: ignore[arg-type]
 
 
 def test_more_mistakes() -> None:
     net = resnet20(width=8)
     with pytest.raises(UserError, match=r"greedy .* needs method\.coupling=free"):
-        ChannelPruning(criterion=FilterNorm(order=1, strategy="greedy"), prune_ratio=0.5, coupling="aligned")
-    method = ChannelPruning(criterion=L2, prune_ratio=0.5, compensate_mean=True)
+        FilterPruning(criterion=FilterNorm(order=1, strategy="greedy"), prune_ratio=0.5, coupling="aligned")
+    method = FilterPruning(criterion=L2, prune_ratio=0.5, compensate_mean=True)
     with pytest.raises(UserError, match="with schedule=simultaneous set it to false"):
         method.check(net, StubJob(net, schedule="simultaneous"))  # type: ignore[arg-type]
-    soft = ChannelPruning(criterion=L2, prune_ratio=0.5, schedules=["simultaneous", "scratch"])
+    soft = FilterPruning(criterion=L2, prune_ratio=0.5, schedules=["simultaneous", "scratch"])
     with pytest.raises(UserError, match="schedule=oneshot is not supported by this method; use one of: scratch, simul"):
         soft.check(net, StubJob(net, schedule="oneshot"))  # type: ignore[arg-type]

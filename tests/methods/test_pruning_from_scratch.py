@@ -17,7 +17,7 @@ from prunebench.measure import cost
 from prunebench.methods.bases.channel_gates import gates_of
 from prunebench.methods.pruning_from_scratch import PruningFromScratch
 from prunebench.models import resnet_cifar, vgg_cifar
-from prunebench.nets.dense_net import Blueprint
+from prunebench.nets.dense_net import DenseNet
 from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
@@ -36,9 +36,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 
 
 @functools.cache  # tracing takes a second
-def blueprint(build: Any, **settings: Any) -> Blueprint:
+def described(build: Any, **settings: Any) -> DenseNet:
     target = {"_target_": f"{build.__module__}.{build.__name__}", **settings}
-    return Blueprint(target, make=lambda s, _: assemble.make_net(s), example=torch.zeros(1, 3, 32, 32))
+    return DenseNet(target, make=lambda s, _: assemble.make_net(s), example=torch.zeros(1, 3, 32, 32))
 
 
 def built(outputs: Path, *overrides: str) -> tuple[Job, nn.Module, PruningFromScratch]:
@@ -76,11 +76,11 @@ class TestPublishedNets:
         ],
     )
     def test_gates_of_the_widened_net(self, build: Any, settings: dict[str, Any], num_gates: int) -> None:
-        dense = blueprint(build, **settings)
+        dense = described(build, **settings)
         method = PruningFromScratch(target_macs=0.5)
         job: Any = SimpleNamespace(dense=dense, schedule="scratch", phase=method.search)
         method.check(dense.template, job)
-        wide = blueprint(build, **settings, width=80 if build is vgg_cifar.vgg16 else 20)
+        wide = described(build, **settings, width=80 if build is vgg_cifar.vgg16 else 20)
         job.graph = wide.graph
         gated = method.attach(wide.fresh("x"), job)
         assert sum(len(gate.gate) for gate in gates_of(gated)) == num_gates == method.gates.shape[1]
@@ -105,8 +105,8 @@ class TestPublishedNets:
     def test_the_target_is_met_within_two_percent(
         self, build: Any, settings: dict[str, Any], width: int, target: float
     ) -> None:
-        dense = blueprint(build, **settings)
-        wide = blueprint(build, **settings, width=width)
+        dense = described(build, **settings)
+        wide = described(build, **settings, width=width)
         method = PruningFromScratch(target_macs=target)
         job: Any = SimpleNamespace(dense=dense, base=wide, graph=wide.graph, history=[], phase=method.search)
         method.attach(wide.fresh("x"), job)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunebench.criteria import geometric_median
 from prunebench.criteria.scorers import BatchNormStatistic, FilterNorm, GeometricMedian
-from prunebench.methods.filter_pruning import ChannelPruning
+from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.surgery.plan import Plan
 from tests.methods.stub import StubJob
@@ -17,16 +17,16 @@ from tests.methods.stub import StubJob
 NUM_STEPS = 2
 
 
-def start(net: nn.Module, **options: Any) -> tuple[ChannelPruning, StubJob]:
+def start(net: nn.Module, **options: Any) -> tuple[FilterPruning, StubJob]:
     options = {"criterion": FilterNorm(order=2), "prune_ratio": 0.4} | options
     job = StubJob(net, schedule="simultaneous")
-    method = ChannelPruning(**options)
+    method = FilterPruning(**options)
     method.check(net, job)  # type: ignore[arg-type]
     assert method.attach(net, job) is net  # type: ignore[arg-type]
     return method, job
 
 
-def train(net: nn.Module, method: ChannelPruning, *, epochs: int = 2) -> None:
+def train(net: nn.Module, method: FilterPruning, *, epochs: int = 2) -> None:
     """Two epochs as the training loop calls the hooks, with everything in SGD that could move a dead weight."""
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -68,7 +68,7 @@ class TestRecovery:
         net, images = self.block()
         job = StubJob(net, images[:1], schedule="simultaneous")
         # 1 of 16 goes; the norm layers stay, so that the gradient can pass
-        method = ChannelPruning(criterion=FilterNorm(order=2), prune_ratio=1 / 16, grad_mask=grad_mask, mask_norm=False)
+        method = FilterPruning(criterion=FilterNorm(order=2), prune_ratio=1 / 16, grad_mask=grad_mask, mask_norm=False)
         method.attach(net, job)  # type: ignore[arg-type]
         method.start_epoch(net, 0)
         (dead,) = dead_filters(net, "0")
@@ -128,7 +128,7 @@ class TestSoft:
         plain = copy.deepcopy(net)
         method, _ = start(net, prune_ratio=0.0)
         train(net, method)
-        train(plain, ChannelPruning(criterion=FilterNorm(order=2), prune_ratio=0.0))
+        train(plain, FilterPruning(criterion=FilterNorm(order=2), prune_ratio=0.0))
         assert all(torch.equal(value, plain.state_dict()[name]) for name, value in net.state_dict().items())
 
     def test_the_small_net_is_the_trained_net(self) -> None:
@@ -159,10 +159,10 @@ class TestSoft:
     def test_other_schedules_do_nothing_in_training(self) -> None:
         net = resnet20(width=8)
         plain = copy.deepcopy(net)
-        method = ChannelPruning(criterion=FilterNorm(order=2), prune_ratio=0.5)
+        method = FilterPruning(criterion=FilterNorm(order=2), prune_ratio=0.5)
         method.attach(net, StubJob(net, schedule="finetune"))  # type: ignore[arg-type]
         train(net, method)
-        train(plain, ChannelPruning(criterion=FilterNorm(order=2), prune_ratio=0.5))
+        train(plain, FilterPruning(criterion=FilterNorm(order=2), prune_ratio=0.5))
         assert all(torch.equal(value, plain.state_dict()[name]) for name, value in net.state_dict().items())
         assert not list(method.state_dict())
 

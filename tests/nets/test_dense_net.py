@@ -11,7 +11,7 @@ from torch import nn
 
 from prunebench.errors import UserError
 from prunebench.models.resnet_cifar import resnet20
-from prunebench.nets.dense_net import Blueprint
+from prunebench.nets.dense_net import DenseNet
 
 SETTINGS = {"_target_": "prunebench.models.resnet_cifar.resnet20", "name": "resnet20", "shortcut": "B"}
 
@@ -22,17 +22,17 @@ def make(settings: Mapping[str, Any], purpose: str) -> nn.Module:
 
 
 @pytest.fixture
-def dense() -> Blueprint:
-    return Blueprint(SETTINGS, make=make, example=torch.zeros(1, 3, 32, 32))
+def dense() -> DenseNet:
+    return DenseNet(SETTINGS, make=make, example=torch.zeros(1, 3, 32, 32))
 
 
-def test_a_variant_has_its_own_shapes_and_leaves_the_dense_net_alone(dense: Blueprint) -> None:
+def test_a_variant_has_its_own_shapes_and_leaves_the_dense_net_alone(dense: DenseNet) -> None:
     wide = dense.variant(width=20)
     # 3 -> w, 6 w -> w at 32x32, then 2w and 4w at half the side; 1x1 shortcuts; 10 classes
-    for blueprint, w in ((dense, 16), (wide, 20)):
+    for described, w in ((dense, 16), (wide, 20)):
         macs = 9 * 1024 * (3 * w + 6 * w**2) + 9 * 256 * (2 + 5 * 4) * w**2 + 9 * 64 * (8 + 5 * 16) * w**2
         macs += 256 * 2 * w**2 + 64 * 8 * w**2 + 40 * w
-        assert blueprint.cost.macs == macs
+        assert described.cost.macs == macs
     assert wide.graph.layers["layer3.0.conv1"].out_channels == 80
     assert dense.graph.layers["layer3.0.conv1"].out_channels == 64
     assert wide.settings == {**SETTINGS, "width": 20}
@@ -40,7 +40,7 @@ def test_a_variant_has_its_own_shapes_and_leaves_the_dense_net_alone(dense: Blue
     assert dense.variant(width=20) is wide
 
 
-def test_arguments_are_the_settings_or_the_targets_defaults(dense: Blueprint) -> None:
+def test_arguments_are_the_settings_or_the_targets_defaults(dense: DenseNet) -> None:
     assert dense.argument("width") == 16
     assert dense.argument("shortcut") == "B"
     assert dense.variant(width=20).argument("width") == 20
@@ -48,7 +48,7 @@ def test_arguments_are_the_settings_or_the_targets_defaults(dense: Blueprint) ->
         dense.argument("wide")
 
 
-def test_weights_depend_on_the_purpose(dense: Blueprint) -> None:
+def test_weights_depend_on_the_purpose(dense: DenseNet) -> None:
     one, same, other = (dense.fresh(purpose).conv1.weight for purpose in ("a", "a", "ab"))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunebench.core.method import match_layers
+from prunebench.config.phase import Phase
+from prunebench.core.context import Extracted, Run
+from prunebench.core.method import apart, match_layers, split_decay
 from prunebench.errors import UserError
 from prunebench.layers import convert
 from prunebench.layers.components import Components
 from prunebench.layers.convert import by_input, candidates, factorise, gated_layers
 from prunebench.layers.gated import Gate, Gated
 from prunebench.surgery.replace import replace
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.run.job import Job
 
 PLAIN = ("factorise", "inputs")
 TOLERANCE = 0.02
@@ -123,8 +121,8 @@ def sparsity(net: nn.Module) -> float:
     return 1 - sum(layer.num_kept_params() for layer in layers) / total if total else 0.0
 
 
-def extract(net: nn.Module, job: Job, *, target: float, merge: bool) -> nn.Module:
-    """The net without gates, and without the components that they have closed; the job is told what was found.
+def extract(net: nn.Module, run: Run, *, target: float, merge: bool) -> Extracted:
+    """The net without gates, and without the components that they have closed.
 
     Args:
         target: sparsity that was asked for.
@@ -132,14 +130,10 @@ def extract(net: nn.Module, job: Job, *, target: float, merge: bool) -> nn.Modul
     """
     layers = dict(gated_layers(net))
     if not layers:
-        return net
+        return Extracted(net=net)
     compact = replace(net, lambda _, module: module.extract(merge=merge) if isinstance(module, Gated) else None)
-    job.not_pruned = [
-        {"layer": name, "reason": "all its gates are open"}
-        for name, layer in layers.items()
-        if layer.num_kept_params() == layer.num_params
-    ]
-    job.achieved = {
+    whole = [name for name, layer in layers.items() if layer.num_kept_params() == layer.num_params]
+    achieved = {
         "target": target,
         "reached": sparsity(net),
         "tolerance": TOLERANCE,
@@ -149,9 +143,13 @@ def extract(net: nn.Module, job: Job, *, target: float, merge: bool) -> nn.Modul
         "kept_components": {
             name: [int(torch.count_nonzero(layer.scales())), layer.gate.size] for name, layer in layers.items()
         },
-        "max_abs_diff": job.max_abs_diff(net, compact),
     }
-    return compact
+    return Extracted(
+        net=compact,
+        not_pruned=[{"layer": name, "reason": "all its gates are open"} for name in whole],
+        achieved=achieved,
+        max_abs_diff=run.max_abs_diff(net, compact),
+    )
 
 
 def param_groups(net: nn.Module, phase: Phase, *, gate_lr: float | None) -> list[dict[str, Any]]:
@@ -161,15 +159,5 @@ def param_groups(net: nn.Module, phase: Phase, *, gate_lr: float | None) -> list
         gate_lr: peak learning rate of the gates; None = the phase's.
     """
     gates = [p for _, layer in gated_layers(net) for p in layer.gate.parameters() if p.requires_grad]
-    held = {id(p) for p in gates}
-    weights = [p for p in net.parameters() if p.requires_grad and id(p) not in held]
-    if phase.decay_norm:
-        groups: list[dict[str, Any]] = [{"params": weights}]
-    else:
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1]},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    if gates:
-        groups.append({"params": gates, "lr": gate_lr or phase.lr, "weight_decay": 0.0, "clip": False})
-    return groups
+    everything = split_decay([p for p in net.parameters() if p.requires_grad], phase)
+    return apart(everything, gates, lr=gate_lr or phase.lr, weight_decay=0.0, clip=False)

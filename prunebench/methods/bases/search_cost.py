@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
+from prunebench.core.context import Run
 
 log = logging.getLogger("prunebench")
 
 
-def beside_pretraining(job: Job, name: str) -> dict[str, Any]:
+def beside_pretraining(run: Run, name: str) -> dict[str, Any]:
     """Compute of the finished phase ``name`` and of a pretraining of the dense net, which may not have been run.
 
     Returns:
@@ -20,10 +19,10 @@ def beside_pretraining(job: Job, name: str) -> dict[str, Any]:
         schedule's pretraining, or else of the dense net under the settings of the phase that begins with the cut;
         ``share_of_pretraining``: the quotient of the two ``train_macs``.
     """
-    own = next(record for record in job.phase_records if record["name"] == name)
-    trained = next((record for record in job.phase_records if record["settings"]["pretrain"]), None)
-    phase = next(phase for phase in job.phases if phase.pretrain or phase.prune)
-    macs = round(3 * job.dense.cost.macs * job.data.num_train * phase.epochs * (phase.epoch_share or 1))
+    own = next(record for record in run.phase_records if record["name"] == name)
+    trained = next((record for record in run.phase_records if record["settings"]["pretrain"]), None)
+    phase = next(phase for phase in run.phases if phase.pretrain or phase.prune)
+    macs = round(3 * run.dense.cost.macs * run.data.num_train * phase.epochs * (phase.epoch_share or 1))
     seconds = trained["seconds"] if trained else None
     log.info(
         "%s: %.0f s, %.3g MACs of training; a pretraining of %d epochs: %s, %.3g MACs",

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
@@ -22,9 +22,6 @@ from prunebench.errors import UserError, one_of
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.surgery.shrink import shrink
-
-if TYPE_CHECKING:
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
@@ -58,7 +55,7 @@ class SnrPruning:
             one_of(f"method.{name}", getattr(self, name), allowed)
         check_ratio(self.prune_ratio, where="method.prune_ratio")
 
-    def chosen(self, job: Job) -> list[str]:
+    def chosen(self, run: Run) -> list[str]:
         """The layers to prune; by channels only those whose outputs are read by others.
 
         Raises:
@@ -66,19 +63,19 @@ class SnrPruning:
         """
         fit = [
             name
-            for name, layer in job.graph.layers.items()
+            for name, layer in run.graph.layers.items()
             if self.unit == "weight" or (layer.kind != "depthwise" and not layer.is_output)
         ]
         return match_layers(self.layers, fit, what="method.layers")
 
-    def cut_weights(self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, job: Job) -> None:
+    def cut_weights(self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, run: Run) -> Extracted:
         """Take single weights out of ``gaussian``.
 
         Args:
-            net: gives names and shapes. ``std``: of its d weights, ``[d]``.
+            net: gives names and shapes, and is returned as it is. ``std``: of its d weights, ``[d]``.
         """
         ranked = split(net, gaussian.mean.abs() if self.score == "magnitude" else signal_to_noise(gaussian.mean, std))
-        scores = {name: ranked[f"{name}.weight"] for name in self.chosen(job)}
+        scores = {name: ranked[f"{name}.weight"] for name in self.chosen(run)}
         counts = {name: prune_floor(score.numel(), self.prune_ratio) for name, score in scores.items()}
         total = sum(score.numel() for score in scores.values())
         masks = live_weights(scores, counts if self.scope == "layer" else prune_floor(total, self.prune_ratio))
@@ -88,13 +85,16 @@ class SnrPruning:
         gaussian.prune(live)
         kept = {name: float(mask.double().mean()) for name, mask in masks.items()}
         log.info("kept weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in kept.items()))
-        job.achieved = {"weights_kept": sum(int(mask.sum()) for mask in masks.values()) / total}
         reason = "all its weights rank above the threshold"
-        job.not_pruned = [{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0]
+        return Extracted(
+            net=net,
+            not_pruned=[{"layer": name, "reason": reason} for name, share in kept.items() if share == 1.0],
+            achieved={"weights_kept": sum(int(mask.sum()) for mask in masks.values()) / total},
+        )
 
     def cut_channels(
-        self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, job: Job
-    ) -> tuple[nn.Module, IterateGaussian]:
+        self, net: nn.Module, gaussian: IterateGaussian, std: Tensor, run: Run
+    ) -> tuple[Extracted, IterateGaussian]:
         """Remove filters.
 
         Args:
@@ -105,18 +105,18 @@ class SnrPruning:
         """
         mean, spread = split(net, gaussian.mean), split(net, std)
         scores = {}
-        for name in self.chosen(job):
+        for name in self.chosen(run):
             weight = mean[f"{name}.weight"]
             noise = torch.ones_like(weight) if self.score == "magnitude" else spread[f"{name}.weight"]
             scores[name] = filter_signal_to_noise(weight, noise)
-        choice = job.choose(
-            lambda: budget.choose(scores, job.graph, prune_ratio=self.prune_ratio, coupling=self.coupling)
+        choice = run.choose(
+            lambda: budget.choose(scores, run.graph, prune_ratio=self.prune_ratio, coupling=self.coupling)
         )
         # where each weight of the small net comes from: cut a net that holds the numbers of its weights
         numbered = copy.deepcopy(net).double()
         write_vector(numbered, torch.arange(1, len(gaussian.mean) + 1))
-        index = to_vector(shrink(numbered, job.graph, choice.plan)).long() - 1
-        return job.cut(net, choice), gaussian.select(index)
+        index = to_vector(shrink(numbered, run.graph, choice.plan)).long() - 1
+        return run.cut(net, choice), gaussian.select(index)
 
 
 def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:

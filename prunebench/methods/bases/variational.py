@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
-from prunebench.core.method import Method, match_layers
+from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
+from prunebench.core.context import Extracted, Run
+from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
 from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
 from prunebench.surgery.dead import unread, without_constants
-
-if TYPE_CHECKING:
-    from prunebench.config.phase import Phase
-    from prunebench.core.task import Batch, Task
-    from prunebench.run.job import Job
 
 log = logging.getLogger("prunebench")
 EXACT = 1e-3
@@ -88,27 +88,24 @@ class VariationalMethod(Method):
 
     # -- hooks
 
-    def check(self, net: nn.Module, job: Job) -> None:
-        super().check(net, job)
-        self._choose(net, job)
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        self._choose(net, run)
         log.info("random layers: %s", ", ".join(self.names))
 
-    def attach(self, net: nn.Module, job: Job) -> nn.Module:
-        self._choose(net, job)
-        self.num_train = job.data.num_train
+    def attach(self, net: nn.Module, run: Run) -> nn.Module:
+        self._choose(net, run)
+        self.num_train = run.data.num_train
         return net if is_stochastic(net) else self.swap(net)
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         # the prior is the only pull on random weights: the decay of the phase is for the others
         layers = [module for module in net.modules() if isinstance(module, Stochastic)]
         random = [p for layer in layers for p in layer.parameters() if p.requires_grad]
-        held = {id(p) for p in random}
-        groups = super().param_groups(net, phase)
-        rest = [{**group, "params": [p for p in group["params"] if id(p) not in held]} for group in groups]
-        return [{"params": random, "weight_decay": 0.0}, *(group for group in rest if group["params"])]
+        return apart(super().param_groups(net, phase), random, weight_decay=0.0)
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        self.kl_now.fill_(kl.warmup(epoch, weight=self.kl_weight, start=self.kl_start, length=self.kl_warmup))
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self.kl_now.fill_(kl.warmup(clock.epoch, weight=self.kl_weight, start=self.kl_start, length=self.kl_warmup))
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         return {**task.losses(net, batch), "kl": self.kl_now * self.divergence(net) / self.num_train}
@@ -117,10 +114,10 @@ class VariationalMethod(Method):
     def report(self, net: nn.Module) -> Mapping[str, float]:
         return {"kl_nats": float(self.divergence(net)), "kl_weight": float(self.kl_now)}
 
-    def before_measure(self, net: nn.Module, job: Job) -> nn.Module:
+    def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         if self.num_samples is None or not is_stochastic(net):
             return net
-        return Ensemble(net, num_samples=self.num_samples, seed=job.seed)
+        return Ensemble(net, num_samples=self.num_samples, seed=run.seed)
 
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         if isinstance(net, Ensemble):
@@ -130,8 +127,8 @@ class VariationalMethod(Method):
     # -- helpers
 
     def cut_unread(
-        self, net: nn.Module, job: Job, *, whole: Sequence[dict[str, str]], achieved: Mapping[str, Any]
-    ) -> nn.Module:
+        self, net: nn.Module, run: Run, *, whole: Sequence[dict[str, str]], achieved: Mapping[str, Any]
+    ) -> Extracted:
         """The compact net of ``net`` with Gaussian layers: dead weights are 0, channels that do nothing are gone.
 
         Its layers are ordinary ones at the means, or with ``num_samples`` Gaussian ones, whose ``spread`` is the
@@ -143,17 +140,18 @@ class VariationalMethod(Method):
         """
         sparse = to_plain(net)
         # with drawn weights a constant channel adds noise to its readers, so it has to stay
-        settled = sparse if self.num_samples else without_constants(sparse, job.graph, job.example)
-        compact = job.cut(settled, Choice(unread(settled, job.graph), list(whole), {}))
-        job.achieved |= achieved
-        difference = job.max_abs_diff(sparse, compact)
+        settled = sparse if self.num_samples else without_constants(sparse, run.graph, run.example)
+        found = run.cut(settled, Choice(unread(settled, run.graph), list(whole), {}))
+        difference = run.max_abs_diff(sparse, found.net)
         assert difference <= EXACT, f"the compact net differs from the sparse one by {difference}"
+        found = replace(found, achieved={**found.achieved, **achieved})
         if not self.num_samples:
-            return compact
-        return with_spread(compact, net, job.graph, job.plan)
+            return found
+        assert found.plan is not None
+        return replace(found, net=with_spread(found.net, net, run.graph, found.plan))
 
-    def _choose(self, net: nn.Module, job: Job) -> None:
-        known = [name for name in job.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
+    def _choose(self, net: nn.Module, run: Run) -> None:
+        known = [name for name in run.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
         self.names = match_layers(self.layers, known, what="method.layers")
 
 

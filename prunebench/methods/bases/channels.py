@@ -1,0 +1,185 @@
+"""Choosing channels: which layers give some, how many, and the cut. What every structured method has in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench import budget
+from prunebench.budget import Choice, Count
+from prunebench.core.context import Extracted, Run
+from prunebench.core.method import Method, match_layers
+from prunebench.errors import UserError, nearest
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+log = logging.getLogger("prunebench")
+SELECTIONS = ("all", "interior")
+PROJECTIONS = ("*downsample*", "*shortcut*")  # 1x1 convolutions on shortcuts, which no paper here prunes on their own
+
+
+class ChannelMethod(Method):
+    """Score the channels of each layer and remove the lowest at each cut. A method of this kind gives ``scores``.
+
+    Args:
+        prune_ratio: share of the channels of each layer that goes, or a table name or glob -> share; a target or
+            ``like`` replaces it.
+        target_macs: share of the dense net's MACs that stays; null = ``prune_ratio`` decides.
+        target_params: the same for parameters.
+        like: folder of a run: each layer loses as many channels as there (for random controls).
+        layers: "all" convolutions (in a net without any: all hidden linear layers), "interior" (those of them whose
+            output meets no addition), or names and globs.
+        skip: names and globs of layers that stay whole; null = projection shortcuts with ``coupling=free``, none
+            with ``aligned``.
+        scope, coupling, count, normalise, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
+        schedules: the schedules that make sense for this configuration; null = all.
+
+    Raises:
+        UserError: an option outside its values.
+    """
+
+    def __init__(
+        self,
+        *,
+        prune_ratio: float | Mapping[str, float] | None = None,
+        target_macs: float | None = None,
+        target_params: float | None = None,
+        like: str | None = None,
+        layers: str | Sequence[str] = "all",
+        skip: Sequence[str] | None = None,
+        scope: str = "layer",
+        coupling: str = "free",
+        count: str | Count = "prune_floor",
+        normalise: str = "none",
+        min_channels: int = 1,
+        protect: float = 0.0,
+        round_to: int = 1,
+        schedules: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if schedules is not None:
+            self.schedules = frozenset(schedules)
+        if isinstance(layers, str) and layers not in SELECTIONS:
+            hint = nearest(layers, SELECTIONS)
+            raise UserError(f"method.layers must be {' or '.join(SELECTIONS)} or a list, got {layers!r}{hint}")
+        if like is not None and (target_macs is not None or target_params is not None):
+            raise UserError(
+                "method.like takes the counts of another run; set method.target_macs and method.target_params to null"
+            )
+        self.prune_ratio = prune_ratio
+        self.targets = {"target_macs": target_macs, "target_params": target_params}
+        self.like = like
+        self.layers = layers
+        self.skip = skip
+        self.options: dict[str, Any] = {
+            "scope": scope,
+            "coupling": coupling,
+            "count": count,
+            "normalise": normalise,
+            "min_channels": min_channels,
+            "protect": protect,
+            "round_to": round_to,
+        }
+
+    # -- what a method adds
+
+    def scores(self, net: nn.Module, run: Run) -> Mapping[str, Tensor]:
+        """Layer -> a score for each of its channels, ``[out]``; low scores go first.
+
+        Args:
+            net: with the dense net's shapes; channels of earlier cuts are 0.
+        """
+        raise NotImplementedError
+
+    def refuses(self, name: str, graph: ChannelGraph) -> str | None:
+        """Why a layer has no score; None if it has one."""
+        return None
+
+    # -- hooks
+
+    def check(self, net: nn.Module, run: Run) -> None:
+        super().check(net, run)
+        graph = run.graph
+        if self.like is not None:
+            graph.check(_plan_of(self.like))
+        # all options, patterns and targets are tried on made-up scores: nothing that is checked depends on the ranking
+        scores = {name: torch.arange(graph.layers[name].out_channels) for name in self.scored(graph)[0]}
+        keep = self.choose(scores, graph).plan.keep
+        counts = [f"{name} {len(kept)}/{graph.layers[name].out_channels}" for name, kept in keep.items()]
+        told = list(scores) if self.options["scope"] == "global" else counts  # a threshold decides the numbers later
+        log.info("layers to prune: %s", ", ".join(told) or "none")
+
+    def prune(self, net: nn.Module, run: Run) -> Extracted:
+        return run.cut(net, run.choose(lambda: self.rank(net, run)))
+
+    # -- helpers
+
+    def rank(self, net: nn.Module, run: Run) -> Choice:
+        """Score the layers of ``net`` and choose, for the cut in progress."""
+        return self.choose(self.scores(net, run), run.graph, fraction=run.fraction, within=run.plan)
+
+    def scored(self, graph: ChannelGraph) -> tuple[list[str], list[dict[str, str]]]:
+        """The layers to prune that have scores, and the others with the reason.
+
+        Raises:
+            UserError: none has.
+        """
+        skipped = self._skipped(graph)
+        reasons = {name: self.refuses(name, graph) for name in self._selected(graph) if name not in skipped}
+        if reasons and all(reasons.values()):
+            name, reason = next(iter(reasons.items()))
+            raise UserError(f"the criterion can score none of the layers to prune, for example {name}: {reason}")
+        refused = [{"layer": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
+        return [name for name, reason in reasons.items() if reason is None], refused
+
+    def choose(
+        self, scores: Mapping[str, Tensor], graph: ChannelGraph, *, fraction: float = 1.0, within: Plan | None = None
+    ) -> Choice:
+        """The plan of the channels that stay, by the method's options.
+
+        Args:
+            fraction, within: see :func:`prunebench.budget.choose`.
+        """
+        amounts: dict[str, Any] = {**self.targets, "prune_ratio": self.prune_ratio}
+        if self.like is not None:
+            kept = _plan_of(self.like).keep
+            amounts["prune_ratio"] = {name: 1 - len(kept[name]) / graph.layers[name].out_channels for name in scores}
+        elif any(target is not None for target in self.targets.values()):
+            amounts["prune_ratio"] = None
+        fixed = self._skipped(graph)
+        choice = budget.choose(scores, graph, **amounts, fixed=fixed, fraction=fraction, within=within, **self.options)
+        return replace(choice, not_pruned=choice.not_pruned + self.scored(graph)[1])
+
+    def _selected(self, graph: ChannelGraph) -> list[str]:
+        if self.like is not None:
+            return [name for name in graph.layers if name in _plan_of(self.like).keep]
+        if not isinstance(self.layers, str):
+            return match_layers(self.layers, graph.layers, what="method.layers")
+        hidden = {name: layer for name, layer in graph.layers.items() if not layer.is_output}
+        convs = {name: layer for name, layer in hidden.items() if layer.kind in ("conv", "grouped")}
+        chosen = convs or {name: layer for name, layer in hidden.items() if layer.kind == "linear"}
+        return [name for name, layer in chosen.items() if self.layers == "all" or not layer.meets_addition]
+
+    def _skipped(self, graph: ChannelGraph) -> list[str]:
+        if self.skip is not None:
+            return match_layers(self.skip, graph.layers, what="method.skip")
+        if self.options["coupling"] == "aligned":
+            return []
+        return [name for name in graph.layers if any(fnmatchcase(name, pattern) for pattern in PROJECTIONS)]
+
+
+@cache
+def _plan_of(folder: str) -> Plan:
+    """The plan of the net that a run has saved."""
+    path = Path(folder).expanduser() / "model" / "plan.json"
+    if not path.exists():
+        raise UserError(f"method.like={folder} is no folder of a finished run: it has no model/plan.json")
+    return Plan.from_json(path.read_text(encoding="utf-8"))
