@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from prunebench.config.phase import Phase
 from prunebench.config.settings import TrainerSettings
+from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from prunebench.core.task import Classification
 from prunebench.data.cifar import CIFAR10
 from prunebench.data.memory import Raw
 from prunebench.errors import UserError
 from prunebench.models.resnet_cifar import resnet20
+from prunebench.nets.dense_net import DenseNet
 from prunebench.run.job import Job
 
 BATCH = 128
@@ -74,9 +76,9 @@ class Beside(Method):
         self.others: list[float] = []
         self.started = 0.0
 
-    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
         start = time.perf_counter()
-        if epoch:
+        if clock.epoch:
             self.ours.append(start - self.started)
         self.other()
         self.started = time.perf_counter()
@@ -102,9 +104,10 @@ def measure(other: Callable[[], None], data: Part, *, rounds: int) -> tuple[list
     phase = Phase(name="bench", epochs=rounds + 2, lr=0.1, active=True)
     method = Beside(other)
     with tempfile.TemporaryDirectory() as folder:
+        dense = DenseNet({}, make=lambda *_: resnet20(), example=torch.zeros(1, 3, 32, 32))
         job = Job(
-            build=lambda _: resnet20(),
-            model={},
+            dense=dense,
+            method=method,
             data=data,
             task=Classification(num_classes=10),
             schedule="scratch",
@@ -114,7 +117,7 @@ def measure(other: Callable[[], None], data: Part, *, rounds: int) -> tuple[list
             settings=settings,
             dense_folder=lambda _: Path(folder) / "dense",
         )
-        job.fit(job.fresh_dense("init"), phase, method)
+        job.fit(dense.fresh("init"), phase)
     return method.ours[1:], method.others[1:-1]
 
 

@@ -31,8 +31,8 @@ class DenseNet:
     def __init__(self, settings: Mapping[str, Any], *, make: Make, example: Tensor, samples: int = 1) -> None:
         self.settings = dict(settings)
         self._make = make
-        self._example = example
-        self._samples = samples
+        self.example = example
+        self.samples = samples
         self._variants: dict[str, DenseNet] = {}
 
     def fresh(self, purpose: str) -> nn.Module:
@@ -47,12 +47,12 @@ class DenseNet:
     @cached_property
     def graph(self) -> ChannelGraph:
         """Its channels."""
-        return ChannelGraph.trace(self.template, self._example)
+        return ChannelGraph.trace(self.template, self.example)
 
     @cached_property
     def cost(self) -> cost.Cost:
         """Of the whole net."""
-        return cost.count(self.template, self._example, samples=self._samples)
+        return cost.count(self.template, self.example, samples=self.samples)
 
     def argument(self, name: str) -> Any:
         """The value of an argument: the setting, or the target's default.
@@ -75,5 +75,5 @@ class DenseNet:
         key = repr(sorted(arguments.items()))
         if key not in self._variants:
             settings = {**self.settings, **arguments}
-            self._variants[key] = DenseNet(settings, make=self._make, example=self._example, samples=self._samples)
+            self._variants[key] = DenseNet(settings, make=self._make, example=self.example, samples=self.samples)
         return self._variants[key]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
 
 from prunebench.config.identity import NOT_ARGUMENTS
 from prunebench.config.phase import build_phases
+from prunebench.core.task import task_of
 from prunebench.data.base import Data
-from prunebench.measure.cost import Cost
 from prunebench.nets.dense_net import DenseNet
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
-from prunebench.surgery.graph import ChannelGraph
+from prunebench.run.bare import BareRun
 from prunebench.surgery.plan import Plan
 
 RANDOM = {"_target_": "prunebench.criteria.scorers.Random"}
@@ -54,51 +52,31 @@ def verify(row: Row) -> Verified:
     dense = _dense_net(json.dumps(config["model"]), data)
     method = make("method", config["method"], drop=NOT_ARGUMENTS)
     phases = build_phases(config["schedule"]["phases"])
-    job = _Job(dense=dense, data=data, schedule=config["schedule"]["name"], phases=phases)
-    method.check(dense.template, job)
+    run = BareRun(
+        dense=dense,
+        data=data,
+        task=task_of(data),
+        schedule=config["schedule"]["name"],
+        phases=phases,
+        phase=next((phase for phase in reversed(phases) if phase.prune), phases[-1]),
+        carry_out=False,  # the sizes follow from the plan, and comparing ResNet-101s takes a minute
+    )
+    method.check(dense.template, run)
     if "criterion" in config["method"]:
         # how many channels go does not depend on which, and distances between the filters of a ResNet-101 take minutes
         method = make("method", {**config["method"], "criterion": RANDOM}, drop=NOT_ARGUMENTS)
-    cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
+    cuts = any(phase.prune for phase in run.phases) or run.schedule == "simultaneous"
     sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
     if cuts and method.sizes_given and row.reported.keys() & sizes:
-        method.prune(dense.template, job)
+        run.note(method.prune(dense.template, run))
     if data.task == "classification":
-        rates = nominal_rates(config["method"].get("prune_ratio"), dense.graph, job.plan)
-        counts = compare_counts(row, dense.graph, job.plan, rates)
+        rates = nominal_rates(config["method"].get("prune_ratio"), dense.graph, run.plan)
+        counts = compare_counts(row, dense.graph, run.plan, rates)
     else:
         counts = compare_params(row, dense.cost.params)
     if not method.sizes_given:
         counts = [count for count in counts if count.what.startswith("dense_")]
-    return Verified(config, job.plan, counts)
-
-
-class _Job(SimpleNamespace):
-    """What a method asks of a job before and at a cut; the cut is only noted."""
-
-    seed = 0
-    fraction = 1.0
-    phase = None
-    plan = Plan()
-
-    @property
-    def example(self) -> torch.Tensor:
-        return self.data.example()  # type: ignore[no-any-return]
-
-    @property
-    def graph(self) -> ChannelGraph:
-        return self.dense.graph  # type: ignore[no-any-return]
-
-    @property
-    def dense_cost(self) -> Cost:
-        return self.dense.cost  # type: ignore[no-any-return]
-
-    def choose(self, make: Callable[[], Any]) -> Any:
-        return make()
-
-    def cut(self, net: nn.Module, choice: Any) -> nn.Module:
-        self.plan = choice.plan
-        return net
+    return Verified(config, run.plan, counts)
 
 
 def _dense_net(settings: str, data: Data) -> DenseNet:

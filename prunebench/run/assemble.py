@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +14,12 @@ from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
 from prunebench.core.method import Method
 from prunebench.core.task import task_of
+from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
+from prunebench.nets.dense_net import DenseNet
+from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
-
-if TYPE_CHECKING:
-    from prunebench.data.loaders import ImageData
 
 
 def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method, dict[str, Any] | None]:
@@ -30,15 +30,21 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     data = make("dataset", config["dataset"], drop=("epochs",))
     data.use_channels_last(settings.channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    seed = config["seed"]
+
+    def fresh(settings: Mapping[str, Any], purpose: str) -> nn.Module:
+        seed_from(seed, purpose)
+        return make_net(settings)
+
+    dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
     job = Job(
-        build=make_net,
-        model=config["model"],
+        dense=dense,
         method=method,
         data=data,
         task=task_of(data),
         schedule=config["schedule"]["name"],
         phases=phases,
-        seed=config["seed"],
+        seed=seed,
         folder=folder,
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
@@ -46,7 +52,7 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
-    net = job.fresh_dense("init")
+    net = dense.fresh("init")
     pretrained = config["model"].get("pretrained")
     if not pretrained:
         return job, net, method, None

@@ -1,4 +1,4 @@
-"""A run in progress: what a method may ask for (:class:`prunebench.core.context.Run`), and what makes it resumable.
+"""A run in progress: what it trains, cuts and measures, and what makes it resumable.
 
 Each finished step (a phase, a choice of channels, a measurement) is stored in the run's folder. Running again walks
 the same way and skips what is stored, so that an interrupted run ends with the numbers of an uninterrupted one.
@@ -11,64 +11,47 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget import Choice
 from prunebench.config.phase import Phase
 from prunebench.config.settings import TrainerSettings
-from prunebench.core.clock import Clock
-from prunebench.core.context import Extracted, Point
+from prunebench.core.context import Point
 from prunebench.core.method import Method
-from prunebench.core.task import Batch, Task
-from prunebench.data.base import Batches, Data
+from prunebench.data.base import Data
 from prunebench.disk import artifacts
 from prunebench.disk.atomic import read_json
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.nets import package
-from prunebench.nets.dense_net import DenseNet
 from prunebench.run import measurement
-from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.plan import Plan
-from prunebench.surgery.shrink import shrink
-from prunebench.surgery.zero import restore, zero
+from prunebench.run.bare import BareRun
+from prunebench.surgery.zero import restore
 
 log = logging.getLogger("prunebench")
 T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class Job:
+class Job(BareRun):
     """One run.
 
     Attributes:
-        build: makes a net with random weights from settings of the config group ``model``.
-        model: the settings of the dense net.
-        method: what acts on it.
+        method: what acts on the net.
         folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
         pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
             method acts in one, it starts from those weights).
         ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
-        plan: what is cut so far, in channels of ``base``.
-        phase: the phase in progress.
-        not_pruned, achieved: what the last cut and the extraction have found.
         metrics: stage -> what was measured.
+        trained: some phase has been.
     """
 
-    build: Callable[[Mapping[str, Any]], nn.Module]
-    model: Mapping[str, Any]
     method: Method
-    data: Data
-    task: Task
-    schedule: str
-    phases: tuple[Phase, ...]
-    seed: int
     folder: Path
     settings: TrainerSettings
     dense_folder: Callable[[Phase], Path]
@@ -76,117 +59,27 @@ class Job:
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
     pretrained: bool = False
     ood: Data | None = None
-    plan: Plan = field(default_factory=lambda: Plan({}))
-    phase: Phase | None = None
-    not_pruned: list[Mapping[str, str]] = field(default_factory=list)
-    achieved: dict[str, Any] = field(default_factory=dict)
-    max_abs_diff_of_cut: float | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    phase_records: list[dict[str, Any]] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
     trained: bool = False
     warnings: list[str] = field(default_factory=list)
     _best_weights: Path | None = None
     _best_has_method: bool = False
     _watched: bool = False
-    _adopted: DenseNet | None = None
     _dense_weights: dict[str, Tensor] | None = None
 
-    # -- facts
-
-    @cached_property
-    def example(self) -> Tensor:
-        """One input: an image ``[1, channels, height, width]`` or a window of symbols ``[1, time]``."""
-        return self.data.example()
-
-    @cached_property
-    def dense(self) -> DenseNet:
-        """The net that sizes, speed and accuracies are compared with."""
-        samples = self.data.samples_per_example
-        return DenseNet(self.model, make=self._make, example=self.example, samples=samples)
-
-    @property
-    def base(self) -> DenseNet:
-        """The net whose channels plans count: the dense net, or the variant of it that a method prunes."""
-        return self._adopted or self.dense
-
-    @property
-    def template(self) -> nn.Module:
-        """An untrained net of ``base``, for shapes and counts."""
-        return self.base.template
-
-    @property
-    def graph(self) -> ChannelGraph:
-        """Channel graph of ``base``."""
-        return self.base.graph
+    # -- facts and nets
 
     @property
     def device(self) -> torch.device:
-        """Where nets are evaluated and timed."""
+        """The first of those that train."""
         return self.settings.device
 
-    @property
-    def fraction(self) -> float:
-        """Share of the target that the cut in progress must reach; below 1 only in the iterative schedule."""
-        return self.phase.fraction if self.phase else 1.0
-
-    def count(self, net: nn.Module) -> cost.Cost:
-        """Cost of ``net`` for one sample: an image, or a symbol within a window."""
-        return cost.count(net, self.example, samples=self.data.samples_per_example)
-
-    def steps_per_epoch(self, phase: Phase) -> int:
-        """Optimiser steps in one epoch of ``phase``."""
-        devices = self.settings.devices
-        epochs = [self.data.train(epoch=0, seed=self.seed, batch_size=phase.batch_size, world_size=devices)]
+    def num_batches(self, phase: Phase) -> int:
+        """Batches of one epoch of ``phase`` on each device; the shortest of several streams ends it."""
         if phase.active and (streams := self.method.streams(self)):
-            epochs = [batches(0) for batches in streams.values()]
-        num_batches = max(1, int(min(len(batches) for batches in epochs) * (phase.epoch_share or 1)))
-        return -(-num_batches // phase.accumulate)
-
-    def clock(self) -> Clock:
-        """The first step of the phase in progress."""
-        assert self.phase is not None
-        steps = self.steps_per_epoch(self.phase)
-        return Clock.first(num_epochs=self.phase.epochs, steps_per_epoch=steps, lr=self.phase.lr)
-
-    # -- nets
-
-    def fresh_dense(self, purpose: str) -> nn.Module:
-        """A dense net with new random weights: a function of (seed, purpose)."""
-        return self.dense.fresh(purpose)
-
-    def _make(self, settings: Mapping[str, Any], purpose: str) -> nn.Module:
-        self.seed_all(purpose)
-        return self.build(settings)
-
-    def seed_all(self, purpose: str) -> None:
-        """Seed torch's global generator from (seed, purpose)."""
-        torch.manual_seed(self.seed * 1_000_003 + int.from_bytes(purpose.encode()[-6:], "big"))
-
-    def fresh(self, net: nn.Module) -> nn.Module:
-        """``net`` with new random weights, drawn as the dense net draws them but for the small layers' own shapes.
-
-        A net with its own rule offers it as ``initialise(net)``; any other net's layers have PyTorch's
-        ``reset_parameters``.
-        """
-        net = copy.deepcopy(net)
-        self.seed_all(f"fresh-{self.phase.name if self.phase else ''}")
-        for module in net.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        own = getattr(self.template, "initialise", None)
-        if callable(own):
-            own(net)
-        return net
-
-    def adopt(self, variant: DenseNet) -> nn.Module:
-        """Prune ``variant`` (a wider net, say) from now on; returns it with new random weights.
-
-        Everything that the result states relatively stays relative to the dense net.
-        """
-        self._adopted, self.plan = variant, Plan({})
-        return variant.fresh("variant")
+            return min(len(batches(0)) for batches in streams.values())
+        devices = self.settings.devices
+        return len(self.data.train(epoch=0, seed=self.seed, batch_size=phase.batch_size, world_size=devices))
 
     def teacher(self, source: str = "dense") -> nn.Module:
         """A trained net, frozen: this run's dense net, or the saved net in another run's folder."""
@@ -198,29 +91,19 @@ class Job:
                 "phase; use a schedule that pretrains, model.pretrained, or the folder of a finished run"
             )
         else:
-            net = self.fresh_dense("teacher")
+            net = self.dense.fresh("teacher")
             net.load_state_dict(self._dense_weights)
         return self.arrange(net).eval().requires_grad_(False)
 
-    def max_abs_diff(self, one: nn.Module, other: nn.Module) -> float:
-        """Largest absolute difference of the two nets' outputs on the first test batch, eval mode, float32."""
-        return measurement.difference(one, other, self)[0]
+    def probe(self) -> Tensor:
+        """The first test batch, at most 256 inputs of it."""
+        return next(iter(self.data.test()))[0][:256].cpu()
 
     def arrange(self, net: nn.Module) -> nn.Module:
         """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""
         if self.settings.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
-
-    # -- data
-
-    def samples(self, purpose: str, number: int) -> Batches:
-        """Training samples without augmentation; which ones follows from (seed, purpose)."""
-        return self.data.train_eval(number, draw=f"{purpose}/{self.seed}")
-
-    def loss(self, net: nn.Module, batch: Batch) -> Tensor:
-        """What training minimises on a batch without any method, a scalar with gradients."""
-        return torch.stack(list(self.task.losses(net, batch).values())).sum()
 
     # -- stored values
 
@@ -231,12 +114,6 @@ class Job:
     def once_tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors ``name`` of this run: made and stored the first time, read afterwards."""
         return artifacts.once_tensors(self.folder / "stored" / f"{name}.safetensors", make)
-
-    def choose(self, make: Callable[[], Choice]) -> Choice:
-        """The choice of channels of the phase in progress: made once, repeated when the run is resumed."""
-        assert self.phase is not None
-        stored = self.once(f"choice-{self.phase.name}", lambda: _choice_to_plain(make()))
-        return Choice(plan=Plan.from_json(stored["plan"]), not_pruned=stored["not_pruned"], achieved=stored["achieved"])
 
     # -- steps
 
@@ -260,55 +137,17 @@ class Job:
         self.phase = phase
         if self.plan.keep or self.plan.inputs:
             net = restore(self.template, self.graph, self.plan, net)
-        found = self.method.prune(net, self)
         self.achieved = {}
-        self._note(found)
+        net = self.note(self.method.prune(net, self))
         self._best_weights = None  # the best epoch is one of the pruned net's
         last = phase is [p for p in self.phases if p.prune][-1]
         if measured and last and (self.trained or self.pretrained):
-            self.measure("pruned", found.net)
-        return found.net
-
-    def cut(self, net: nn.Module, choice: Choice) -> Extracted:
-        """Remove the channels of ``choice`` from ``net`` (dense shapes).
-
-        The zeroed and the shrunk net are compared on real inputs; a difference beyond float noise is our defect.
-        """
-        zeroed = zero(net, self.graph, choice.plan)
-        compact = shrink(net, self.graph, choice.plan)
-        difference, scale = measurement.difference(zeroed, compact, self)
-        assert difference <= 1e-4 * max(1.0, scale), f"shrunk net differs from zeroed net by {difference}"
-        kept = [
-            f"{layer} {len(keep)}/{self.graph.layers[layer].out_channels}" for layer, keep in choice.plan.keep.items()
-        ]
-        kept += [
-            f"{layer} reads {len(read)}/{self.graph.layers[layer].in_channels}"
-            for layer, read in choice.plan.inputs.items()
-        ]
-        log.info("kept channels: %s", ", ".join(kept) if kept else "all")
-        return Extracted(
-            net=compact,
-            plan=choice.plan,
-            not_pruned=choice.not_pruned,
-            achieved=choice.achieved,
-            max_abs_diff=difference,
-        )
+            self.measure("pruned", net)
+        return net
 
     def extract(self, net: nn.Module) -> nn.Module:
         """The compact net that is measured and saved; what the method has found is noted."""
-        found = self.method.extract(net, self)
-        self._note(found)
-        return found.net
-
-    def _note(self, found: Extracted) -> None:
-        """Keep what a cut or the extraction has found."""
-        if found.plan is not None:
-            self.plan = found.plan
-        if found.not_pruned is not None:
-            self.not_pruned = list(found.not_pruned)
-        if found.max_abs_diff is not None:
-            self.max_abs_diff_of_cut = found.max_abs_diff
-        self.achieved |= found.achieved
+        return self.note(self.method.extract(net, self))
 
     def fit(self, net: nn.Module, phase: Phase) -> nn.Module:
         """Train ``net`` through ``phase``, or load the outcome if the phase is finished.
@@ -370,7 +209,7 @@ class Job:
                 f"{self.data.name} has no validation split, and something is to be decided on one; "
                 "set dataset.validation to a number of samples"
             )
-        return measurement.on_validation_split(self.arrange(net), self)
+        return measurement.on_validation_split(self.arrange(net), self.method, self)
 
     def measure(self, stage: str, net: nn.Module) -> dict[str, Any]:
         """Metrics of ``net`` on the test set, stored as ``stage``.
@@ -384,7 +223,7 @@ class Job:
         """Metrics of ``net`` as ``method`` predicts with it."""
 
         def evaluate_now() -> dict[str, Any]:
-            metrics, found = measurement.on_test_set(self.arrange(net), method, self)
+            metrics, found = measurement.on_test_set(self.arrange(net), method, self, ood=self.ood)
             if found is not None:
                 artifacts.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
             return {"split": "test", **metrics}
@@ -425,7 +264,7 @@ class Job:
         return found
 
     def _measure_point(self, point: Point) -> dict[str, Any]:
-        metrics, _ = measurement.on_test_set(self.arrange(point.net), self.method, self)
+        metrics, _ = measurement.on_test_set(self.arrange(point.net), self.method, self, ood=self.ood)
         counted = self.count(point.net).to_dict()
         return {
             "name": point.name,
@@ -448,11 +287,3 @@ class Job:
     def predictions(self, stage: str) -> Path:
         """Where the predictions of a measured stage are, if its task keeps them."""
         return self.folder / "stored" / f"predictions-{stage}.npz"
-
-
-def _choice_to_plain(choice: Choice) -> dict[str, Any]:
-    return {
-        "plan": choice.plan.to_json(),
-        "not_pruned": list(choice.not_pruned),
-        "achieved": dict(choice.achieved),
-    }

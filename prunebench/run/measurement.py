@@ -1,48 +1,49 @@
-"""One measurement of a run: what a net predicts on the test set, and how far two nets are apart."""
+"""One measurement of a run: what a net predicts on the test set, or on the validation split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from prunebench.core.context import Run
 from prunebench.core.method import Method
+from prunebench.core.task import Batch
+from prunebench.data.base import Data
 from prunebench.measure import evaluate, uncertainty
 
-if TYPE_CHECKING:
-    from prunebench.core.task import Batch
-    from prunebench.run.job import Job
 
-
-def on_test_set(net: nn.Module, method: Method, job: Job) -> tuple[dict[str, Any], evaluate.Evaluation | None]:
+def on_test_set(
+    net: nn.Module, method: Method, run: Run, *, ood: Data | None = None
+) -> tuple[dict[str, Any], evaluate.Evaluation | None]:
     """Metrics of ``net`` under ``method``, and its predictions if the task keeps them.
 
-    With foreign pictures (``job.ood``) the metrics say how well the predictions tell them from the test set's.
+    With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's.
     """
-    net.to(job.device)
-    job.data.to(job.device)
-    measured = method.before_measure(net.eval(), job).eval()
+    net.to(run.device)
+    run.data.to(run.device)
+    measured = method.before_measure(net.eval(), run).eval()
 
     def predict(batch: Batch) -> Tensor:
-        return method.predict(measured, batch, job.task)
+        return method.predict(measured, batch, run.task)
 
-    metrics, found = job.task.evaluate(predict, job.data.test())
-    if further := method.metrics(measured, job):
+    metrics, found = run.task.evaluate(predict, run.data.test())
+    if further := method.metrics(measured, run):
         metrics["method"] = dict(further)
-    if found is not None and job.ood is not None:
-        metrics["ood"] = _compare_with_foreign(found, predict, job)
+    if found is not None and ood is not None:
+        ood.to(run.device)
+        metrics["ood"] = _compare_with_foreign(found, predict, ood)
     net.to("cpu")
     return metrics, found
 
 
-def on_validation_split(net: nn.Module, job: Job) -> dict[str, Any]:
-    """Metrics of ``net`` as the method of the run predicts with it."""
-    net.to(job.device)
-    job.data.to(job.device)
+def on_validation_split(net: nn.Module, method: Method, run: Run) -> dict[str, Any]:
+    """Metrics of ``net`` as ``method`` predicts with it."""
+    net.to(run.device)
+    run.data.to(run.device)
     net.eval()
-    metrics, _ = job.task.evaluate(lambda batch: job.method.predict(net, batch, job.task), job.data.validation())
+    metrics, _ = run.task.evaluate(lambda batch: method.predict(net, batch, run.task), run.data.validation())
     net.to("cpu")
     return metrics
 
@@ -66,25 +67,10 @@ def chance(metrics: Mapping[str, Any], num_classes: int, validation: float | Non
     )
 
 
-def _compare_with_foreign(own: evaluate.Evaluation, predict: Callable[[Batch], Tensor], job: Job) -> dict[str, Any]:
-    assert job.ood is not None
-    job.ood.to(job.device)
-    foreign = evaluate.probabilities(predict, job.ood.test())
+def _compare_with_foreign(own: evaluate.Evaluation, predict: Callable[[Batch], Tensor], ood: Data) -> dict[str, Any]:
+    foreign = evaluate.probabilities(predict, ood.test())
     return {
-        "dataset": job.ood.name,
-        "num_samples": job.ood.num_test,
+        "dataset": ood.name,
+        "num_samples": ood.num_test,
         **uncertainty.compare(own.scores(), foreign.scores()),
     }
-
-
-def difference(one: nn.Module, other: nn.Module, job: Job) -> tuple[float, float]:
-    """Largest absolute difference of two nets' outputs, and the largest output of the first: test data, float32."""
-    first, second = outputs(one, job), outputs(other, job)
-    return float((first - second).abs().max()), float(first.abs().max())
-
-
-@torch.no_grad()
-def outputs(net: nn.Module, job: Job) -> Tensor:
-    """What ``net`` gives in evaluation mode for the first test batch, at most 256 inputs of it."""
-    inputs = next(iter(job.data.test()))[0][:256]
-    return job.task.outputs(net.cpu().eval(), inputs.cpu())

@@ -156,7 +156,7 @@ def _measurements(
         **({"points": points} if points else {}),
         "cost": costs,
         "latency": speed,
-        "equivalence": {"max_abs_diff": job.max_abs_diff_of_cut},
+        "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
         "not_pruned": job.not_pruned,
         "warnings": job.warnings,
