@@ -289,7 +289,7 @@ def test_a_criterion_is_prepared_with_data_before_a_cut(tmp_path: Path) -> None:
 
     # the same by hand: the gradient of the mean loss of those 50 pictures, in one batch
     (x, y) = (torch.cat(parts) for parts in zip(*job.samples("taylor", 50), strict=True))
-    names = [name for name in choice.plan.keep]
+    names = list(choice.plan.keep)
     weights = [net.get_parameter(f"{name}.weight") for name in names]
     grads = torch.autograd.grad(nn.functional.cross_entropy(net.eval()(x), y), weights)
     for name, weight, grad in zip(names, weights, grads, strict=True):
@@ -302,7 +302,7 @@ def test_a_criterion_is_prepared_with_data_before_a_cut(tmp_path: Path) -> None:
 def test_a_criterion_with_data_works_in_a_run_and_is_refused_without_a_cut(tmp_path: Path) -> None:
     result, _ = run(tmp_path, *taylor(schedule="finetune"))
     assert result["status"] == "complete" and result["cost"]["macs_removed"] > 0.1
-    with pytest.raises(UserError, match="Taylor looks at data.*schedule=simultaneous"):
+    with pytest.raises(UserError, match=r"Taylor looks at data.*schedule=simultaneous"):
         run(tmp_path, *taylor(schedule="simultaneous"))
 
 
