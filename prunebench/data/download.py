@@ -47,15 +47,14 @@ class Remote:
     bases: tuple[str, ...]
     checksum: str
 
-    def urls(self, mirror: str | None = None) -> list[str]:
-        """Where to look. A mirror (argument or $PRUNEBENCH_MIRROR) has the layout of the data folder."""
-        mirror = mirror or os.environ.get(MIRROR)
-        if mirror:
+    def urls(self) -> list[str]:
+        """Where to look. A mirror ($PRUNEBENCH_MIRROR) has the layout of the data folder."""
+        if mirror := os.environ.get(MIRROR):
             return [f"{mirror.rstrip('/')}/{self.path}"]
         return [f"{base.rstrip('/')}/{Path(self.path).name}" for base in self.bases]
 
 
-def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
+def fetch(remote: Remote, root: Path) -> Path:
     """Download ``remote`` to ``root / remote.path``, unless it is there already.
 
     The bytes go to ``<file>.part``, where a later call finds them and asks only for the rest; the file gets its
@@ -64,7 +63,6 @@ def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
     Args:
         remote: what to download.
         root: the data folder; made if needed.
-        mirror: address of a folder with the layout of the data folder, instead of ``remote.bases``.
 
     Returns:
         The path of the file.
@@ -78,7 +76,7 @@ def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):  # two runs of a sweep may want the same file
             if not target.exists():
-                _fetch(remote, target, mirror)
+                _fetch(remote, target)
     except PermissionError as error:
         raise UserError(
             f"{target} cannot be written ({error.strerror}); set PRUNEBENCH_DATA to a folder you may write to"
@@ -89,11 +87,11 @@ def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
     return target
 
 
-def _fetch(remote: Remote, target: Path, mirror: str | None) -> None:
+def _fetch(remote: Remote, target: Path) -> None:
     pooch.get_logger().setLevel("ERROR")  # we say ourselves what happens
     part = target.with_name(target.name + ".part")
     reasons = []
-    for url in remote.urls(mirror):
+    for url in remote.urls():
         try:
             pooch.retrieve(
                 url=url,
