@@ -79,6 +79,7 @@ def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
     The bins of the confidence (the largest probability) have equal width and are ``[low, high)``; the last
     one is closed, so a confidence of exactly 1 belongs to it.
     """
+    # not torchmetrics' (1.9): it gives a confidence of 1 a bin of its own beyond the last one, and sorts in float32
     confidence, correct = _confidence(probs, labels)
     return _gap(confidence, correct, _equal_width(confidence, num_bins), num_bins)
 
