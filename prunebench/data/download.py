@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pooch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +24,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer
@@ -72,15 +72,12 @@ def fetch(remote: Remote, root: Path) -> Path:
             be written.
     """
     target = root / remote.path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):  # two runs of a sweep may want the same file
+    if not target.exists():
+        # two runs of a sweep may want the same file
+        name, work = f"{target.name}.lock", "downloads the same file"
+        with FolderLock(target.parent, wait=True, name=name, work=work, setting="PRUNEBENCH_DATA"):
             if not target.exists():
                 _fetch(remote, target)
-    except PermissionError as error:
-        raise UserError(
-            f"{target} cannot be written ({error.strerror}); set PRUNEBENCH_DATA to a folder you may write to"
-        ) from error
     algorithm, expected = remote.checksum.split(":")
     if pooch.file_hash(str(target), alg=algorithm) != expected:
         raise UserError(f"{target} is not the official file ({remote.checksum}); remove it and run again")

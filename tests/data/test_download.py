@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import socket
 import threading
@@ -93,6 +95,18 @@ def test_whole(server: Server, tmp_path: Path) -> None:
     assert names(tmp_path) == ["file.bin"]
     fetch(remote(server), tmp_path / "new")
     assert len(server.asked) == 1, "what is there is not asked for again"
+
+
+def test_what_is_there_needs_no_lock(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(UserError, match=r"no file locks .* set PRUNEBENCH_DATA"):
+        fetch(remote(server), tmp_path)
+    assert not server.asked
+    (tmp_path / "set" / "file.bin").write_bytes(CONTENT)
+    assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_a_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
