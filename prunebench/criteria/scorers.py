@@ -163,6 +163,7 @@ class BatchNormStatistic(Criterion):
             subject.beta,
             subject.gamma,
             activation=None if self.statistic == "gamma" else subject.layer.activation,
+            slope=subject.layer.slope,
             readers=subject.readers,
         )
 

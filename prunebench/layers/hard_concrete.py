@@ -38,33 +38,9 @@ def prob_nonzero(
     return torch.sigmoid(log_alpha - temperature * math.log(-low / high))
 
 
-def prob_one(log_alpha: Tensor, *, temperature: float = TEMPERATURE, low: float = LOW, high: float = HIGH) -> Tensor:
-    """P(gate = 1) = sigmoid(log_alpha - temperature ln((1 - low) / (high - 1)))."""
-    return torch.sigmoid(log_alpha - temperature * math.log((1 - low) / (high - 1)))
-
-
 def expected_l0(log_alpha: Tensor, *, temperature: float = TEMPERATURE, low: float = LOW, high: float = HIGH) -> Tensor:
     """Expected number of gates that are not 0, a scalar: what an L0 penalty minimises."""
     return prob_nonzero(log_alpha, temperature=temperature, low=low, high=high).sum()
-
-
-def expected_gate(log_alpha: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
-    """E[gate] for temperature 1, in float64: the integral of P(gate > t) over t from 0 to 1 in closed form.
-
-    P(gate > t) = (high - t) / ((high - t) + A (t - low)) with A = exp(-log_alpha); for A = 1 the integrand is linear.
-    """
-    a = torch.exp(-log_alpha.double())
-    b = a - 1
-    linear = b.abs() < 1e-4  # the general form loses all digits there; the error of the linear one is of order b
-    b = torch.where(linear, torch.ones_like(b), b)
-    c = high - a * low
-    general = -1 / b + (high + c / b) / b * torch.log((c + b) / c)
-    return torch.where(linear, torch.full_like(a, (high - 0.5) / (high - low)), general)
-
-
-def deterministic_gate(log_alpha: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
-    """The gate at test time of Louizos et al., equation 13: the sigmoid of ``log_alpha``, stretched and clamped."""
-    return (torch.sigmoid(log_alpha) * (high - low) + low).clamp(0.0, 1.0)
 
 
 def evaluation_gate(
@@ -74,7 +50,7 @@ def evaluation_gate(
 
     round(n - expected L0) gates (Python's ``round``) with the lowest sigmoid(0.8 log_alpha / temperature) are 0, of
     equal ones the first; the others keep that value, which is close to E[gate] (asappresearch/flop,
-    flop/hardconcrete.py:105-116). It is not :func:`deterministic_gate`.
+    flop/hardconcrete.py:105-116). Louizos et al. (equation 13) stretch and clamp sigmoid(log_alpha) instead.
 
     Args:
         log_alpha: ``[n]``.

@@ -7,8 +7,6 @@ Accuracies and calibration errors are fractions, not percent.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -46,11 +44,6 @@ def num_correct(probs: Tensor, labels: Tensor) -> int:
     return int((probs.argmax(1) == labels).sum())
 
 
-def accuracy(probs: Tensor, labels: Tensor) -> float:
-    """Fraction of samples whose most probable class is the label."""
-    return num_correct(probs, labels) / len(labels)
-
-
 def top_k_accuracy(probs: Tensor, labels: Tensor, k: int) -> float:
     """Fraction of samples whose label is among the ``k`` most probable classes; ties go to the lower class."""
     probs, labels = check(probs, labels)
@@ -86,6 +79,7 @@ def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
     The bins of the confidence (the largest probability) have equal width and are ``[low, high)``; the last
     one is closed, so a confidence of exactly 1 belongs to it.
     """
+    # not torchmetrics' (1.9): it gives a confidence of 1 a bin of its own beyond the last one, and sorts in float32
     confidence, correct = _confidence(probs, labels)
     return _gap(confidence, correct, _equal_width(confidence, num_bins), num_bins)
 
@@ -105,26 +99,6 @@ def adaptive_ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> flo
         torch.tensor([len(part) for part in torch.arange(len(order)).tensor_split(_checked(num_bins))])
     )
     return _gap(confidence[order], shared[inverse[order]], parts, num_bins)
-
-
-def reliability_table(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> list[dict[str, Any]]:
-    """The bins of ``ece``, a dict each: ``low``, ``high``, ``count``, and the means ``confidence`` and ``accuracy``.
-
-    An empty bin has no means: None.
-    """
-    confidence, correct = _confidence(probs, labels)
-    bins = _equal_width(confidence, num_bins)
-    counts, confidences, hits = _sums(confidence, correct, bins, num_bins)
-    return [
-        {
-            "low": index / num_bins,
-            "high": (index + 1) / num_bins,
-            "count": int(n),
-            "confidence": float(c / n) if n else None,
-            "accuracy": float(h / n) if n else None,
-        }
-        for index, (n, c, h) in enumerate(zip(counts, confidences, hits, strict=True))
-    ]
 
 
 def confusion(probs: Tensor, labels: Tensor) -> Tensor:

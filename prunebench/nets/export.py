@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -124,12 +125,6 @@ def _torch_export(net: nn.Module, example: Tensor, path: Path, dynamic: bool) ->
 
 
 def _onnx(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Runner:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"export: ONNX needs the package {error.name}; run: pip install 'prunebench[export]'") from None
     with _export_errors("onnx"), _known_noise():
         torch.onnx.export(
             net,

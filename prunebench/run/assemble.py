@@ -61,7 +61,8 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     cache = Path(config["paths"]["outputs"]) / "weights"
     found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
     job.pretrained = True
-    return job, net, method, {"source": Path(found.source).name, "sha256": found.sha256}
+    source = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
+    return job, net, method, source
 
 
 def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:

@@ -12,6 +12,7 @@ from prunebench import rows
 from prunebench.config.phase import Phase
 from prunebench.rows import Row, check_derived, compare
 from prunebench.rows.compare import describe, remarks
+from prunebench.rows.fairness import Fairness, judge, setup_of
 
 
 # ---------------------------------------------------------------------------------------------------- printed cells
@@ -274,6 +275,10 @@ BASE = run_of(PRETRAIN, TUNE)
 SEARCH = Phase(name="search", epochs=3, lr=0.1, active=True)
 
 
+def how_fair(one: dict[str, Any], other: dict[str, Any]) -> Fairness:
+    return judge(setup_of(one), setup_of(other))
+
+
 @pytest.mark.parametrize(
     ("other", "label"),
     [
@@ -292,13 +297,13 @@ SEARCH = Phase(name="search", epochs=3, lr=0.1, active=True)
     ],
 )
 def test_the_strictest_label_that_holds(other: dict[str, Any], label: str | None) -> None:
-    assert rows.how_fair(BASE, other).label == label
-    assert rows.how_fair(other, BASE).label == label
+    assert how_fair(BASE, other).label == label
+    assert how_fair(other, BASE).label == label
 
 
 def test_pruning_schedules_count_too() -> None:
     one, other = run_of(PRETRAIN, SEARCH, TUNE), run_of(PRETRAIN, replace(SEARCH, lr=0.2), TUNE)
-    found = rows.how_fair(one, other)
+    found = how_fair(one, other)
     assert (found.label, found.fair) == ("S4.1", True)
     assert found.differences == ("pruning training",)
 
@@ -307,14 +312,7 @@ def test_the_same_checkpoint_is_the_same_base() -> None:
     def with_weights(sha: str) -> dict[str, Any]:
         return run_of(TUNE, model={"settings": {"name": "r"}, "pretrained": {"source": "net.th", "sha256": sha}})
 
-    assert rows.how_fair(with_weights("a"), with_weights("a")).label == "S4.2"
-    found = rows.how_fair(with_weights("a"), with_weights("b"))
+    assert how_fair(with_weights("a"), with_weights("a")).label == "S4.2"
+    found = how_fair(with_weights("a"), with_weights("b"))
     assert "S2" not in found.holds
     assert "base model" in found.differences
-
-
-def test_two_rows_of_one_table() -> None:
-    """FPGM-only and FPGM-mix differ in nothing but the method; another rate is no comparison."""
-    only, mix = rows.find("fpgm-t1_resnet56_only40_pretrained"), rows.find("fpgm-t1_resnet56_mix40_pretrained")
-    assert rows.how_fair(only, mix).label == "S4.2"
-    assert rows.how_fair(rows.find("fpgm-t1_resnet20_only30"), rows.find("fpgm-t1_resnet20_only40")).label is None
