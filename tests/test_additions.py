@@ -109,7 +109,7 @@ def call(folder: Path, *arguments: str) -> str:
 
 def outcomes(folder: Path, selection: str) -> dict[str, set[str]]:
     """``PASSED``, ``FAILED`` -> tests of the suite whose name fits ``selection``."""
-    output = call(folder, "-m", "pytest", "-p", "no:xdist", "-q", "--tb=line", "-rpfEs", "-k", selection, *CHECKS)
+    output = call(folder, "-m", "pytest", "-p", "no:xdist", "-q", "--tb=line", "-rpfE", "-k", selection, *CHECKS)
     found = re.findall(r"^([A-Z]+) (tests/\S+::\S+)", output, re.MULTILINE)
     assert found, output
     return {state: {test for other, test in found if other == state} for state in {state for state, _ in found}}
