@@ -18,7 +18,14 @@ from prunebench.layers.selected import SelectedLinear
 from prunebench.methods.flop_l0 import FlopL0, expected_sparsity, lagrangian
 from prunebench.models.lenet import lenet300_100
 from prunebench.training.optimizers import build_optimizer
+from tests.conformance.settings import Conformance
 from tests.methods.stub import StubJob
+
+CONFORMANCE = {
+    "flop_l0": Conformance(
+        options=("method.drop_rate=0.5", "method.gate_lr=0.3", "method.target_warmup=0.0"), may_miss=True
+    )
+}
 
 TASK = Classification(num_classes=10)
 PHASE = Phase(name="train", epochs=1, lr=1e-3, optimizer="adam", weight_decay=0.1)

@@ -22,7 +22,10 @@ from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
+
+CONFORMANCE = {"pruning_from_scratch": Conformance(options=("method.search_epochs=2",), may_miss=True)}
 
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 METHOD = (*SHORT, *NET, "method=pruning_from_scratch", "method.search_epochs=2")

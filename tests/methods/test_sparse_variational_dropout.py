@@ -22,7 +22,14 @@ from prunebench.run import assemble
 from prunebench.surgery.dead import unread
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.shrink import shrink
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
+
+CONFORMANCE = {
+    "sparse_variational_dropout": Conformance(
+        options=("method.kl_start=0", "method.kl_warmup=0", "method.log_sigma2=-6", "method.threshold=1")
+    )
+}
 
 NET = ("method=sparse_variational_dropout", "model=lenet300_100", "schedule=simultaneous", "dataset.augment.crop=0")
 QUICK = (

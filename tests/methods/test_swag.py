@@ -22,9 +22,14 @@ from prunebench.rows import register
 from prunebench.run import assemble
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
 from tests.methods.stub import StubJob
 from tests.small_nets import small_resnet
+
+CONFORMANCE = {
+    "swag": Conformance(options=("method.start=0", "method.collect_every=0.25", "method.num_samples=3"), keeps_all=True)
+}
 
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 COLLECT = ("method=swag", "method.start=0", "method.collect_every=0.25", "method.num_samples=4")
