@@ -134,7 +134,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf.errors import MissingMandatoryValue
 
     from prunebench.config import recipes
-    from prunebench.config.identity import RUN_FOLDERS
+    from prunebench.config.groups import RUN_FOLDERS
     from prunebench.rows.experiment import settle
 
     recipes.register()

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config import named
 from prunebench.config.phase import build_phases
 from prunebench.data.base import Data
 from prunebench.measure.cost import Cost
-from prunebench.nets.dense_net import Blueprint
+from prunebench.nets.dense_net import Blueprint, make_net
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
@@ -47,18 +47,17 @@ def verify(row: Row) -> Verified:
         UserError: the configuration, the net, the method or the cut is refused.
     """
     from prunebench.rows import compose
-    from prunebench.run.assemble import make
 
     config = compose(row)
-    data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
+    data = named.build("dataset", config["dataset"])  # builds it, reads nothing
     dense = _blueprint(json.dumps(config["model"]), data)
-    method = make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = named.build("method", config["method"])
     phases = build_phases(config["schedule"]["phases"])
     job = _Job(dense=dense, data=data, schedule=config["schedule"]["name"], phases=phases)
     method.check(dense.template, job)
     if "criterion" in config["method"]:
         # how many channels go does not depend on which, and distances between the filters of a ResNet-101 take minutes
-        method = make("method", {**config["method"], "criterion": RANDOM}, drop=NOT_ARGUMENTS)
+        method = named.build("method", {**config["method"], "criterion": RANDOM})
     cuts = any(phase.prune for phase in job.phases) or job.schedule == "simultaneous"
     sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
     if cuts and method.sizes_given and row.reported.keys() & sizes:
@@ -109,7 +108,5 @@ def _blueprint(settings: str, data: Data) -> Blueprint:
 
 @lru_cache(maxsize=8)
 def _cached_blueprint(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> Blueprint:
-    from prunebench.run.assemble import make_net
-
     example = torch.zeros(shape, dtype=dtype)
     return Blueprint(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)
