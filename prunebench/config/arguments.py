@@ -176,6 +176,8 @@ def _phrase(kind: Any, *, many: bool = False) -> str:
         return _phrase(inner[0], many=many) + "".join(map(str, limits))
     if kind in _WORDS:
         return _WORDS[kind][many]
+    if dataclasses.is_dataclass(kind):
+        return f"a table with {', '.join(field.name for field in dataclasses.fields(kind))}"
     shape = _shape(kind)
     items = inner[0 if shape == "list" else 1 :][:1] if shape in ("list", "table") else ()
     if items and items[0] is not Any:
