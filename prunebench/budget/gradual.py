@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Fraction, FractionBelowOne, PositiveFloat
 from prunebench.errors import UserError
 
 
@@ -28,6 +30,7 @@ def cubic_sparsity(time: int, *, initial: float, final: float, start: int, end: 
     return final + (initial - final) * (1 - done / span) ** 3
 
 
+@validated
 class CubicRamp(nn.Module):
     """The sparsity now, in a phase whose steps are counted here; the time is that of :func:`cubic_sparsity`, in steps.
 
@@ -47,20 +50,20 @@ class CubicRamp(nn.Module):
 
     num_steps: Tensor
 
-    def __init__(self, *, initial: float, final: float, start: float, end: float, every: float) -> None:
+    def __init__(
+        self,
+        *,
+        initial: FractionBelowOne,
+        final: FractionBelowOne,
+        start: Fraction,
+        end: Fraction,
+        every: PositiveFloat,
+    ) -> None:
         super().__init__()
-        if not 0 <= initial <= final < 1:
-            raise UserError(
-                "method.initial_sparsity and method.target_sparsity are shares that go, 0 <= initial <= target < 1, "
-                f"got {initial!r} and {final!r}"
-            )
-        if not 0 <= start < end <= 1:
-            raise UserError(
-                "the ramp must start and end at shares of the phase, 0 <= method.start < method.end <= 1, "
-                f"got start={start!r} and end={end!r}"
-            )
-        if not every > 0:
-            raise UserError(f"method.every must be a positive number of epochs, got {every!r}")
+        if initial > final:
+            raise UserError(f"method.initial_sparsity={initial!r} must not be above method.target_sparsity={final!r}")
+        if start >= end:
+            raise UserError(f"method.start={start!r} must be below method.end={end!r}, both are shares of the phase")
         self.initial, self.final = initial, final
         self.start, self.end, self.every = start, end, every
         self.set_length(1, 1)

@@ -17,8 +17,13 @@ from typing import Annotated, Any, TypeVar, Union
 from prunebench.config.ranges import Among, Range
 from prunebench.errors import UserError, nearest
 
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
 Target = TypeVar("Target", bound=Callable[..., Any])
 
+_DATA = (str, int, float, list, tuple, Mapping, type(None))
+"""What a configuration consists of."""
 _WORDS = {  # one, many
     bool: ("true or false", "truth values"),
     int: ("a whole number", "whole numbers"),
@@ -70,11 +75,15 @@ def fit(value: Any, hint: Any, where: str) -> Any:
     choices = [limit.options for kind in kinds for limit in _limits(kind) if isinstance(limit, Among)]
     words = [word for options in choices for word in options if isinstance(word, str)]
     advice = nearest(value, words) if isinstance(value, str) else ""
-    raise UserError(f"{where} must be {' or '.join(map(_phrase, kinds))}, got {value!r}{advice}")
+    shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{value!r:.{MAX_SHOWN}}…"
+    raise UserError(f"{where} must be {' or '.join(map(_phrase, kinds))}, got {shown}{advice}")
 
 
 def validated(target: Target) -> Target:
-    """A class or function that refuses arguments that do not fit its annotations, see :func:`fit`."""
+    """A class or function that refuses numbers, texts, lists and tables that do not fit its annotations.
+
+    What an object has to be is left to type checkers, as everywhere in Python.
+    """
     function: Any = target.__init__ if inspect.isclass(target) else target
     signature = functools.cache(lambda: inspect.signature(function, eval_str=True))
 
@@ -83,7 +92,7 @@ def validated(target: Target) -> Target:
         bound = signature().bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             parameter = signature().parameters[name]
-            if _is_named(parameter):
+            if _is_named(parameter) and isinstance(value, _DATA):
                 bound.arguments[name] = fit(value, _hint(parameter), name)
         return function(*bound.args, **bound.kwargs)
 

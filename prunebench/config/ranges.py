@@ -44,7 +44,7 @@ class Range:
         return words + (f" ({self.meaning})" if self.meaning else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, as unions need it: a table has no hash
 class Among:
     """One of some words or numbers; of a table, one of its keys."""
 

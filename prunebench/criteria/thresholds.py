@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, NonNegativeFloat
 from prunebench.errors import UserError
 
 
@@ -16,7 +18,8 @@ def _absolute(weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
 
 
-def global_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
+@validated
+def global_threshold(weights: Sequence[Tensor], prune_ratio: FractionBelowOne) -> Tensor:
     """y[int(T * prune_ratio)] of the T sorted absolute weights of all layers together, a scalar.
 
     A weight stays iff its absolute value is strictly above, so int(T * prune_ratio) + 1 weights go, and more where
@@ -26,7 +29,8 @@ def global_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
     return ranked[_position(len(ranked), len(ranked), prune_ratio)]
 
 
-def remaining_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
+@validated
+def remaining_threshold(weights: Sequence[Tensor], prune_ratio: FractionBelowOne) -> Tensor:
     """The threshold that takes ``prune_ratio`` of the weights that are not zero yet, a scalar.
 
     Index T - T_nonzero + int(T_nonzero * prune_ratio) of the sorted absolute weights (Rethinking,
@@ -37,8 +41,6 @@ def remaining_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor
 
 
 def _position(total: int, num_live: int, prune_ratio: float) -> int:
-    if not 0.0 <= prune_ratio < 1.0:
-        raise UserError(f"prune_ratio must be in [0, 1), got {prune_ratio}")
     if num_live == 0:
         raise UserError("every weight is zero already; nothing is left to prune")
     # 10 * 0.3 may come out as 2.9999999999999996: a count is an integer up to float noise
@@ -53,11 +55,10 @@ def largest(weight: Tensor, num_zero: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def layer_std_threshold(weight: Tensor, quality: float) -> Tensor:
+@validated
+def layer_std_threshold(weight: Tensor, quality: NonNegativeFloat) -> Tensor:
     """``quality`` times the standard deviation of the layer's live weights, a scalar (Han et al. 2015, section 3)."""
     live = weight.detach()[weight.detach() != 0]
-    if quality < 0 or not math.isfinite(quality):
-        raise UserError(f"quality must be a number >= 0 (standard deviations), got {quality}")
     if live.numel() < 2:
         return torch.zeros((), dtype=weight.dtype, device=weight.device)
     return quality * live.std()

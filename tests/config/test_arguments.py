@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_one_sentence(given: dict[str, Any], words: str) ->
     [
         (PositiveInt, [1, 10**9], [0, -1, 1.0, True, None], "a whole number of at least 1"),
         (NonNegativeInt, [0, 7], [-1, 0.0], "a whole number of at least 0"),
-        (FiniteFloat, [-1e300, 0, 1.5], [math.inf, -math.inf, math.nan, 10**400], "a number"),
+        (FiniteFloat, [-1e300, 0, 1.5], [math.inf, -math.inf, math.nan], "a number"),
         (PositiveFloat, [1e-300, 1], [0, -0.0, math.inf], "a number above 0"),
         (NonNegativeFloat, [0, -0.0], [-1e-300, math.inf], "a number of at least 0"),
         (Fraction, [0, 1], [-0.1, 1.1, math.nan], "a number in [0, 1]"),
@@ -142,6 +142,11 @@ def test_a_range_and_its_words(hint: Any, inside: list[Any], outside: list[Any],
         with pytest.raises(UserError) as refused:
             fit(value, hint, "key")
         assert str(refused.value) == f"key must be {allowed}, got {value!r}"
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    with pytest.raises(UserError, match=r"^key must be a number, got 10{199}…$"):
+        fit(10**400, FiniteFloat, "key")
 
 
 def test_a_table_becomes_the_dataclass_it_stands_for() -> None:
