@@ -54,7 +54,7 @@ class Among:
         return value in self.options
 
     def __str__(self) -> str:
-        return f"one of {', '.join(map(str, self.options))}"
+        return f"{'one of ' if len(self.options) > 1 else ''}{', '.join(map(str, self.options))}"
 
 
 PositiveInt = Annotated[int, Range(low=1)]

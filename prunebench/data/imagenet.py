@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import NonNegativeInt, PositiveFraction, PositiveInt
+from prunebench.config.ranges import Among, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.data.base import Batches
 from prunebench.data.files import MissingData
 from prunebench.data.loaders import ImageData
@@ -59,6 +59,7 @@ class ImageNet(ImageData):
     from the training set. Labels follow the official order of the 1,000 class folders, also in a partial copy.
 
     Args:
+        in_channels: colour; grey pictures are read as colour.
         folder: below the data folder.
         allow_incomplete: accept fewer pictures or classes than the official ones, and folders that are no
             ImageNet classes (then labels follow the sorted folder names). Without ``train`` such a copy can be
@@ -75,6 +76,7 @@ class ImageNet(ImageData):
     def __init__(
         self,
         *,
+        in_channels: Annotated[int, Among((3,))],
         folder: str,
         allow_incomplete: bool,
         resize: PositiveInt,
@@ -82,15 +84,13 @@ class ImageNet(ImageData):
         num_workers: NonNegativeInt | None,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(in_channels=in_channels, **common)
         self.folder = folder
         self.allow_incomplete, self.resize = allow_incomplete, resize
         self.min_area, self.flip = augment.min_area, augment.flip
         self.num_workers = _processors() if num_workers is None else num_workers
         if self.resize < self.size:
             raise UserError(f"dataset.resize must be at least dataset.size={self.size}, got {self.resize}")
-        if self.in_channels != 3:
-            raise UserError(f"dataset.in_channels must be 3 for {self.name}, got {self.in_channels}")
         if self.num_held_out % self.num_classes:
             raise UserError(
                 f"dataset.validation={self.num_held_out} must be a multiple of the {self.num_classes} classes: "

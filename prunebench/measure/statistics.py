@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import OpenFraction
 from prunebench.errors import UserError
 
 Interval = tuple[float, float]
@@ -209,9 +211,7 @@ def sign_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _alpha(level: float) -> float:
-    if not 0 < level < 1:
-        raise UserError(f"statistics: level must be in (0, 1), got {level}")
-    return 1 - level
+    return 1 - float(fit(level, OpenFraction, "level"))
 
 
 def _check_counts(k: int, n: int) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import FractionBelowOne, PositiveInt
-from prunebench.errors import UserError
 from prunebench.models import check_image_size
 
 GROUPS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -79,6 +78,4 @@ def vgg16_no_bn(
 ) -> DropoutVGG:
     """VGG-16 without batch norm: 15,245,130 parameters, 313,725,952 MACs. Raises ``UserError``."""
     check_image_size("vgg16_no_bn", image_size, smallest=32, why="five poolings")
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise UserError(f"vgg16_no_bn: dropout must be a number in [0, 1), got {dropout!r}")
     return DropoutVGG(num_classes=num_classes, in_channels=in_channels, image_size=image_size, dropout=dropout)

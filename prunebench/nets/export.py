@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import PositiveInt
 from prunebench.errors import UserError, nearest
 from prunebench.nets import package
 from prunebench.nets.weights import read_into, to_bytes
@@ -56,8 +58,7 @@ def export(
     """
     if form not in SUFFIX:
         raise UserError(f"export: format {form!r} is unknown; use one of: {', '.join(FORMATS)}{nearest(form, FORMATS)}")
-    if batch is not None and batch < 1:
-        raise UserError(f"export: the batch size must be at least 1, got {batch}")
+    fit(batch, PositiveInt | None, "export: the batch size")
     net, spec = package.load(folder, trust=trust), package.read_spec(folder)
     if not spec.example().is_floating_point():
         raise UserError(f"export: {spec.name} takes {spec.example_dtype} inputs; only nets for images are exported")
