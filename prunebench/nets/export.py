@@ -12,13 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import fit
-from prunebench.config.ranges import PositiveInt
-from prunebench.errors import UserError, nearest
+from prunebench.config.ranges import Among, PositiveInt
+from prunebench.errors import UserError
 from prunebench.nets import package
 from prunebench.nets.weights import read_into, to_bytes
 
@@ -56,8 +57,7 @@ def export(
         UserError: unknown format, an optional package is missing, the graph cannot be exported, or the outputs
             differ by more than 1e-4; then no file is left.
     """
-    if form not in SUFFIX:
-        raise UserError(f"export: format {form!r} is unknown; use one of: {', '.join(FORMATS)}{nearest(form, FORMATS)}")
+    fit(form, Annotated[str, Among(FORMATS)], "export: the format")
     fit(batch, PositiveInt | None, "export: the batch size")
     net, spec = package.load(folder, trust=trust), package.read_spec(folder)
     if not spec.example().is_floating_point():

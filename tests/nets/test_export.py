@@ -123,7 +123,7 @@ def test_a_missing_package_is_named(run_folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_misuse_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"format 'onx' is unknown.*did you mean onnx"):
+    with pytest.raises(UserError, match=r"format must be one of onnx, .*, got 'onx'; did you mean onnx"):
         export(run_folder, "onx")
     with pytest.raises(UserError, match="batch size must be a whole number of at least 1 or null, got 0"):
         export(run_folder, "onnx", batch=0)
