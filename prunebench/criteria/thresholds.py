@@ -8,18 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, NonNegativeFloat
 from prunebench.errors import UserError
 
 
-def remaining_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
+@validated
+def remaining_threshold(weights: Sequence[Tensor], prune_ratio: FractionBelowOne) -> Tensor:
     """The threshold that takes ``prune_ratio`` of the weights of all layers that are not zero yet, a scalar.
 
     Index T - T_nonzero + int(T_nonzero * prune_ratio) of the T sorted absolute weights. A weight stays iff its absolute
     value is strictly above, so one more goes than the ratio says, and more where some are equal (Rethinking,
     cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215; cifar/weight-level/cifar_prune.py:184-211).
     """
-    if not 0.0 <= prune_ratio < 1.0:
-        raise UserError(f"prune_ratio must be in [0, 1), got {prune_ratio}")
     ranked = torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
     num_live = int(torch.count_nonzero(ranked))
     if num_live == 0:
@@ -36,11 +37,10 @@ def largest(weight: Tensor, num_zero: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def layer_std_threshold(weight: Tensor, quality: float) -> Tensor:
+@validated
+def layer_std_threshold(weight: Tensor, quality: NonNegativeFloat) -> Tensor:
     """``quality`` times the standard deviation of the layer's live weights, a scalar (Han et al. 2015, section 3)."""
     live = weight.detach()[weight.detach() != 0]
-    if quality < 0 or not math.isfinite(quality):
-        raise UserError(f"quality must be a number >= 0 (standard deviations), got {quality}")
     if live.numel() < 2:
         return torch.zeros((), dtype=weight.dtype, device=weight.device)
     return quality * live.std()

@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from prunebench.errors import UserError
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import OpenFraction
 
 TEMPERATURE = 1.0
 LOW, HIGH = -0.1, 1.1
@@ -62,12 +63,11 @@ def evaluation_gate(
     return soft.index_fill(0, lowest, 0.0)
 
 
-def initial_log_alpha(size: int, *, drop_rate: float, std: float = 0.01) -> Tensor:
+@validated
+def initial_log_alpha(size: int, *, drop_rate: OpenFraction, std: float = 0.01) -> Tensor:
     """Normal draws around ln((1 - drop_rate) / drop_rate), ``[size]``: a small rate leaves the gates open.
 
     Raises:
         UserError: ``drop_rate`` is not strictly between 0 and 1.
     """
-    if not 0 < drop_rate < 1:
-        raise UserError(f"the drop rate of new gates must be in (0, 1), got {drop_rate!r}")
     return torch.randn(size) * std + math.log((1 - drop_rate) / drop_rate)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import PositiveInt
 from prunebench.errors import UserError
 
 NUM_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 5
@@ -96,7 +98,9 @@ def adaptive_ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> flo
     order = confidence.argsort()
     # part sizes differ by at most 1, the larger ones first
     parts = torch.arange(num_bins).repeat_interleave(
-        torch.tensor([len(part) for part in torch.arange(len(order)).tensor_split(_checked(num_bins))])
+        torch.tensor(
+            [len(part) for part in torch.arange(len(order)).tensor_split(fit(num_bins, PositiveInt, "num_bins"))]
+        )
     )
     return _gap(confidence[order], shared[inverse[order]], parts, num_bins)
 
@@ -122,15 +126,9 @@ def _confidence(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _equal_width(confidence: Tensor, num_bins: int) -> Tensor:
-    edges = torch.linspace(0, 1, _checked(num_bins) + 1, dtype=torch.float64)
+    edges = torch.linspace(0, 1, fit(num_bins, PositiveInt, "num_bins") + 1, dtype=torch.float64)
     # sums within the tolerance may exceed 1 a little, and 1 itself lies behind the last edge
     return (torch.bucketize(confidence, edges, right=True) - 1).clamp_max(num_bins - 1)
-
-
-def _checked(num_bins: int) -> int:
-    if num_bins < 1:
-        raise UserError(f"calibration: num_bins must be at least 1, got {num_bins}")
-    return num_bins
 
 
 def _sums(confidence: Tensor, correct: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import OpenFraction
 from prunebench.errors import UserError
 
 Interval = tuple[float, float]
@@ -116,6 +118,10 @@ def mean_of_seeds(values: Sequence[float]) -> Mean:
     sd = float(np.std(values, ddof=1))
     t = float(stats.t.ppf(1 - (1 - LEVEL) / 2, len(values) - 1))
     return Mean(float(np.mean(values)), sd, t * sd / math.sqrt(len(values)))
+
+
+def _alpha(level: float) -> float:
+    return 1 - float(fit(level, OpenFraction, "level"))
 
 
 def _check_counts(k: int, n: int) -> None:

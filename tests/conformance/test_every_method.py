@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
+from prunebench.config import named
 from prunebench.config.groups import options
-from prunebench.config.identity import NOT_ARGUMENTS
 from prunebench.core.method import ALL_SCHEDULES
 from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
@@ -40,7 +40,7 @@ DEFAULT = configure(Path("unused"))[0]["method"]["name"]
 def supported() -> Iterator[tuple[str, str]]:
     for method in METHODS:
         config, _ = configure(Path("unused"), f"method={method}", *conformance(method).options)
-        built = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
+        built = named.build("method", config["method"])
         for schedule in sorted(built.schedules):
             yield method, schedule
 
@@ -107,7 +107,7 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) 
 @functools.cache
 def digits() -> ImageData:
     config, _ = configure(Path("unused"))
-    data: ImageData = assemble.make("dataset", config["dataset"], drop=("epochs",))
+    data: ImageData = named.build("dataset", config["dataset"])
     data.setup(Path("unused"), download=False)
     return data
 

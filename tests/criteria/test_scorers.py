@@ -130,9 +130,11 @@ def test_greedy_counts_live_inputs_only(net: Net, graph: ChannelGraph) -> None:
 
 
 def test_mistakes_name_the_option() -> None:
-    with pytest.raises(UserError, match="order must be 1 or 2, got 3"):
+    with pytest.raises(UserError, match="order must be one of 1, 2, got 3"):
         FilterNorm(order=3)
-    with pytest.raises(UserError, match="strategy must be independent or greedy, got 'greddy'; did you mean greedy"):
+    with pytest.raises(
+        UserError, match="strategy must be one of independent, greedy, got 'greddy'; did you mean greedy"
+    ):
         FilterNorm(order=1, strategy="greddy")
     with pytest.raises(UserError, match=r"greedy is defined for the L1 norm; set method.criterion.order=1"):
         FilterNorm(order=2, strategy="greedy")

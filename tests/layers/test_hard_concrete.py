@@ -53,7 +53,7 @@ def test_a_drop_rate_of_5_percent_leaves_209_of_210_gates_open() -> None:
     drawn = hc.initial_log_alpha(100_000, drop_rate=0.5, std=0.01)
     assert float(drawn.mean()) == pytest.approx(0.0, abs=2e-4)
     assert float(drawn.std()) == pytest.approx(0.01, rel=0.02)
-    with pytest.raises(UserError, match="drop rate"):
+    with pytest.raises(UserError, match=r"drop_rate must be a number in \(0, 1\), got 0.0"):
         hc.initial_log_alpha(1, drop_rate=0.0)
 
 

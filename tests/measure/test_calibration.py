@@ -147,7 +147,7 @@ def test_what_is_no_prediction_is_refused(probs: Tensor, labels: Tensor, message
 def test_bad_parameters_are_refused() -> None:
     with pytest.raises(UserError, match=r"k must be in \[1, 3\], got 4"):
         calibration.top_k_accuracy(HAND, HAND_LABELS, 4)
-    with pytest.raises(UserError, match="num_bins must be at least 1, got 0"):
+    with pytest.raises(UserError, match="num_bins must be a whole number of at least 1, got 0"):
         calibration.ece(HAND, HAND_LABELS, 0)
-    with pytest.raises(UserError, match="num_bins must be at least 1, got 0"):
+    with pytest.raises(UserError, match="num_bins must be a whole number of at least 1, got 0"):
         calibration.adaptive_ece(HAND, HAND_LABELS, 0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.methods.sanp import SelfAdaptive
-from tests.methods.stub import StubJob
 
 
 def gate(net: nn.Module, example: Tensor, *, wild: bool = False, **options: Any) -> tuple[nn.Module, SelfAdaptive]:

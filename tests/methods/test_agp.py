@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import nn
 
 from prunebench.budget.gradual import cubic_sparsity
@@ -18,7 +19,6 @@ from prunebench.methods.agp import Agp
 from prunebench.methods.agp_structured import AgpStructured
 from prunebench.methods.bases import component_gates
 from tests.kit import SHORT, run
-from tests.methods.stub import StubJob
 
 EPOCHS = 10
 

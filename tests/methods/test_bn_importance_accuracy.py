@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm
 from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet_cifar import resnet56
 from prunebench.nets.checkpoints import load_foreign
-from tests.methods.stub import StubJob
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench import criteria
@@ -17,7 +18,6 @@ from prunebench.models.resnet import resnet34, resnet50
 from prunebench.models.resnet_cifar import resnet20, resnet56, resnet110
 from prunebench.models.vgg_cifar import vgg16
 from prunebench.surgery.graph import ChannelGraph
-from tests.methods.stub import StubJob
 
 L1, L2, FPGM = FilterNorm(order=1), FilterNorm(order=2), GeometricMedian()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.config.phase import Phase
@@ -19,7 +20,6 @@ from prunebench.methods.flop_l0 import FlopL0, expected_sparsity, lagrangian
 from prunebench.models.lenet import lenet300_100
 from prunebench.training.optimizers import build_optimizer
 from tests.conformance.settings import Conformance
-from tests.methods.stub import StubJob
 
 CONFORMANCE = {
     "flop_l0": Conformance(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import nn
 
 from prunebench.config.phase import Phase
@@ -13,7 +14,6 @@ from prunebench.measure import cost
 from prunebench.methods.magnitude import Magnitude
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.sru import sru
-from tests.methods.stub import StubJob
 
 
 def cut(net: nn.Module, job: StubJob | None = None, **options: Any) -> tuple[nn.Module, Magnitude, StubJob]:

@@ -17,7 +17,7 @@ from prunebench.measure import cost
 from prunebench.methods.bases.channel_gates import gates_of
 from prunebench.methods.pruning_from_scratch import PruningFromScratch
 from prunebench.models import resnet_cifar, vgg_cifar
-from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
@@ -41,7 +41,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 @functools.cache  # tracing takes a second
 def described(build: Any, **settings: Any) -> DenseNet:
     target = {"_target_": f"{build.__module__}.{build.__name__}", **settings}
-    return DenseNet(target, make=lambda s, _: assemble.make_net(s), example=torch.zeros(1, 3, 32, 32))
+    return DenseNet(target, make=lambda s, _: make_net(s), example=torch.zeros(1, 3, 32, 32))
 
 
 def built(outputs: Path, *overrides: str) -> tuple[Job, nn.Module, PruningFromScratch]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import nn
 
 import prunebench
@@ -22,7 +23,6 @@ from prunebench.nets.export import export
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
 from tests.methods.gates import gate
-from tests.methods.stub import StubJob
 
 CONFORMANCE = {
     "sanp": Conformance(options=("method.cost_weight=1000", "method.timed_samples=5"), may_miss=True, closes=True)

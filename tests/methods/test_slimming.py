@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.config.phase import Phase
@@ -25,7 +26,6 @@ from prunebench.models.vgg_cifar import vgg11, vgg16, vgg19
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from tests.kit import SHORT, run
-from tests.methods.stub import StubJob
 
 NET = ("model=preresnet20", "model.width=4")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.criteria import geometric_median
@@ -12,7 +13,6 @@ from prunebench.criteria.scorers import BatchNormStatistic, FilterNorm, Geometri
 from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.surgery.plan import Plan
-from tests.methods.stub import StubJob
 
 NUM_STEPS = 2
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.methods.stub import StubJob
 from torch import nn
 
 import prunebench
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config import named
 from prunebench.config.phase import Phase, build_phases, lr_factor
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
@@ -19,12 +20,10 @@ from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
 from prunebench.methods.swag import REFRESH_BATCH, SWAG
 from prunebench.rows import register
-from prunebench.run import assemble
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
-from tests.methods.stub import StubJob
 from tests.small_nets import small_resnet
 
 CONFORMANCE = {
@@ -85,7 +84,7 @@ def row() -> dict[str, Any]:
 
 def test_the_papers_schedule_collects_139_models_and_keeps_20_deviations() -> None:
     config = row()
-    method = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = named.build("method", config["method"])
     phase = build_phases(config["schedule"]["phases"])[0]
     found = collecting_steps(method, epochs=phase.epochs, steps=2)
     assert found == [(epoch, 1) for epoch in range(161, 300)] and len(found) == 139

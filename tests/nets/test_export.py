@@ -109,9 +109,9 @@ def test_outputs_that_are_not_numbers_differ(run_folder: Path, monkeypatch: pyte
 
 
 def test_misuse_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"format 'onx' is unknown.*did you mean onnx"):
+    with pytest.raises(UserError, match=r"format must be one of onnx, .*, got 'onx'; did you mean onnx"):
         export(run_folder, "onx")
-    with pytest.raises(UserError, match="at least 1, got 0"):
+    with pytest.raises(UserError, match="batch size must be a whole number of at least 1 or null, got 0"):
         export(run_folder, "onnx", batch=0)
 
 
