@@ -21,9 +21,9 @@ class UserError(ValueError):
         super().__init__(here(sentence))
 
 
-def here(text: str, *, installed: bool = INSTALLED) -> str:
+def here(text: str) -> str:
     """``text`` with each ``python scripts/x.py`` as it is started where this package lies."""
-    return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if installed else text
+    return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if INSTALLED else text
 
 
 def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:

@@ -1,7 +1,7 @@
 """Check or download data sets.
 
     python scripts/data.py check                     every data set that is there: layout, checksums, counts
-    python scripts/data.py check cifar10 mnist       these; exit code 1 if one is missing or broken
+    python scripts/data.py check cifar10 mnist       these; exit code 1 if one is missing, broken or needs a value
     python scripts/data.py get cifar10               download, then check
     python scripts/data.py check imagenet dataset.folder=imagenet-sample dataset.allow_incomplete=true
 
@@ -17,27 +17,59 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
+from prunebench.config.arguments import fitted
 from prunebench.config.groups import conf_folder
+from prunebench.config.named import find
 from prunebench.data.files import MissingData
 from prunebench.errors import UserError, here, nearest
 
 CONF = conf_folder() / "dataset"
 
 
-def build(name: str, overrides: list[str]) -> Any:
-    """The data set object of ``conf/dataset/<name>.yaml``."""
+class NeedsValue(UserError):
+    """A data set whose configuration leaves a value to its user."""
+
+
+def build(name: str, given: list[str]) -> Any:
+    """The data set object of ``conf/dataset/<name>.yaml`` with the settings ``dataset.key=value`` on top.
+
+    Raises:
+        UserError: a name, key or value is wrong, or a value is missing.
+    """
     names = sorted(path.stem for path in CONF.glob("*.yaml"))
     if name not in names:
         raise UserError(f"there is no data set {name}; known: {', '.join(names)}{nearest(name, names)}")
-    changes = OmegaConf.from_dotlist(overrides).get("dataset", {})
-    merged = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
-    config: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    config = settings(name, given)
     config.pop("epochs", None)  # read by the schedules
-    # not `instantiate`: it wraps every error of a constructor
-    return get_class(config.pop("_target_"))(**config)
+    target = find(config.pop("_target_"), what=f"dataset={name}")
+    return target(**fitted(target, config, where="dataset"))
+
+
+def settings(name: str, given: list[str]) -> dict[str, Any]:
+    """What the configuration says with ``given`` on top, as plain data without a gap."""
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    OmegaConf.set_struct(config, True)
+    try:
+        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(given).get("dataset", {}))
+        missing = sorted(OmegaConf.missing_keys(merged))
+        found: Any = OmegaConf.to_container(merged, resolve=True)
+    except ConfigKeyError as error:
+        key = error.full_key
+        known = f"it has {', '.join(config)}{nearest(key, config)}"
+        raise UserError(f"dataset.{key} is no setting of {name}; {known}") from None
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(given)} cannot be read: {' '.join(str(error).split())}") from None
+    if missing:
+        values = " ".join(f"dataset.{key}=..." for key in missing)
+        raise NeedsValue(f"a value must be given: python scripts/data.py check {name} {values}")
+    return dict(found)
+
+
+STATES: dict[type[UserError], str] = {MissingData: "missing", NeedsValue: "needs"}
 
 
 def describe(data: Any) -> str:
@@ -50,13 +82,13 @@ def describe(data: Any) -> str:
     return ", ".join(parts)
 
 
-def report(name: str, overrides: list[str], root: Path, *, download: bool) -> str:
-    """Set up one data set and print one line about it; returns ok, missing or broken."""
+def report(name: str, given: list[str], root: Path, *, download: bool) -> str:
+    """Set up one data set and print one line about it; returns ok, missing, needs or broken."""
     try:
-        data = build(name, overrides)
+        data = build(name, given)
         data.setup(root, download=download)
     except UserError as error:
-        state, text = "missing" if isinstance(error, MissingData) else "broken", str(error)
+        state, text = STATES.get(type(error), "broken"), str(error)
     else:
         state, text = "ok", describe(data)
     print(f"{name:14} {state:8} {text}")
@@ -72,12 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PRUNEBENCH_DATA") or "data"))
     given = parser.parse_args(arguments)
     names = [word for word in given.words if "=" not in word]
-    overrides = [word for word in given.words if "=" in word]
-    if given.command == "get" and not names:
-        parser.error("get needs the name of a data set")
-    fine = {"ok"} if names else {"ok", "missing"}
+    values = [word for word in given.words if "=" in word]
+    for word in values:
+        if not word.startswith("dataset."):
+            parser.error(f"settings are written dataset.key=value, as for a run, got {word}")
+    if not names and (values or given.command == "get"):
+        parser.error(f"{' '.join(values) or 'get'} needs the name of a data set")
+    fine = {"ok"} if names else {"ok", "missing", "needs"}
     names = names or sorted(path.stem for path in CONF.glob("*.yaml"))
-    states = {report(name, overrides, given.data, download=given.command == "get") for name in names}
+    states = {report(name, values, given.data, download=given.command == "get") for name in names}
     return 0 if states <= fine else 1
 
 

@@ -6,7 +6,8 @@
     python scripts/rows.py check                     cells that contradict each other; each row that can run is
                                                      composed, built and cut, and its counts compared with the paper's
 
-Check ends with exit code 1 if a row cannot be composed, or a count differs by more than 1 % without a reason.
+Check ends with exit code 1 if a row cannot be composed, a cell contradicts others and the row does not say so, or a
+count differs by more than 1 % without a reason.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def list_rows(found: Sequence[Row], status: str | None) -> int:
 
 def check_rows(found: Sequence[Row]) -> int:
     print("Cells that contradict each other:")
-    for contradiction in rows.check_derived(found):
-        print(f"  {contradiction}")
+    contradictions = rows.check_derived(found)
+    for contradiction in contradictions:
+        print(f"  {contradiction}: {contradiction.note or 'NOT KNOWN TO THE ROW'}")
     parts = [part for row in found for part in row.parts if part.overrides is not None]
     counts: list[Count] = []
     broken: list[str] = []
@@ -64,7 +66,8 @@ def check_rows(found: Sequence[Row]) -> int:
             print(f"{head} ({count.difference:+.1%}): {count.note or 'NO REASON GIVEN'}")
     for text in broken:
         print(f"  cannot run: {text}")
-    return 1 if broken or any(count.unexplained for count in counts) else 0
+    unknown = any(count.unexplained for count in counts) or any(one.note is None for one in contradictions)
+    return 1 if broken or unknown else 0
 
 
 def main() -> int:

@@ -18,13 +18,11 @@ class Iterate:
     """One step of the bisection.
 
     Attributes:
-        dropped: share of all gates that is asked to go.
         kept: number of gates that stay, before the floor of one a layer.
         counts: channels of each layer.
         removed: share of the MACs that this removes; negative if the net is larger than what it is compared with.
     """
 
-    dropped: float
     kept: int
     counts: tuple[int, ...]
     removed: float
@@ -84,7 +82,7 @@ def bisect(
         dropped = (low + high) / 2
         kept = round(total * (1 - dropped))  # a half goes to the even number, as in the official code
         counts = tuple(max(1, count) for count in count_kept(gates, kept))
-        trace.append(Iterate(dropped=dropped, kept=kept, counts=counts, removed=removed(counts)))
+        trace.append(Iterate(kept=kept, counts=counts, removed=removed(counts)))
         if trace[-1].gap(target) <= tolerance:
             break
         if trace[-1].removed > target:

@@ -13,9 +13,11 @@ from torch import Tensor
 from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, Family
 from prunebench.budget.choose import Choice
-from prunebench.budget.counts import Floor, prune_floor
+from prunebench.budget.counts import Floor, PruneRatio, prune_floor
 from prunebench.budget.meet import meet
 from prunebench.budget.units import Unit, removal_order
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveFraction, PositiveInt
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.norm_scales import Scale
@@ -24,6 +26,7 @@ from prunebench.surgery.plan import Plan
 _NOISE = 1e-9  # 10 * 0.3 may come out as 2.9999999999999996: a count is an integer up to float noise
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class Amount:
     """How much goes, and what stays in any case.
@@ -40,30 +43,21 @@ class Amount:
         UserError: a value out of its range, none or several of ratio and targets.
     """
 
-    prune_ratio: float | None = None
-    target_macs: float | None = None
-    target_params: float | None = None
-    scope: str = "global"
-    min_channels: int = 1
-    max_layer_ratio: float | None = None
-    round_to: int = 1
+    prune_ratio: PruneRatio | None = None
+    target_macs: amounts.Target | None = None
+    target_params: amounts.Target | None = None
+    scope: amounts.Scope = "global"
+    min_channels: PositiveInt = 1
+    max_layer_ratio: PositiveFraction | None = None
+    round_to: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        amounts.check_word("scope", self.scope, amounts.SCOPES)
-        if isinstance(self.prune_ratio, Mapping):
-            raise UserError("prune_ratio must be one number: the scales of all layers are compared by one rule")
         amounts.check_amount(
             prune_ratio=self.prune_ratio,
             target_macs=self.target_macs,
             target_params=self.target_params,
             scope=self.scope,
-            fraction=1.0,
         )
-        if isinstance(self.min_channels, bool) or not isinstance(self.min_channels, int) or self.min_channels < 1:
-            raise UserError(f"min_channels must be a whole number of at least 1, got {self.min_channels!r}")
-        if self.max_layer_ratio is not None and not 0.0 < self.max_layer_ratio <= 1.0:
-            raise UserError(f"max_layer_ratio must be in (0, 1] or null, got {self.max_layer_ratio!r}")
-        Floor(round_to=self.round_to)
 
     @property
     def target(self) -> float | None:

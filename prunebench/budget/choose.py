@@ -10,9 +10,11 @@ from torch import Tensor
 
 from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
-from prunebench.budget.counts import Count, Floor, ratio_table, step_ratio
+from prunebench.budget.counts import COUNTS, Count, CountName, Floor, PruneRatio, ratio_table, step_ratio
 from prunebench.budget.meet import meet
 from prunebench.budget.units import Unit, check_scores, make_units
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
@@ -34,22 +36,23 @@ class Choice:
     achieved: dict[str, float | None]
 
 
+@validated
 def choose(
     scores: Mapping[str, Tensor],
     graph: ChannelGraph,
     *,
-    prune_ratio: float | Mapping[str, float] | None = None,
-    scope: str = "layer",
-    coupling: str = "free",
-    min_channels: int = 1,
-    round_to: int = 1,
-    count: str | Count = "prune_floor",
-    normalise: str = "none",
-    target_macs: float | None = None,
-    target_params: float | None = None,
-    protect: float = 0.0,
+    prune_ratio: PruneRatio | Mapping[str, PruneRatio] | None = None,
+    scope: amounts.Scope = "layer",
+    coupling: amounts.Coupling = "free",
+    min_channels: NonNegativeInt = 1,
+    round_to: PositiveInt = 1,
+    count: CountName | Count = "prune_floor",
+    normalise: amounts.Normalisation = "none",
+    target_macs: amounts.Target | None = None,
+    target_params: amounts.Target | None = None,
+    protect: Fraction = 0.0,
     fixed: Collection[str] = (),
-    fraction: float = 1.0,
+    fraction: PositiveFraction = 1.0,
     within: Plan | None = None,
 ) -> Choice:
     """Remove the channels with the lowest scores; among equal ones the lowest index goes first.
@@ -80,11 +83,8 @@ def choose(
             smallest reachable share), scores that are not finite.
     """
     started = time.perf_counter()
-    amounts.check_words(scope=scope, coupling=coupling, normalise=normalise)
-    amounts.check_amount(
-        prune_ratio=prune_ratio, target_macs=target_macs, target_params=target_params, scope=scope, fraction=fraction
-    )
-    counter = amounts.check_count(count)
+    amounts.check_amount(prune_ratio=prune_ratio, target_macs=target_macs, target_params=target_params, scope=scope)
+    counter = COUNTS[count] if isinstance(count, str) else count
     floor = Floor(min_channels=min_channels, protect=protect, round_to=round_to)
     scores = check_scores(scores, graph)
     before = within or Plan(keep={})

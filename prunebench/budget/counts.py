@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Annotated
 
+from prunebench.config.arguments import fit, validated
+from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt, Range
 from prunebench.errors import UserError, nearest
 
 Count = Callable[[int, float], int]
@@ -41,20 +44,17 @@ def mixed_floor(norm_ratio: float) -> Count:
 
 
 COUNTS: Mapping[str, Count] = {"prune_floor": prune_floor, "keep_floor": keep_floor}
+CountName = Annotated[str, Among(COUNTS)]
+PruneRatio = Annotated[float, Range(low=0, below=1, meaning="the share that goes")]
 
 
 def check_ratio(ratio: object, *, where: str = "prune_ratio") -> float:
-    """``ratio`` itself, if it is the share of channels that can go.
-
-    Raises:
-        UserError: outside [0, 1).
-    """
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 <= ratio < 1.0:
-        raise UserError(f"{where} is the share of channels that goes and must be in [0, 1), got {ratio}")
-    return float(ratio)
+    """``ratio`` itself, if it is the share that can go."""
+    return float(fit(ratio, PruneRatio, where))
 
 
-def ratio_table(ratios: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+@validated
+def ratio_table(ratios: Mapping[str, PruneRatio], names: Iterable[str]) -> dict[str, float]:
     """The ratio of each layer from a table of exact names or globs; the first match wins, no match is left out.
 
     Args:
@@ -65,8 +65,7 @@ def ratio_table(ratios: Mapping[str, float], names: Iterable[str]) -> dict[str, 
         UserError: a pattern matches none of them, or a ratio is outside [0, 1).
     """
     names = list(names)
-    for pattern, ratio in ratios.items():
-        check_ratio(ratio, where=f"the ratio of '{pattern}'")
+    for pattern in ratios:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(
                 f"the ratio table names '{pattern}', which matches none of the {len(names)} layers to prune"
@@ -83,11 +82,7 @@ def step_ratio(prune_ratio: float, fraction: float) -> float:
     return prune_ratio if fraction == 1.0 else 1.0 - (1.0 - prune_ratio) ** fraction
 
 
-def _check_whole(name: str, number: object, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise UserError(f"{name} must be a whole number of channels >= {least}, got {number}")
-
-
+@validated
 @dataclass(frozen=True)
 class Floor:
     """What stays of a layer whatever the ranking says.
@@ -101,15 +96,9 @@ class Floor:
         UserError: a value out of its range.
     """
 
-    min_channels: int = 1
-    protect: float = 0.0
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        _check_whole("min_channels", self.min_channels, 0)
-        _check_whole("round_to", self.round_to, 1)
-        if not 0.0 <= self.protect <= 1.0:
-            raise UserError(f"protect is the share of each layer that stays and must be in [0, 1], got {self.protect}")
+    min_channels: NonNegativeInt = 1
+    protect: Fraction = 0.0
+    round_to: PositiveInt = 1
 
     def keep(self, num_channels: int, num_wanted: int) -> int:
         """How many of ``num_channels`` stay when ``num_wanted`` should."""

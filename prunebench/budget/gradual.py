@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Fraction, FractionBelowOne, PositiveFloat
 from prunebench.errors import UserError
 
 
@@ -27,6 +29,7 @@ def cubic_sparsity(time: int, *, initial: float, final: float, start: int, end: 
     return final + (initial - final) * (1 - done / span) ** 3
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class CubicRamp:
     """The sparsity at each step of a phase; the time is that of :func:`cubic_sparsity`, in steps.
@@ -43,25 +46,21 @@ class CubicRamp:
         UserError: a value is out of range.
     """
 
-    initial: float
-    final: float
-    start: float
-    end: float
-    every: float
+    initial: FractionBelowOne
+    final: FractionBelowOne
+    start: Fraction
+    end: Fraction
+    every: PositiveFloat
 
     def __post_init__(self) -> None:
-        if not 0 <= self.initial <= self.final < 1:
+        if self.initial > self.final:
             raise UserError(
-                "method.initial_sparsity and method.target_sparsity are shares that go, 0 <= initial <= target < 1, "
-                f"got {self.initial!r} and {self.final!r}"
+                f"method.initial_sparsity={self.initial!r} must not be above method.target_sparsity={self.final!r}"
             )
-        if not 0 <= self.start < self.end <= 1:
+        if self.start >= self.end:
             raise UserError(
-                "the ramp must start and end at shares of the phase, 0 <= method.start < method.end <= 1, "
-                f"got start={self.start!r} and end={self.end!r}"
+                f"method.start={self.start!r} must be below method.end={self.end!r}, both are shares of the phase"
             )
-        if not self.every > 0:
-            raise UserError(f"method.every must be a positive number of epochs, got {self.every!r}")
 
     def sparsity(self, step: int, num_epochs: int, steps_per_epoch: int) -> float:
         """What is to be zero in optimiser step ``step`` (from 0) of a phase of that length."""

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prunebench.cli.help import help_text
+from prunebench.config.arguments import fit
 from prunebench.config.groups import GROUPS, conf_folder, options
+from prunebench.config.ranges import Range
 from prunebench.errors import UserError, nearest
 
 log = logging.getLogger("prunebench")
@@ -134,7 +136,7 @@ def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
     from omegaconf.errors import MissingMandatoryValue
 
     from prunebench.config import recipes
-    from prunebench.config.identity import RUN_FOLDERS
+    from prunebench.config.groups import RUN_FOLDERS
     from prunebench.rows.experiment import settle
 
     recipes.register()
@@ -164,14 +166,12 @@ def absolute(path: str) -> str:
 
 def _check_values(config: Mapping[str, Any]) -> None:
     """Refuse what no constructor sees."""
-    seed, paths, row = config["seed"], config["paths"], config.get("row")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise UserError(f"seed must be a whole number of at least 0, got {seed!r}")
+    paths, row = config["paths"], config.get("row")
+    fit(config["seed"], Annotated[int, Range(low=0, below=2**31)], "seed")
     truths = {"latency": config["latency"], "paths.download": paths["download"]}
     truths |= {"logger.online": config["logger"].get("online", False)}
     for name, value in truths.items():
-        if not isinstance(value, bool):
-            raise UserError(f"{name} must be true or false, got {value!r}")
+        fit(value, bool, name)
     texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
     texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
     for name, value in texts.items():

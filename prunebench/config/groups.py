@@ -6,9 +6,24 @@ Read as text, so that neither Hydra nor torch is needed.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
+
+RUN_FOLDERS = "run_folders"
+"""Key of ``method`` with the names of its options that are folders of finished runs."""
+
+NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "method": ("name", "recipe", "acts", "control", RUN_FOLDERS),
+    "model": ("name", "recipe", "pretrained", "pretrained_sha256"),
+    "dataset": ("epochs",),
+    "ood": ("epochs",),
+}
+"""Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
+
+FROM_DATA: Mapping[str, tuple[str, ...]] = {"model": ("num_classes", "in_channels", "image_size")}
+"""Facts of the data set among the keys of a group; only a target that knows them gets them."""
 
 
 def conf_folder() -> Path:

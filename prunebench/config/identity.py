@@ -9,14 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunebench.config.groups import RUN_FOLDERS
+
 PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
 """Keys of ``trainer`` that say where a run computes, not what."""
-
-RUN_FOLDERS = "run_folders"
-"""Key of ``method`` with the names of its options that are folders of finished runs."""
-
-NOT_ARGUMENTS = ("name", "recipe", "acts", "control", RUN_FOLDERS)
-"""Keys of ``method`` that are for results, schedules and reports, not for its constructor."""
 
 
 def file_sha256(path: Path) -> str:

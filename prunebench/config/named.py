@@ -1,22 +1,22 @@
-"""The function or class behind a dotted path that builds a net, and what it may be called with."""
+"""From a dotted path and settings to the object: nets, methods, data sets, criteria, saved nets."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
+from prunebench.config.arguments import fitted
+from prunebench.config.groups import FROM_DATA, NOT_ARGUMENTS
 from prunebench.errors import UserError, nearest
 
-# keys of a model config that its target does not get
-NO_ARGUMENTS = ("name", "pretrained", "pretrained_sha256", "recipe")
-FROM_DATA = ("num_classes", "in_channels", "image_size")  # facts of the data set, passed only to a net that takes them
+TARGET = "_target_"
 
 
-def find(path: str, *, what: str = "the net") -> Callable[..., Any]:
+def find(path: str, *, what: str) -> Callable[..., Any]:
     """Import the object behind ``package.module.name``, which builds ``what``.
 
     Raises:
@@ -38,50 +38,76 @@ def find(path: str, *, what: str = "the net") -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def arguments(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a model config that ``target`` gets: a foreign net need not know the facts of a data set."""
-    given = {key: value for key, value in config.items() if key not in NO_ARGUMENTS and not key.startswith("_")}
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+def arguments(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config group that its target gets; a foreign net need not know the facts of a data set."""
+    left_out = (TARGET, *NOT_ARGUMENTS.get(group, ()))
+    given = {key: value for key, value in settings.items() if key not in left_out}
+    if group not in FROM_DATA:
         return given
-    return {key: value for key, value in given.items() if key in parameters or key not in FROM_DATA}
+    parameters = inspect.signature(find(settings[TARGET], what=group)).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {key: value for key, value in given.items() if takes_all or key in parameters or key not in FROM_DATA[group]}
 
 
-def build(path: str, arguments: Mapping[str, Any], *, trust: bool) -> nn.Module:
-    """Call the target behind ``path``.
+def build(where: str, settings: Mapping[str, Any], *, expects: type = object, trust: bool = True) -> Any:
+    """Call the target of ``settings`` with the other settings; values that have a target themselves are built first.
 
     Args:
-        path: dotted path.
-        arguments: keyword arguments.
-        trust: also call a target that is neither a subclass of ``nn.Module`` nor a function annotated to return one.
+        where: the config group, or the place below it; errors name it.
+        settings: ``_target_`` and arguments.
+        expects: what must come out.
+        trust: also call a target that is neither a subclass of ``expects`` nor a function annotated to return one.
 
     Raises:
-        UserError: the target is unknown, not trusted, does not take the arguments, or gives something else.
+        UserError: the target is unknown or not trusted, a value is refused, or something else comes out.
     """
-    target = find(path)
-    if not (trust or _returns_net(target)):
+    if TARGET not in settings:
+        raise UserError(f"{where}.{TARGET} must be given")
+    path = settings[TARGET]
+    target = find(path, what=where)
+    if not (trust or _gives(target, expects)):
         raise UserError(
-            f"{path} is neither a torch.nn.Module nor annotated to return one, so it is not called; annotate it, "
-            "or give trust=True if you know what it does"
+            f"{path} is neither a {_public_name(expects)} nor annotated to return one, so it is not called; "
+            "annotate it, or give trust=True if you know what it does"
         )
+    given = {
+        key: build(f"{where}.{key}", value, expects=object if trust else expects, trust=trust)
+        if isinstance(value, Mapping) and TARGET in value
+        else value
+        for key, value in arguments(where, settings).items()
+    }
+    made = _call(target, fitted(target, given, where=where), f"{where}={settings.get('name', path)}")
+    if not isinstance(made, expects):
+        raise UserError(f"{path} gave a {type(made).__name__}, not a {_public_name(expects)}")
+    return made
+
+
+def _public_name(kind: type) -> str:
+    """``torch.nn.Module`` for a class that lies in ``torch.nn.modules.module``."""
+    parts = kind.__module__.split(".")
+    places = [".".join(parts[: num + 1]) for num in range(len(parts))]
+    return next(f"{p}.{kind.__name__}" for p in places if getattr(sys.modules[p], kind.__name__, None) is kind)
+
+
+def _call(target: Callable[..., Any], given: Mapping[str, Any], what: str) -> Any:
     try:
-        inspect.signature(target).bind(**arguments)
-    except TypeError as error:
-        takes = ", ".join(inspect.signature(target).parameters)
-        raise UserError(f"{path} cannot be called with {', '.join(arguments)} ({error}); it takes: {takes}") from None
-    net = target(**arguments)
-    if not isinstance(net, nn.Module):
-        raise UserError(f"{path} gave a {type(net).__name__}, not a torch.nn.Module")
-    return net
+        return target(**given)
+    except UserError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}:{last.lineno}"
+        raise UserError(f"{what} cannot be built: {str(error) or type(error).__name__} ({place})") from error
 
 
-def _returns_net(target: Callable[..., Any]) -> bool:
+def _gives(target: Callable[..., Any], expects: type) -> bool:
+    """Whether a class or the annotation of a function says that ``expects`` comes out."""
     if inspect.isclass(target):
-        return issubclass(target, nn.Module)
+        return issubclass(target, expects)
     answer = getattr(target, "__annotations__", {}).get("return")
     if isinstance(answer, str):  # postponed: look the name up where the function was written, evaluate nothing
         first, *rest = answer.strip("'\"").split(".")
-        answer = getattr(target, "__globals__", {}).get(first)
+        answer = getattr(inspect.unwrap(target), "__globals__", {}).get(first)
         for name in rest:
             answer = getattr(answer, name, None)
-    return inspect.isclass(answer) and issubclass(answer, nn.Module)
+    return inspect.isclass(answer) and issubclass(answer, expects)

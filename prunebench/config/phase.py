@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
-from prunebench.config import arguments
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import fitted, validated
+from prunebench.config.ranges import (
+    Among,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Range,
+)
+from prunebench.errors import UserError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """Settings of one phase; see ``conf/schedule/phase`` for the defaults.
@@ -55,75 +66,41 @@ class Phase:
     """
 
     name: str
-    epochs: int
-    lr: float
+    epochs: NonNegativeInt
+    lr: NonNegativeFloat
     pretrain: bool = False
     prune: bool = False
     active: bool = False
     active_last: bool | None = None
     fresh: bool = False
     equal_compute: bool = False
-    max_stretch: float | None = None
-    rounds: int = 1
-    fraction: float = 1.0
-    optimizer: str = "sgd"
-    lr_schedule: str = "constant"
-    milestones: Sequence[float] = ()
-    step_epochs: int = 30
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 0.1
-    onecycle_rise: float = 0.25
-    momentum: float = 0.9
+    max_stretch: Annotated[float, Range(low=1)] | None = None
+    rounds: PositiveInt = 1
+    fraction: PositiveFraction = 1.0
+    optimizer: Annotated[str, Among(OPTIMIZERS)] = "sgd"
+    lr_schedule: Annotated[str, Among(LR_SCHEDULES)] = "constant"
+    milestones: Sequence[Annotated[float, Range(low=0, high=1, meaning="fractions of the epochs")]] = ()
+    step_epochs: PositiveInt = 30
+    gamma: Fraction = 0.1
+    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_factor: Fraction = 0.1
+    onecycle_rise: Fraction = 0.25
+    momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     decay_norm: bool = True
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    batch_size: int | None = None
-    accumulate: int = 1
-    epoch_share: float | None = None
+    label_smoothing: Fraction = 0.0
+    clip_norm: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    epoch_share: PositiveFraction | None = None
 
     def __post_init__(self) -> None:
         where = f"schedule.phases.{self.name}"
-        _one_of(f"{where}.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of(f"{where}.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        whole: dict[str, tuple[Any, int]] = {
-            "epochs": (self.epochs, 0),
-            "rounds": (self.rounds, 1),
-            "step_epochs": (self.step_epochs, 1),
-            "accumulate": (self.accumulate, 1),
-        }
-        for name, (value, low) in whole.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UserError(f"{where}.{name} must be a whole number of at least {low}, got {value!r}")
-        limits = {
-            "lr": (0.0, math.inf),
-            "gamma": (0.0, 1.0),
-            "momentum": (0.0, 1.0),
-            "weight_decay": (0.0, math.inf),
-            "warmup_epochs": (0.0, math.inf),
-            "warmup_factor": (0.0, 1.0),
-            "onecycle_rise": (0.0, 1.0),
-            "label_smoothing": (0.0, 1.0),
-        }
-        for name, (lowest, highest) in limits.items():
-            given = getattr(self, name)
-            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
-            if not number or not lowest <= given <= highest:
-                raise UserError(f"{where}.{name} must be a number in [{lowest:g}, {highest:g}], got {given!r}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise UserError(f"{where}.nesterov=true needs a momentum above 0, got {where}.momentum={self.momentum!r}")
-        if self.max_stretch is not None and not self.max_stretch >= 1:
-            raise UserError(f"{where}.max_stretch must be at least 1 or null, got {self.max_stretch!r}")
-        if self.epoch_share is not None and not 0 < self.epoch_share <= 1:
-            raise UserError(f"{where}.epoch_share must be in (0, 1] or null, got {self.epoch_share!r}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"{where}.clip_norm must be positive or null, got {self.clip_norm!r}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"{where}.batch_size must be at least 1 or null, got {self.batch_size!r}")
         ends = self.lr_schedule == "linear"  # a fall may take the whole phase, a drop there would never be seen
-        inside = all(0 < m < 1 or (ends and m in (0, 1)) for m in self.milestones)
+        inside = ends or all(0 < m < 1 for m in self.milestones)
         if list(self.milestones) != sorted(self.milestones) or not inside:
             allowed = "[0, 1]" if ends else "(0, 1)"
             raise UserError(
@@ -146,18 +123,12 @@ class Phase:
         return replace(self, epochs=int(self.epochs * factor), equal_compute=False)
 
 
-def _one_of(what: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{what}={value} is unknown; use one of: {', '.join(allowed)}{nearest(str(value), allowed)}")
-
-
 def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]:
     """The ordered phases of a schedule, with ``rounds`` unrolled into ``<name>_1``, ``<name>_2``, …
 
     Raises:
         UserError: an unknown key or a value outside its range.
     """
-    known = {field.name for field in fields(Phase)}
     if not isinstance(settings, Mapping):
         raise UserError(f"schedule.phases must be a table of phases, got {settings!r}")
     phases: list[Phase] = []
@@ -166,11 +137,7 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
             raise UserError(
                 f"schedule.phases.{name} must be a table, got {values!r}; ~schedule.phases.{name} removes it"
             )
-        for key in values:
-            if key not in known:
-                raise UserError(f"schedule.phases.{name}.{key} is unknown{nearest(key, known)}")
-        given = {key: value for key, value in values.items() if value is not None or key in ("clip_norm", "batch_size")}
-        phase = Phase(**arguments.fitted(Phase, {"name": name, **given}, where=f"schedule.phases.{name}"))
+        phase = Phase(**fitted(Phase, {"name": name, **values}, where=f"schedule.phases.{name}"))
         if phase.rounds == 1:
             phases.append(phase)
         else:

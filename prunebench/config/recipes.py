@@ -11,11 +11,13 @@ those of the methods.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import Among
+from prunebench.errors import UserError
 
 NAME = "recipe"
 COMMON = "common"
@@ -52,9 +54,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: neither null nor ``common``.
     """
-    choice = OmegaConf.select(cfg, NAME)
-    if choice not in (None, COMMON):
-        raise UserError(f"{NAME} must be null or {COMMON}, got {choice!r}{nearest(str(choice), [COMMON])}")
+    fit(OmegaConf.select(cfg, NAME), Annotated[str, Among((COMMON,))] | None, NAME)
 
 
 def refuse_overruled(cfg: DictConfig, given: Iterable[str]) -> None:

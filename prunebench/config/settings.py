@@ -4,50 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from prunebench.config import arguments
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import fitted, validated
+from prunebench.config.ranges import Among, PositiveInt
+from prunebench.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp")
+ACCELERATORS = ("auto", "cpu", "gpu")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """How and where a phase trains; see ``conf/trainer/default.yaml``."""
 
-    precision: str
+    precision: Annotated[str, Among(PRECISIONS)]
     channels_last: bool
-    deterministic: bool | str
-    accelerator: str
-    devices: int
-    strategy: str
-    num_threads: int | None
+    deterministic: bool | Annotated[str, Among(("warn",))]
+    accelerator: Annotated[str, Among(ACCELERATORS)]
+    devices: PositiveInt
+    strategy: Annotated[str, Among(STRATEGIES)]
+    num_threads: PositiveInt | None
     progress: bool
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("precision", self.precision, PRECISIONS),
-            ("strategy", self.strategy, STRATEGIES),
-            ("accelerator", self.accelerator, ("auto", "cpu", "gpu")),
-        ):
-            if value not in allowed:
-                raise UserError(
-                    f"trainer.{name}={value} is unknown; use one of: {', '.join(allowed)}{nearest(str(value), allowed)}"
-                )
-        if self.deterministic not in (True, False, "warn"):
-            raise UserError(f"trainer.deterministic must be true, false or warn, got {self.deterministic!r}")
-        if self.devices < 1:
-            raise UserError(f"trainer.devices must be a whole number of at least 1, got {self.devices!r}")
         if self.devices > 1 and self.strategy != "ddp":
             raise UserError(f"trainer.devices={self.devices} needs trainer.strategy=ddp")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise UserError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise UserError(f"trainer.num_threads must be at least 1 or null, got {self.num_threads!r}")
         if self.accelerator == "gpu" and self.devices > torch.cuda.device_count():
             raise UserError(f"trainer.devices={self.devices}, but torch sees {torch.cuda.device_count()} GPUs here")
 
@@ -64,4 +52,4 @@ def trainer_settings(settings: Mapping[str, Any]) -> TrainerSettings:
     Raises:
         UserError: an unknown key, a value of another type or outside its range.
     """
-    return TrainerSettings(**arguments.fitted(TrainerSettings, settings, where="trainer"))
+    return TrainerSettings(**fitted(TrainerSettings, settings, where="trainer"))

@@ -14,7 +14,6 @@ from prunebench.criteria.activation_moments import (
 from prunebench.criteria.filters import geometric_median, l1_norm, l2_norm, mixed, random
 from prunebench.criteria.norms import STATISTICS, bn_importance, kernel_sums, mean_shift, needs_readers
 from prunebench.criteria.thresholds import (
-    global_threshold,
     largest,
     layer_std_threshold,
     redraw_std,
@@ -26,7 +25,6 @@ __all__ = [
     "STATISTICS",
     "bn_importance",
     "geometric_median",
-    "global_threshold",
     "kernel_sums",
     "l1_norm",
     "l2_norm",

@@ -37,7 +37,8 @@ def compensated(net: nn.Module, graph: ChannelGraph, plan: Plan, before: Plan) -
             scale = parameters.get(f"{source.norm}.weight")
             if scale is None or f"{source.norm}.running_mean" not in buffers or source.activation not in ACTIVATIONS:
                 continue
-            expected = mean(parameters[f"{source.norm}.bias"], scale, activation=source.activation)
+            beta = parameters[f"{source.norm}.bias"]
+            expected = mean(beta, scale, activation=source.activation, slope=source.slope)
             shift = mean_shift(parameters[f"{reader}.weight"], expected, removed)
             running = buffers.get(f"{graph.layers[reader].norm}.running_mean")
             bias = parameters.get(f"{reader}.bias")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.budget.counts import prune_floor
 from prunebench.budget.units import removal_order
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, FractionBelowOne
 from prunebench.criteria import activation_moments, filters, norms
 from prunebench.data.base import Batches
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph, Layer
 from prunebench.surgery.plan import Plan
 
@@ -88,6 +90,7 @@ class Criterion:
         raise NotImplementedError
 
 
+@validated
 class FilterNorm(Criterion):
     """L1 (Li et al. 2017) or L2 norm (He et al. 2018, SFP) of the filters.
 
@@ -97,15 +100,12 @@ class FilterNorm(Criterion):
             (Li et al., section 3.3; for order 1).
     """
 
-    STRATEGIES: ClassVar[tuple[str, ...]] = ("independent", "greedy")
-
-    def __init__(self, *, order: int, strategy: str = "independent") -> None:
-        if order not in (1, 2):
-            raise UserError(f"method.criterion.order must be 1 or 2, got {order}")
-        if strategy not in self.STRATEGIES:
-            allowed = " or ".join(self.STRATEGIES)
-            hint = nearest(str(strategy), self.STRATEGIES)
-            raise UserError(f"method.criterion.strategy must be {allowed}, got {strategy!r}{hint}")
+    def __init__(
+        self,
+        *,
+        order: Annotated[int, Among((1, 2))],
+        strategy: Annotated[str, Among(("independent", "greedy"))] = "independent",
+    ) -> None:
         self.order = order
         self.in_order = strategy == "greedy"
         if self.in_order and order != 1:
@@ -117,6 +117,7 @@ class FilterNorm(Criterion):
         return filters.l1_norm(subject.weight, live_inputs=subject.live_inputs)
 
 
+@validated
 class GeometricMedian(Criterion):
     """Sum of distances to the layer's other filters (FPGM), a share of them by norm first (FPGM-mix).
 
@@ -124,13 +125,14 @@ class GeometricMedian(Criterion):
         norm_ratio: share of each layer's filters that goes by norm, in [0, 1); part of the prune ratio, not added.
     """
 
-    def __init__(self, *, norm_ratio: float = 0.0) -> None:
-        self.norm_ratio = check_ratio(norm_ratio, where="method.criterion.norm_ratio")
+    def __init__(self, *, norm_ratio: FractionBelowOne = 0.0) -> None:
+        self.norm_ratio = float(norm_ratio)
 
     def __call__(self, subject: Subject) -> Tensor:
         return filters.mixed(subject.weight, num_by_norm=prune_floor(len(subject.weight), self.norm_ratio))
 
 
+@validated
 class BatchNormStatistic(Criterion):
     """A closed-form statistic of the activation, from the batch norm that follows (Oh et al. 2022).
 
@@ -138,12 +140,7 @@ class BatchNormStatistic(Criterion):
         statistic: one of ``norms.STATISTICS``.
     """
 
-    def __init__(self, *, statistic: str) -> None:
-        if statistic not in norms.STATISTICS:
-            hint = nearest(str(statistic), norms.STATISTICS)
-            raise UserError(
-                f"method.criterion.statistic must be one of {', '.join(norms.STATISTICS)}, got {statistic!r}{hint}"
-            )
+    def __init__(self, *, statistic: Annotated[str, Among(norms.STATISTICS)]) -> None:
         self.statistic = statistic
 
     def refuses(self, layer: Layer) -> str | None:
@@ -163,6 +160,7 @@ class BatchNormStatistic(Criterion):
             subject.beta,
             subject.gamma,
             activation=None if self.statistic == "gamma" else subject.layer.activation,
+            slope=subject.layer.slope,
             readers=subject.readers,
         )
 

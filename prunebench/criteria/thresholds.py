@@ -8,41 +8,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, NonNegativeFloat
 from prunebench.errors import UserError
 
 
-def _absolute(weights: Sequence[Tensor]) -> Tensor:
-    """|w| of all weights in one ascending vector."""
-    return torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
+@validated
+def remaining_threshold(weights: Sequence[Tensor], prune_ratio: FractionBelowOne) -> Tensor:
+    """The threshold that takes ``prune_ratio`` of the weights of all layers that are not zero yet, a scalar.
 
-
-def global_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
-    """y[int(T * prune_ratio)] of the T sorted absolute weights of all layers together, a scalar.
-
-    A weight stays iff its absolute value is strictly above, so int(T * prune_ratio) + 1 weights go, and more where
-    some are equal (Rethinking, cifar/weight-level/cifar_prune.py:184-211).
+    Index T - T_nonzero + int(T_nonzero * prune_ratio) of the T sorted absolute weights. A weight stays iff its absolute
+    value is strictly above, so one more goes than the ratio says, and more where some are equal (Rethinking,
+    cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215; cifar/weight-level/cifar_prune.py:184-211).
     """
-    ranked = _absolute(weights)
-    return ranked[_position(len(ranked), len(ranked), prune_ratio)]
-
-
-def remaining_threshold(weights: Sequence[Tensor], prune_ratio: float) -> Tensor:
-    """The threshold that takes ``prune_ratio`` of the weights that are not zero yet, a scalar.
-
-    Index T - T_nonzero + int(T_nonzero * prune_ratio) of the sorted absolute weights (Rethinking,
-    cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215).
-    """
-    ranked = _absolute(weights)
-    return ranked[_position(len(ranked), int(torch.count_nonzero(ranked)), prune_ratio)]
-
-
-def _position(total: int, num_live: int, prune_ratio: float) -> int:
-    if not 0.0 <= prune_ratio < 1.0:
-        raise UserError(f"prune_ratio must be in [0, 1), got {prune_ratio}")
+    ranked = torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values
+    num_live = int(torch.count_nonzero(ranked))
     if num_live == 0:
         raise UserError("every weight is zero already; nothing is left to prune")
     # 10 * 0.3 may come out as 2.9999999999999996: a count is an integer up to float noise
-    return total - num_live + math.floor(num_live * prune_ratio + 1e-9)
+    return ranked[len(ranked) - num_live + math.floor(num_live * prune_ratio + 1e-9)]
 
 
 def largest(weight: Tensor, num_zero: int) -> Tensor:
@@ -53,11 +37,10 @@ def largest(weight: Tensor, num_zero: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def layer_std_threshold(weight: Tensor, quality: float) -> Tensor:
+@validated
+def layer_std_threshold(weight: Tensor, quality: NonNegativeFloat) -> Tensor:
     """``quality`` times the standard deviation of the layer's live weights, a scalar (Han et al. 2015, section 3)."""
     live = weight.detach()[weight.detach() != 0]
-    if quality < 0 or not math.isfinite(quality):
-        raise UserError(f"quality must be a number >= 0 (standard deviations), got {quality}")
     if live.numel() < 2:
         return torch.zeros((), dtype=weight.dtype, device=weight.device)
     return quality * live.std()

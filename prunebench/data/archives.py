@@ -9,8 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
+from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 
 
@@ -30,8 +29,13 @@ def unpack(archive: Path, root: Path, member: str) -> Path:
             nothing is left behind then.
     """
     final = root / member
-    with FileLock(root / f".{member}.lock"), tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
-        if final.exists():  # perhaps since a moment ago, by another process
+    if final.exists():
+        return final
+    lock = FolderLock(
+        root, wait=True, name=f".{member}.lock", work="unpacks the same archive", setting="PRUNEBENCH_DATA"
+    )
+    with lock, tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
+        if final.exists():  # since a moment ago, by another process
             return final
         try:
             if zipfile.is_zipfile(archive):

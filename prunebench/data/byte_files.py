@@ -5,14 +5,16 @@ from __future__ import annotations
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prunebench.data.checks import whole
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Range
 from prunebench.data.files import not_found
 from prunebench.data.text import Text, TextData, split
 from prunebench.errors import UserError
 
 
+@validated
 class ByteFiles(TextData):
     """Files put one behind the other; 90 % of the bytes train, 5 % validate, 5 % test.
 
@@ -23,12 +25,11 @@ class ByteFiles(TextData):
         **common: the arguments of :class:`~prunebench.data.text.TextData`.
     """
 
-    def __init__(self, *, files: Sequence[str], max_bytes: int | None, **common: Any) -> None:
+    def __init__(
+        self, *, files: Sequence[str], max_bytes: Annotated[int, Range(low=100)] | None, **common: Any
+    ) -> None:
         super().__init__(**common)
-        if isinstance(files, str) or not all(isinstance(path, str) for path in files):
-            raise UserError(f"dataset.files must be a list of paths, got {files!r}")
-        self.files = list(files)
-        self.max_bytes = None if max_bytes is None else whole("max_bytes", max_bytes, low=100)
+        self.files, self.max_bytes = list(files), max_bytes
 
     def fetch(self, root: Path) -> None:
         """Nothing to do: the files are local."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunebench.data.checks import whole
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, Range
 from prunebench.data.memory import MemoryData, Raw
 from prunebench.data.splits import stratified_split
-from prunebench.errors import UserError
 
 SIZES = (8, 16, 32)
 BRIGHTEST = 16  # the set counts 0 to 16 ink pixels per cell
 TEST_SEED = 0  # there is no official test set; ours is the same whatever dataset.split_seed is
 
 
+@validated
 class Digits(MemoryData):
     """Handwritten digits, 10 classes, 8x8 grey pixels (UCI optical recognition, its test part).
 
@@ -33,12 +34,16 @@ class Digits(MemoryData):
 
     class_names = [str(digit) for digit in range(10)]
 
-    def __init__(self, *, size: int, test: int, **common: Any) -> None:
-        if size not in SIZES:
-            raise UserError(f"dataset.size must be one of {', '.join(map(str, SIZES))} for digits, got {size!r}")
+    def __init__(
+        self,
+        *,
+        size: Annotated[int, Among(SIZES)],
+        test: Annotated[int, Range(low=10, high=1797 - 10)],
+        **common: Any,
+    ) -> None:
         self.shape = (10, 1, size)
         super().__init__(size=size, **common)
-        self.num_held_out_test = whole("test", test, low=10, high=1797 - 10)
+        self.num_held_out_test = test
 
     def fetch(self, root: Path) -> None:
         """Nothing to do: the pictures are inside scikit-learn."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pooch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +24,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer
@@ -47,15 +47,14 @@ class Remote:
     bases: tuple[str, ...]
     checksum: str
 
-    def urls(self, mirror: str | None = None) -> list[str]:
-        """Where to look. A mirror (argument or $PRUNEBENCH_MIRROR) has the layout of the data folder."""
-        mirror = mirror or os.environ.get(MIRROR)
-        if mirror:
+    def urls(self) -> list[str]:
+        """Where to look. A mirror ($PRUNEBENCH_MIRROR) has the layout of the data folder."""
+        if mirror := os.environ.get(MIRROR):
             return [f"{mirror.rstrip('/')}/{self.path}"]
         return [f"{base.rstrip('/')}/{Path(self.path).name}" for base in self.bases]
 
 
-def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
+def fetch(remote: Remote, root: Path) -> Path:
     """Download ``remote`` to ``root / remote.path``, unless it is there already.
 
     The bytes go to ``<file>.part``, where a later call finds them and asks only for the rest; the file gets its
@@ -64,7 +63,6 @@ def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
     Args:
         remote: what to download.
         root: the data folder; made if needed.
-        mirror: address of a folder with the layout of the data folder, instead of ``remote.bases``.
 
     Returns:
         The path of the file.
@@ -74,26 +72,23 @@ def fetch(remote: Remote, root: Path, *, mirror: str | None = None) -> Path:
             be written.
     """
     target = root / remote.path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):  # two runs of a sweep may want the same file
+    if not target.exists():
+        # two runs of a sweep may want the same file
+        name, work = f"{target.name}.lock", "downloads the same file"
+        with FolderLock(target.parent, wait=True, name=name, work=work, setting="PRUNEBENCH_DATA"):
             if not target.exists():
-                _fetch(remote, target, mirror)
-    except PermissionError as error:
-        raise UserError(
-            f"{target} cannot be written ({error.strerror}); set PRUNEBENCH_DATA to a folder you may write to"
-        ) from error
+                _fetch(remote, target)
     algorithm, expected = remote.checksum.split(":")
     if pooch.file_hash(str(target), alg=algorithm) != expected:
         raise UserError(f"{target} is not the official file ({remote.checksum}); remove it and run again")
     return target
 
 
-def _fetch(remote: Remote, target: Path, mirror: str | None) -> None:
+def _fetch(remote: Remote, target: Path) -> None:
     pooch.get_logger().setLevel("ERROR")  # we say ourselves what happens
     part = target.with_name(target.name + ".part")
     reasons = []
-    for url in remote.urls(mirror):
+    for url in remote.urls():
         try:
             pooch.retrieve(
                 url=url,

@@ -7,18 +7,20 @@ folders, and another order of the classes. Both are found here before anything r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.data.base import Batches
-from prunebench.data.checks import known_keys, truth, whole
 from prunebench.data.files import MissingData
 from prunebench.data.loaders import ImageData
 from prunebench.data.pictures import CentreCut, Listing, PictureBatches, Pictures, RandomCut
@@ -36,6 +38,20 @@ def official_classes() -> tuple[str, ...]:
     return tuple(text.split())
 
 
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """How training pictures are varied.
+
+    Attributes:
+        min_area: smallest share of a picture's area in a random crop.
+        flip: mirror half of them.
+    """
+
+    min_area: PositiveFraction
+    flip: bool
+
+
+@validated
 class ImageNet(ImageData):
     """ImageNet-1k in ``<folder>/train/<class>/*`` and ``<folder>/val/<class>/*``.
 
@@ -43,12 +59,13 @@ class ImageNet(ImageData):
     from the training set. Labels follow the official order of the 1,000 class folders, also in a partial copy.
 
     Args:
+        in_channels: colour; grey pictures are read as colour.
         folder: below the data folder.
         allow_incomplete: accept fewer pictures or classes than the official ones, and folders that are no
             ImageNet classes (then labels follow the sorted folder names). Without ``train`` such a copy can be
             tested only: everything that needs training pictures is a UserError, nothing else is put in place.
         resize: shorter side before the central crop in evaluation, in pixels.
-        augment: ``{min_area: smallest share of the area in a random crop, flip: mirror half of them}``.
+        augment: ``{min_area: …, flip: …}``, see :class:`RandomCrop`.
         num_workers: decoding processes per device; ``null`` = one per processor.
         **common: the arguments of :class:`~prunebench.data.loaders.ImageData`.
 
@@ -59,24 +76,21 @@ class ImageNet(ImageData):
     def __init__(
         self,
         *,
+        in_channels: Annotated[int, Among((3,))],
         folder: str,
         allow_incomplete: bool,
-        resize: int,
-        augment: Mapping[str, Any],
-        num_workers: int | None,
+        resize: PositiveInt,
+        augment: RandomCrop,
+        num_workers: NonNegativeInt | None,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(in_channels=in_channels, **common)
         self.folder = folder
-        self.allow_incomplete = truth("allow_incomplete", allow_incomplete)
-        self.resize = whole("resize", resize, low=self.size)
-        keys = known_keys("augment", augment, ("min_area", "flip"))
-        self.min_area, self.flip = keys["min_area"], truth("augment.flip", keys["flip"])
-        if not isinstance(self.min_area, (int, float)) or not 0 < self.min_area <= 1:
-            raise UserError(f"dataset.augment.min_area must be above 0 and at most 1, got {self.min_area!r}")
-        self.num_workers = _processors() if num_workers is None else whole("num_workers", num_workers, low=0)
-        if self.in_channels != 3:
-            raise UserError(f"dataset.in_channels must be 3 for {self.name}, got {self.in_channels}")
+        self.allow_incomplete, self.resize = allow_incomplete, resize
+        self.min_area, self.flip = augment.min_area, augment.flip
+        self.num_workers = _processors() if num_workers is None else num_workers
+        if self.resize < self.size:
+            raise UserError(f"dataset.resize must be at least dataset.size={self.size}, got {self.resize}")
         if self.num_held_out % self.num_classes:
             raise UserError(
                 f"dataset.validation={self.num_held_out} must be a multiple of the {self.num_classes} classes: "

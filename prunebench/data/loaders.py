@@ -6,17 +6,21 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import fit, validated
+from prunebench.config.ranges import NonNegativeInt, PositiveInt, Range
 from prunebench.data import splits
 from prunebench.data.base import Batches, Data
-from prunebench.data.checks import fractions, whole
 from prunebench.errors import UserError
 
+_BRIGHTNESS = "fractions of full brightness; divide bytes by 255"
 
+
+@validated
 class ImageData(Data):
     """An image classification set with train, validation and test split.
 
@@ -51,26 +55,24 @@ class ImageData(Data):
         self,
         *,
         name: str,
-        num_classes: int,
-        in_channels: int,
-        size: int,
-        batch_size: int,
-        eval_batch_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        validation: int,
-        split_seed: int,
+        num_classes: Annotated[int, Range(low=2)],
+        in_channels: PositiveInt,
+        size: PositiveInt,
+        batch_size: PositiveInt,
+        eval_batch_size: PositiveInt,
+        mean: Sequence[Annotated[float, Range(low=0, high=1, meaning=_BRIGHTNESS)]],
+        std: Sequence[Annotated[float, Range(low=1e-6, high=1, meaning=_BRIGHTNESS)]],
+        validation: NonNegativeInt,
+        split_seed: NonNegativeInt,
     ) -> None:
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) != in_channels:
+                raise UserError(f"dataset.{key} must have {in_channels} numbers, one per channel, got {values!r}")
         self.name = name
-        self.num_classes = whole("num_classes", num_classes, low=2)
-        self.in_channels = whole("in_channels", in_channels, low=1)
-        self.size = whole("size", size, low=1)
-        self.batch_size = whole("batch_size", batch_size, low=1)
-        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, low=1)
-        self.mean = fractions("mean", mean, num=in_channels, low=0.0)
-        self.std = fractions("std", std, num=in_channels, low=1e-6)
-        self.num_held_out = whole("validation", validation, low=0)
-        self.split_seed = whole("split_seed", split_seed, low=0)
+        self.num_classes, self.in_channels, self.size = num_classes, in_channels, size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
+        self.num_held_out, self.split_seed = validation, split_seed
         self.channels_last = False
         self.device = torch.device("cpu")
         self.num_train = self.num_val = self.num_test = 0
@@ -137,7 +139,7 @@ class ImageData(Data):
         """
         index = splits.part_of(self._training(), *part, seed=self.split_seed)
         order = index[splits.epoch_order(len(index), seed=seed, epoch=epoch)]
-        size = self.batch_size if batch_size is None else whole("batch_size", batch_size, low=1)
+        size = self.batch_size if batch_size is None else fit(batch_size, PositiveInt, "batch_size")
         chunks = splits.training_chunks(order, batch_size=size, rank=rank, world_size=world_size)
         return self._batches("train", chunks, (seed, epoch))
 
@@ -205,7 +207,7 @@ class ImageData(Data):
         return self._train_index
 
     def _evaluation(self, part: str, index: Tensor, batch_size: int | None, rank: int, world_size: int) -> Batches:
-        size = self.eval_batch_size if batch_size is None else whole("eval_batch_size", batch_size, low=1)
+        size = self.eval_batch_size if batch_size is None else fit(batch_size, PositiveInt, "batch_size")
         chunks = splits.evaluation_chunks(index, batch_size=size, rank=rank, world_size=world_size)
         return self._batches(part, chunks, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import NonNegativeInt
 from prunebench.data.base import Batches
 from prunebench.data.batches import Draws, Store, StoreBatches
-from prunebench.data.checks import Augment
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 
@@ -28,18 +29,32 @@ class Raw:
     test_labels: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How training pictures are varied.
+
+    Attributes:
+        crop: black pixels added on each side before a random window of the old size is cut, 0 = no crop.
+        flip: mirror left to right with probability one half.
+    """
+
+    crop: NonNegativeInt
+    flip: bool
+
+
+@validated
 class MemoryData(ImageData):
     """An image set in one uint8 tensor on the device; the batches are cut out of it by whole-tensor steps.
 
     Args:
-        augment: ``{crop: pixels, flip: true or false}``, see :class:`~prunebench.data.checks.Augment`.
+        augment: ``{crop: pixels, flip: true or false}``, see :class:`Augment`.
         **common: the arguments of :class:`~prunebench.data.loaders.ImageData`.
     """
 
     shape: tuple[int, int, int]
     """Classes, channels and pixels per side of the official set: what the configuration must say."""
 
-    def __init__(self, *, augment: Mapping[str, Any], **common: Any) -> None:
+    def __init__(self, *, augment: Augment, **common: Any) -> None:
         super().__init__(**common)
         given = (self.num_classes, self.in_channels, self.size)
         if given != self.shape:
@@ -47,7 +62,9 @@ class MemoryData(ImageData):
                 "dataset.num_classes, in_channels and size describe the files of {} and must be {}, {} and {}; "
                 "got {}, {} and {}".format(self.name, *self.shape, *given)
             )
-        self.augment = Augment.parse(augment, size=self.size)
+        if augment.crop > self.size:
+            raise UserError(f"dataset.augment.crop must be at most dataset.size={self.size}, got {augment.crop}")
+        self.augment = augment
         self._train_store: Store | None = None
         self._test_store: Store | None = None
 

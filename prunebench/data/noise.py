@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import NonNegativeInt, PositiveInt
 from prunebench.data.base import Batches
 from prunebench.data.batches import Store, StoreBatches
-from prunebench.data.checks import whole
 from prunebench.data.loaders import ImageData
 from prunebench.data.splits import stream
 
 
+@validated
 class Noise(ImageData):
     """A test set of independent uniform bytes, without training pictures.
 
@@ -28,10 +30,9 @@ class Noise(ImageData):
         UserError: a value is out of range.
     """
 
-    def __init__(self, *, num_pictures: int, noise_seed: int, **common: Any) -> None:
+    def __init__(self, *, num_pictures: PositiveInt, noise_seed: NonNegativeInt, **common: Any) -> None:
         super().__init__(**common)
-        self.num_pictures = whole("num_pictures", num_pictures, low=1)
-        self.noise_seed = whole("noise_seed", noise_seed, low=0)
+        self.num_pictures, self.noise_seed = num_pictures, noise_seed
         self._store: Store | None = None
 
     def fetch(self, root: Path) -> None:

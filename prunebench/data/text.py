@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import fit, validated
+from prunebench.config.ranges import PositiveInt, Range
 from prunebench.data.base import Batches, Data
-from prunebench.data.checks import whole
 from prunebench.data.splits import stream
 from prunebench.errors import UserError
 
@@ -29,6 +30,7 @@ class Text:
     test: bytes
 
 
+@validated
 class TextData(Data):
     """A text in bytes, cut into consecutive train, validation and test parts.
 
@@ -56,14 +58,20 @@ class TextData(Data):
     sample = "symbol"
 
     def __init__(
-        self, *, name: str, num_symbols: int, batch_size: int, window: int, eval_batch_size: int, eval_window: int
+        self,
+        *,
+        name: str,
+        num_symbols: Annotated[int, Range(low=2, high=ALL_BYTES)],
+        batch_size: PositiveInt,
+        window: PositiveInt,
+        eval_batch_size: PositiveInt,
+        eval_window: PositiveInt,
     ) -> None:
         self.name = name
-        self.num_classes = whole("num_symbols", num_symbols, low=2, high=ALL_BYTES)
-        self.batch_size = whole("batch_size", batch_size, low=1)
-        self.window = self.samples_per_example = whole("window", window, low=1)
-        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, low=1)
-        self.eval_window = whole("eval_window", eval_window, low=1)
+        self.num_classes = num_symbols
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.window = self.samples_per_example = window
+        self.eval_window = eval_window
         self.device = torch.device("cpu")
         self.num_train = self.num_val = self.num_test = 0
         self._parts: dict[str, Tensor] = {}  # uint8 [N], ids
@@ -114,7 +122,7 @@ class TextData(Data):
 
         With several ranks each has ``batch_size`` streams of its own. A ``part`` is a contiguous piece of the text.
         """
-        size = self.batch_size if batch_size is None else whole("batch_size", batch_size, low=1)
+        size = self.batch_size if batch_size is None else fit(batch_size, PositiveInt, "batch_size")
         ids, (k, num_parts) = self._part("train"), part
         piece = ids[k * len(ids) // num_parts : (k + 1) * len(ids) // num_parts]
         return self._batches(piece, size, self.window, rank, world_size)
@@ -197,7 +205,7 @@ class TextData(Data):
         return _Streams(self._part(part), streams, self.name)
 
     def _evaluation(self, ids: Tensor, batch_size: int | None, rank: int, world_size: int) -> Batches:
-        size = self.eval_batch_size if batch_size is None else whole("eval_batch_size", batch_size, low=1)
+        size = self.eval_batch_size if batch_size is None else fit(batch_size, PositiveInt, "batch_size")
         return self._batches(ids, size, self.eval_window, rank, world_size)
 
     def _batches(self, ids: Tensor, size: int, window: int, rank: int, world_size: int) -> Batches:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from prunebench.data.checks import truth, whole
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Range
 from prunebench.data.download import Remote, fetch
 from prunebench.data.files import checked, not_found, remedy
 from prunebench.data.text import Text, TextData, split
@@ -16,6 +17,7 @@ NUM_BYTES = 100_000_000
 BASES = ("http://mattmahoney.net/dc",)
 
 
+@validated
 class Enwik8(TextData):
     """The first 100,000,000 bytes of an English Wikipedia dump: 90 % train, 5 % validate, 5 % test.
 
@@ -38,11 +40,16 @@ class Enwik8(TextData):
     md5: ClassVar[str] = "a1fa5ffddb56f4953e226637dabbb36a"  # of the unpacked text
     zip_sha256: ClassVar[str] = "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc"
 
-    def __init__(self, *, num_bytes: int, file: str | None, drop_newlines: bool, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_bytes: Annotated[int, Range(low=1000, high=NUM_BYTES)],
+        file: str | None,
+        drop_newlines: bool,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
-        self.num_bytes = whole("num_bytes", num_bytes, low=1000, high=NUM_BYTES)
-        self.file = file
-        self.drop_newlines = truth("drop_newlines", drop_newlines)
+        self.num_bytes, self.file, self.drop_newlines = num_bytes, file, drop_newlines
         if self.num_bytes < NUM_BYTES and self.name == self.official:
             raise UserError(
                 f"dataset.num_bytes={num_bytes} is not the official {self.official}; give the short text its own name "

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 from torch import nn
 
-from prunebench.errors import UserError
+from prunebench.config.arguments import fit, validated
+from prunebench.config.ranges import Among, PositiveInt
 from prunebench.layers.components import Components, Factorised, preserving_rank
 from prunebench.layers.factorised import FactorisedLinear
 from prunebench.layers.factorised_conv import FactorisedConv2d
 from prunebench.layers.gated import Gated
 from prunebench.layers.selected import InputLinear
 
-INITS = ("svd", "random")
-RANKS = ("preserve", "full")
+Init = Annotated[str, Among(("svd", "random"))]
+Rank = Annotated[str, Among(("preserve", "full"))] | PositiveInt
 
 
 def is_factored(module: nn.Module) -> bool:
@@ -42,7 +44,8 @@ def candidates(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def factorise(module: nn.Module, *, rank: int | str, init: str) -> Factorised:
+@validated
+def factorise(module: nn.Module, *, rank: Rank, init: Init) -> Factorised:
     """``module`` as two factors.
 
     Args:
@@ -51,9 +54,8 @@ def factorise(module: nn.Module, *, rank: int | str, init: str) -> Factorised:
         init: ``svd`` = the nearest matrix of that rank to the present one, ``random`` = new weights.
 
     Raises:
-        UserError: an option is outside its values, see :func:`check_options`.
+        UserError: an option is outside its values.
     """
-    check_options(rank, init)
     if isinstance(module, Factorised):
         return module
     if is_factored(module):
@@ -77,15 +79,9 @@ def factorise(module: nn.Module, *, rank: int | str, init: str) -> Factorised:
 
 
 def check_options(rank: int | str, init: str) -> None:
-    """Refuse unknown options of :func:`factorise`.
-
-    Raises:
-        UserError: the rank is neither one of :data:`RANKS` nor a whole number of at least 1, or ``init`` is unknown.
-    """
-    if init not in INITS:
-        raise UserError(f"method.init must be one of {', '.join(INITS)}, got {init!r}")
-    if rank not in RANKS and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
-        raise UserError(f"method.rank must be {' or '.join(RANKS)} or a whole number of at least 1, got {rank!r}")
+    """Refuse unknown options of :func:`factorise`."""
+    fit(init, Init, "method.init")
+    fit(rank, Rank, "method.rank")
 
 
 def _rank(rank: int | str, inputs: int, outputs: int) -> int:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunebench.layers.gaussian_weights import GaussianWeights
+from prunebench.layers.gaussian_weights import Estimator, GaussianWeights, Scale, Shape
 
 
 class GaussianLinear(GaussianWeights, nn.Linear):
@@ -19,7 +19,7 @@ class GaussianLinear(GaussianWeights, nn.Linear):
         in_features, out_features, bias: as of ``nn.Linear``.
         scale: what ``spread`` means, see :data:`~prunebench.layers.gaussian_weights.SCALES`.
         estimator: how the output is drawn in training, see :mod:`prunebench.layers.gaussian_weights`.
-        shape: what has a spread of its own, see :data:`~prunebench.layers.gaussian_weights.SHAPES`.
+        shape: what has a spread of its own, see :data:`~prunebench.layers.gaussian_weights.Shape`.
         initial: first value of all spreads; ``bias_initial``: the same for biases, None = biases are not random.
         threshold: weights with log alpha at or above it are dead: 0 in evaluation mode; None = all live.
         train_clip: dead weights are 0 in training too. They keep their noise here and lose it in a convolution, as in
@@ -37,9 +37,9 @@ class GaussianLinear(GaussianWeights, nn.Linear):
         out_features: int,
         *,
         bias: bool = True,
-        scale: str = "softplus",
-        estimator: str = "lrt",
-        shape: str = "weight",
+        scale: Scale = "softplus",
+        estimator: Estimator = "lrt",
+        shape: Shape = "weight",
         initial: float = -3.0,
         bias_initial: float | None = None,
         threshold: float | None = None,
@@ -82,9 +82,9 @@ class GaussianConv2d(GaussianWeights, nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        scale: str = "softplus",
-        estimator: str = "lrt",
-        shape: str = "weight",
+        scale: Scale = "softplus",
+        estimator: Estimator = "lrt",
+        shape: Shape = "weight",
         initial: float = -3.0,
         bias_initial: float | None = None,
         threshold: float | None = None,

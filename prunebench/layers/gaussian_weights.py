@@ -19,13 +19,15 @@ A fourth one has another posterior, in which all weights of an input unit share 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among
+from prunebench.errors import UserError
 from prunebench.layers.sampling import Stochastic
 
 EPS = 1e-8  # keeps ln w^2 and the derivative of the square root finite
@@ -40,8 +42,9 @@ SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """How ``spread`` becomes a standard deviation: s = ln(1 + e^spread), e^spread, e^(spread/2) kept within a factor e^4 of
 |w|, |w| e^(spread/2) (multiplicative noise), spread itself (of a finished net; 0 = a weight without noise)."""
-ESTIMATORS = ("lrt", "weight", "flipout", "input")
-SHAPES = ("weight", "unit", "layer")
+Scale = Annotated[str, Among(SCALES)]
+Estimator = Annotated[str, Among(("lrt", "weight", "flipout", "input"))]
+Shape = Annotated[str, Among(("weight", "unit", "layer"))]
 """What has a spread of its own: each weight, each input unit or channel, the whole layer."""
 
 
@@ -68,24 +71,18 @@ class GaussianWeights(Stochastic):
     bias: Any
     clips_noise: ClassVar[bool]
 
+    @validated
     def _add(
         self,
-        scale: str,
-        estimator: str,
-        shape: str,
+        scale: Scale,
+        estimator: Estimator,
+        shape: Shape,
         initial: float,
         bias_initial: float | None,
         threshold: float | None,
         train_clip: bool,
     ) -> None:
         """Parameters and options beside those of the plain layer."""
-        for name, value, known in (
-            ("scale", scale, [*SCALES]),
-            ("estimator", estimator, ESTIMATORS),
-            ("shape", shape, SHAPES),
-        ):
-            if value not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
         if estimator == "input" and (scale != "log_alpha" or shape == "weight"):
             raise UserError("estimator=input multiplies inputs: it needs scale=log_alpha and shape unit or layer")
         self.scale, self.estimator, self.shape = scale, estimator, shape

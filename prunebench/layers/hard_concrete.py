@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from prunebench.errors import UserError
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import OpenFraction
 
 TEMPERATURE = 1.0
 LOW, HIGH = -0.1, 1.1
@@ -38,33 +39,9 @@ def prob_nonzero(
     return torch.sigmoid(log_alpha - temperature * math.log(-low / high))
 
 
-def prob_one(log_alpha: Tensor, *, temperature: float = TEMPERATURE, low: float = LOW, high: float = HIGH) -> Tensor:
-    """P(gate = 1) = sigmoid(log_alpha - temperature ln((1 - low) / (high - 1)))."""
-    return torch.sigmoid(log_alpha - temperature * math.log((1 - low) / (high - 1)))
-
-
 def expected_l0(log_alpha: Tensor, *, temperature: float = TEMPERATURE, low: float = LOW, high: float = HIGH) -> Tensor:
     """Expected number of gates that are not 0, a scalar: what an L0 penalty minimises."""
     return prob_nonzero(log_alpha, temperature=temperature, low=low, high=high).sum()
-
-
-def expected_gate(log_alpha: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
-    """E[gate] for temperature 1, in float64: the integral of P(gate > t) over t from 0 to 1 in closed form.
-
-    P(gate > t) = (high - t) / ((high - t) + A (t - low)) with A = exp(-log_alpha); for A = 1 the integrand is linear.
-    """
-    a = torch.exp(-log_alpha.double())
-    b = a - 1
-    linear = b.abs() < 1e-4  # the general form loses all digits there; the error of the linear one is of order b
-    b = torch.where(linear, torch.ones_like(b), b)
-    c = high - a * low
-    general = -1 / b + (high + c / b) / b * torch.log((c + b) / c)
-    return torch.where(linear, torch.full_like(a, (high - 0.5) / (high - low)), general)
-
-
-def deterministic_gate(log_alpha: Tensor, *, low: float = LOW, high: float = HIGH) -> Tensor:
-    """The gate at test time of Louizos et al., equation 13: the sigmoid of ``log_alpha``, stretched and clamped."""
-    return (torch.sigmoid(log_alpha) * (high - low) + low).clamp(0.0, 1.0)
 
 
 def evaluation_gate(
@@ -74,7 +51,7 @@ def evaluation_gate(
 
     round(n - expected L0) gates (Python's ``round``) with the lowest sigmoid(0.8 log_alpha / temperature) are 0, of
     equal ones the first; the others keep that value, which is close to E[gate] (asappresearch/flop,
-    flop/hardconcrete.py:105-116). It is not :func:`deterministic_gate`.
+    flop/hardconcrete.py:105-116). Louizos et al. (equation 13) stretch and clamp sigmoid(log_alpha) instead.
 
     Args:
         log_alpha: ``[n]``.
@@ -86,12 +63,11 @@ def evaluation_gate(
     return soft.index_fill(0, lowest, 0.0)
 
 
-def initial_log_alpha(size: int, *, drop_rate: float, std: float = 0.01) -> Tensor:
+@validated
+def initial_log_alpha(size: int, *, drop_rate: OpenFraction, std: float = 0.01) -> Tensor:
     """Normal draws around ln((1 - drop_rate) / drop_rate), ``[size]``: a small rate leaves the gates open.
 
     Raises:
         UserError: ``drop_rate`` is not strictly between 0 and 1.
     """
-    if not 0 < drop_rate < 1:
-        raise UserError(f"the drop rate of new gates must be in (0, 1), got {drop_rate!r}")
     return torch.randn(size) * std + math.log((1 - drop_rate) / drop_rate)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, OpenFraction, PositiveInt
 
-BINARIZE = ("straight_through", "semhash")
+Binarize = Annotated[str, Among(("straight_through", "semhash"))]
 WEIGHT_STD, BIAS = 0.01, 1.0  # all channels start switched on: sigmoid(1) = 0.731
 
 
+@validated
 class SaliencyPruning(nn.Module):
     """Global average pooling, a fully connected layer (or two), a sigmoid, and a decision per channel and sample.
 
@@ -44,19 +46,12 @@ class SaliencyPruning(nn.Module):
         *,
         in_channels: int,
         out_channels: int,
-        hidden: int | None = None,
-        threshold: float = 0.5,
-        binarize: str = "straight_through",
+        hidden: PositiveInt | None = None,
+        threshold: OpenFraction = 0.5,
+        binarize: Binarize = "straight_through",
         may_be_empty: bool = False,
     ) -> None:
         super().__init__()
-        if binarize not in BINARIZE:
-            hint = nearest(str(binarize), BINARIZE)
-            raise UserError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}{hint}")
-        if not 0 < threshold < 1:
-            raise UserError(f"threshold must be in (0, 1), got {threshold!r}")
-        if hidden is not None and hidden < 1:
-            raise UserError(f"hidden must be at least 1 or null, got {hidden!r}")
         self.hidden = hidden
         self.threshold = threshold
         self.binarize = binarize

@@ -7,11 +7,11 @@ Accuracies and calibration errors are fractions, not percent.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import PositiveInt
 from prunebench.errors import UserError
 
 NUM_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 5
@@ -44,11 +44,6 @@ def num_correct(probs: Tensor, labels: Tensor) -> int:
     """Samples whose most probable class (the first one of a tie) is the label."""
     probs, labels = check(probs, labels)
     return int((probs.argmax(1) == labels).sum())
-
-
-def accuracy(probs: Tensor, labels: Tensor) -> float:
-    """Fraction of samples whose most probable class is the label."""
-    return num_correct(probs, labels) / len(labels)
 
 
 def top_k_accuracy(probs: Tensor, labels: Tensor, k: int) -> float:
@@ -86,6 +81,7 @@ def ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
     The bins of the confidence (the largest probability) have equal width and are ``[low, high)``; the last
     one is closed, so a confidence of exactly 1 belongs to it.
     """
+    # not torchmetrics' (1.9): it gives a confidence of 1 a bin of its own beyond the last one, and sorts in float32
     confidence, correct = _confidence(probs, labels)
     return _gap(confidence, correct, _equal_width(confidence, num_bins), num_bins)
 
@@ -102,29 +98,11 @@ def adaptive_ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> flo
     order = confidence.argsort()
     # part sizes differ by at most 1, the larger ones first
     parts = torch.arange(num_bins).repeat_interleave(
-        torch.tensor([len(part) for part in torch.arange(len(order)).tensor_split(_checked(num_bins))])
+        torch.tensor(
+            [len(part) for part in torch.arange(len(order)).tensor_split(fit(num_bins, PositiveInt, "num_bins"))]
+        )
     )
     return _gap(confidence[order], shared[inverse[order]], parts, num_bins)
-
-
-def reliability_table(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> list[dict[str, Any]]:
-    """The bins of ``ece``, a dict each: ``low``, ``high``, ``count``, and the means ``confidence`` and ``accuracy``.
-
-    An empty bin has no means: None.
-    """
-    confidence, correct = _confidence(probs, labels)
-    bins = _equal_width(confidence, num_bins)
-    counts, confidences, hits = _sums(confidence, correct, bins, num_bins)
-    return [
-        {
-            "low": index / num_bins,
-            "high": (index + 1) / num_bins,
-            "count": int(n),
-            "confidence": float(c / n) if n else None,
-            "accuracy": float(h / n) if n else None,
-        }
-        for index, (n, c, h) in enumerate(zip(counts, confidences, hits, strict=True))
-    ]
 
 
 def confusion(probs: Tensor, labels: Tensor) -> Tensor:
@@ -148,15 +126,9 @@ def _confidence(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _equal_width(confidence: Tensor, num_bins: int) -> Tensor:
-    edges = torch.linspace(0, 1, _checked(num_bins) + 1, dtype=torch.float64)
+    edges = torch.linspace(0, 1, fit(num_bins, PositiveInt, "num_bins") + 1, dtype=torch.float64)
     # sums within the tolerance may exceed 1 a little, and 1 itself lies behind the last edge
     return (torch.bucketize(confidence, edges, right=True) - 1).clamp_max(num_bins - 1)
-
-
-def _checked(num_bins: int) -> int:
-    if num_bins < 1:
-        raise UserError(f"calibration: num_bins must be at least 1, got {num_bins}")
-    return num_bins
 
 
 def _sums(confidence: Tensor, correct: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,14 +25,12 @@ class Evaluation:
     Attributes:
         probs: [N, classes], float64, mean over the samples of the predictive distribution.
         labels: [N], int64.
-        samples: [S, N, classes] in the dtype of the prediction, if they were asked for.
         num_predictions: S.
         expected_entropy: [N], float64, nats: mean over the samples of the entropy of each; None with one sample.
     """
 
     probs: Tensor
     labels: Tensor
-    samples: Tensor | None = None
     num_predictions: int = 1
     expected_entropy: Tensor | None = None
 
@@ -41,23 +39,19 @@ class Evaluation:
         return uncertainty.scores(self.probs, self.expected_entropy)
 
 
-def probabilities(
-    predict: Callable[[Batch], Tensor], batches: Iterable[Batch], *, keep_samples: bool = False
-) -> Evaluation:
+def probabilities(predict: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> Evaluation:
     """Run ``predict`` over all batches, without gradients.
 
     Args:
         predict: gives probabilities [S, B, classes] for a batch ``(inputs, labels [B])``; the caller puts the net into
             evaluation mode.
         batches: the data set; the last batch may be smaller, and no sample is dropped.
-        keep_samples: also keep the S predictions of each sample.
 
     Raises:
         UserError: there is no batch, or a prediction has another shape.
     """
     means: list[Tensor] = []
     labels: list[Tensor] = []
-    samples: list[Tensor] = []
     expected: list[Tensor] = []
     num_predictions = 1
     with torch.no_grad():
@@ -73,14 +67,11 @@ def probabilities(
             num_predictions = len(predicted)
             if num_predictions > 1:  # here, since all samples of a large set would not fit into the memory
                 expected.append(uncertainty.expected_entropy(predicted).cpu())
-            if keep_samples:
-                samples.append(predicted.cpu())
     if not labels:
         raise UserError("evaluate: the data set has no batch; choose a split that is not empty")
     return Evaluation(
         probs=torch.cat(means),
         labels=torch.cat(labels),
-        samples=torch.cat(samples, dim=1) if samples else None,
         num_predictions=num_predictions,
         expected_entropy=torch.cat(expected) if expected else None,
     )

@@ -14,7 +14,6 @@ SEEDS = 3
 """A full guarantee needs so many seeds."""
 MARGIN = 0.005
 """Non-inferior: with 95 % confidence the accuracy is no more than this below the baseline's."""
-LEVELS = ("full", "interval_only", "none")
 
 
 def against(baseline: ArrayLike, final: ArrayLike, *, name: str) -> dict[str, Any]:

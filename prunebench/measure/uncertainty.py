@@ -62,15 +62,12 @@ def auroc(score: Tensor, positive: Tensor) -> float | None:
     Raises:
         UserError: shapes that do not fit, or a score that is not a number.
     """
-    score, positive = _checked(score, positive)
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
+    from torchmetrics.functional.classification import binary_auroc  # takes a second; only a measurement needs it
+
+    ranks, positive = _ranked(score, positive)
+    if positive.all() or not positive.any():  # torchmetrics gives 0
         return None
-    _, place, counts = score.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    mean_rank = last - (counts.double() - 1) / 2  # ranks from 1; equal scores share their mean rank
-    rank_sum = float(mean_rank[place][positive].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+    return float(binary_auroc(ranks, positive.long()))
 
 
 def aupr(score: Tensor, positive: Tensor) -> float | None:
@@ -78,15 +75,12 @@ def aupr(score: Tensor, positive: Tensor) -> float | None:
 
     Equal scores are one threshold. Chance is the share of positives. Arguments and errors as for :func:`auroc`.
     """
-    score, positive = _checked(score, positive)
-    num_positive = int(positive.sum())
-    if not num_positive:
+    from torchmetrics.functional.classification import binary_average_precision
+
+    ranks, positive = _ranked(score, positive)
+    if not positive.any():
         return None
-    values, place, counts = score.unique(return_inverse=True, return_counts=True)
-    hits = torch.zeros(len(values), dtype=torch.float64).index_add_(0, place, positive.double())
-    hits, counts = hits.flip(0), counts.flip(0).double()  # from the highest score down
-    precision = hits.cumsum(0) / counts.cumsum(0)
-    return float((hits / num_positive * precision).sum())
+    return float(binary_average_precision(ranks, positive.long()))
 
 
 def summarise(probs: Tensor, labels: Tensor, expected: Tensor | None) -> dict[str, Any]:
@@ -126,7 +120,8 @@ def compare(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict
     return result
 
 
-def _checked(score: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+def _ranked(score: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks in [0, 1), equal scores share one: torchmetrics takes what lies outside for logits and squashes it."""
     if score.ndim != 1 or positive.shape != score.shape:
         raise UserError(
             f"uncertainty: needs scores [N] and as many truth values, got {list(score.shape)} and "
@@ -135,4 +130,5 @@ def _checked(score: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     score, positive = score.detach().cpu().double(), positive.detach().cpu().bool()
     if score.isnan().any():
         raise UserError("uncertainty: a score is not a number; the predictions are broken")
-    return score, positive
+    place = score.unique(return_inverse=True)[1]
+    return place.double() / len(place), positive

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
+from prunebench.models import check_image_size
 
 
 class DenseLayer(nn.Module):
@@ -94,24 +96,20 @@ def _block(layers: int, *, in_channels: int, growth: int) -> nn.Sequential:
 
 
 def _densenet(depth: int, num_classes: int, in_channels: int, image_size: int, growth: int, stem: int) -> CifarDenseNet:
-    name = f"densenet{depth}"
-    check_input(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=4,
-        why="two transitions halve the image",
-    )
-    check_positive(name, "growth", growth)
-    check_positive(name, "stem", stem)
+    check_image_size(f"densenet{depth}", image_size, smallest=4, why="two transitions halve the image")
     return CifarDenseNet(
         layers=(depth - 4) // 3, growth=growth, stem=stem, num_classes=num_classes, in_channels=in_channels
     )
 
 
+@validated
 def densenet40(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, growth: int = 12, stem: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    growth: PositiveInt = 12,
+    stem: PositiveInt = 16,
 ) -> CifarDenseNet:
     """DenseNet-40: 1,019,722 parameters, 264,812,928 MACs (growth 12, stem 16). Raises ``UserError``."""
     return _densenet(40, num_classes, in_channels, image_size, growth, stem)

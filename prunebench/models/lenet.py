@@ -11,7 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
+from prunebench.models import check_image_size
 
 
 class LeNet300100(nn.Module):
@@ -57,27 +59,17 @@ def _side_after_convs(image_size: int) -> int:
     return ((image_size - 4) // 2 - 4) // 2
 
 
-def lenet300_100(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> LeNet300100:
+@validated
+def lenet300_100(
+    *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28
+) -> LeNet300100:
     """LeNet-300-100; its first layer has ``in_channels * image_size ** 2`` inputs. Raises ``UserError``."""
-    check_input(
-        "lenet300_100",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=1,
-        why="one pixel",
-    )
     return LeNet300100(num_classes=num_classes, in_features=in_channels * image_size**2)
 
 
-def lenet5(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> LeNet5:
+@validated
+def lenet5(*, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28) -> LeNet5:
     """LeNet-5 as in Caffe, for images of at least 16x16 pixels. Raises ``UserError``."""
-    check_input(
-        "lenet5",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=16,
-        why="two 5x5 convolutions without padding, each followed by a pooling",
-    )
+    why = "two 5x5 convolutions without padding, each followed by a pooling"
+    check_image_size("lenet5", image_size, smallest=16, why=why)
     return LeNet5(num_classes=num_classes, in_channels=in_channels, image_size=image_size)

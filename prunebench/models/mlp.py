@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.errors import UserError
-from prunebench.models import check_input
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveFloat, PositiveInt
 
 
 class NormedMLP(nn.Module):
@@ -46,18 +46,17 @@ class NormedMLP(nn.Module):
                 nn.init.constant_(module.weight, self.norm_weight)
 
 
+@validated
 def mlp_784_500_300(
-    *, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, norm_weight: float = 0.5
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 1,
+    image_size: PositiveInt = 28,
+    norm_weight: PositiveFloat = 0.5,
 ) -> NormedMLP:
     """784-500-300-10 with batch norm: 546,610 parameters, 545,000 MACs for MNIST. Raises ``UserError``.
 
     The first layer has ``in_channels * image_size ** 2`` inputs, 784 for MNIST.
     """
-    name = "mlp_784_500_300"
-    check_input(
-        name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, smallest=1, why="one pixel"
-    )
-    if isinstance(norm_weight, bool) or not isinstance(norm_weight, int | float) or not norm_weight > 0:
-        raise UserError(f"{name}: norm_weight must be a number above 0, got {norm_weight!r}")
     in_features = in_channels * image_size**2
     return NormedMLP(in_features=in_features, hidden=(500, 300), num_classes=num_classes, norm_weight=norm_weight)

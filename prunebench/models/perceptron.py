@@ -12,7 +12,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
 
 
 class Perceptron(nn.Module):
@@ -37,31 +38,41 @@ class Perceptron(nn.Module):
         return cast(Tensor, self.out(x))
 
 
-def _perceptron(name: str, hidden: Sequence[int], num_classes: int, in_channels: int, image_size: int) -> Perceptron:
-    check_input(
-        name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, smallest=1, why="one pixel"
-    )
+def _perceptron(hidden: Sequence[int], num_classes: int, in_channels: int, image_size: int) -> Perceptron:
     return Perceptron(in_features=in_channels * image_size**2, hidden=hidden, num_classes=num_classes)
 
 
-def mlp_2x400(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> Perceptron:
+@validated
+def mlp_2x400(
+    *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28
+) -> Perceptron:
     """784-400-400-10: 478,410 parameters and 477,600 MACs for MNIST. Raises ``UserError``."""
-    return _perceptron("mlp_2x400", (400, 400), num_classes, in_channels, image_size)
+    return _perceptron((400, 400), num_classes, in_channels, image_size)
 
 
-def mlp_2x800(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> Perceptron:
+@validated
+def mlp_2x800(
+    *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28
+) -> Perceptron:
     """784-800-800-10: 1,276,810 parameters and 1,275,200 MACs for MNIST. Raises ``UserError``."""
-    return _perceptron("mlp_2x800", (800, 800), num_classes, in_channels, image_size)
+    return _perceptron((800, 800), num_classes, in_channels, image_size)
 
 
-def mlp_2x1200(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> Perceptron:
+@validated
+def mlp_2x1200(
+    *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28
+) -> Perceptron:
     """784-1200-1200-10: 2,395,210 parameters and 2,392,800 MACs for MNIST. Raises ``UserError``."""
-    return _perceptron("mlp_2x1200", (1200, 1200), num_classes, in_channels, image_size)
+    return _perceptron((1200, 1200), num_classes, in_channels, image_size)
 
 
+@validated
 def mlp_3_hidden(
-    *, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, hidden_units: int = 500
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 1,
+    image_size: PositiveInt = 28,
+    hidden_units: PositiveInt = 500,
 ) -> Perceptron:
     """Three hidden layers of ``hidden_units``; with 500: 898,510 parameters, 897,000 MACs. Raises ``UserError``."""
-    check_positive("mlp_3_hidden", "hidden_units", hidden_units)
-    return _perceptron("mlp_3_hidden", (hidden_units,) * 3, num_classes, in_channels, image_size)
+    return _perceptron((hidden_units,) * 3, num_classes, in_channels, image_size)

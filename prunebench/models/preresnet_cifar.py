@@ -13,7 +13,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
+from prunebench.models import check_image_size
 
 EXPANSION = 4
 
@@ -94,35 +96,41 @@ def _stage(blocks: int, *, in_channels: int, planes: int, stride: int) -> nn.Seq
 
 
 def _preresnet(depth: int, num_classes: int, in_channels: int, image_size: int, width: int) -> CifarPreResNet:
-    name = f"preresnet{depth}"
-    check_input(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=4,
-        why="two stages halve the image",
-    )
-    check_positive(name, "width", width)
+    check_image_size(f"preresnet{depth}", image_size, smallest=4, why="two stages halve the image")
     return CifarPreResNet(blocks=(depth - 2) // 9, num_classes=num_classes, in_channels=in_channels, width=width)
 
 
+@validated
 def preresnet20(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    width: PositiveInt = 16,
 ) -> CifarPreResNet:
     """PreResNet-20: 219,482 parameters, 33,737,216 MACs. Raises ``UserError``."""
     return _preresnet(20, num_classes, in_channels, image_size, width)
 
 
+@validated
 def preresnet56(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    width: PositiveInt = 16,
 ) -> CifarPreResNet:
     """PreResNet-56: 590,426 parameters, 87,214,592 MACs. Raises ``UserError``."""
     return _preresnet(56, num_classes, in_channels, image_size, width)
 
 
+@validated
 def preresnet164(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    width: PositiveInt = 16,
 ) -> CifarPreResNet:
     """PreResNet-164: 1,703,258 parameters, 247,646,720 MACs. Raises ``UserError``."""
     return _preresnet(164, num_classes, in_channels, image_size, width)

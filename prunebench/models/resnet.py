@@ -11,7 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
+from prunebench.models import check_image_size
 
 
 class BasicBlock(nn.Module):
@@ -126,32 +128,31 @@ def _resnet(
     in_channels: int,
     image_size: int,
 ) -> ResNet:
-    check_input(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=32,
-        why="it halves the image five times",
-    )
+    check_image_size(name, image_size, smallest=32, why="it halves the image five times")
     return ResNet(block=block, blocks=blocks, num_classes=num_classes, in_channels=in_channels)
 
 
-def resnet18(*, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> ResNet:
+@validated
+def resnet18(*, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224) -> ResNet:
     """ResNet-18: 11,689,512 parameters, 1,814,073,344 MACs at 224x224. Raises ``UserError``."""
     return _resnet("resnet18", BasicBlock, (2, 2, 2, 2), num_classes, in_channels, image_size)
 
 
-def resnet34(*, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> ResNet:
+@validated
+def resnet34(*, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224) -> ResNet:
     """ResNet-34: 21,797,672 parameters, 3,663,761,408 MACs at 224x224. Raises ``UserError``."""
     return _resnet("resnet34", BasicBlock, (3, 4, 6, 3), num_classes, in_channels, image_size)
 
 
-def resnet50(*, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> ResNet:
+@validated
+def resnet50(*, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224) -> ResNet:
     """ResNet-50: 25,557,032 parameters, 4,089,184,256 MACs at 224x224. Raises ``UserError``."""
     return _resnet("resnet50", Bottleneck, (3, 4, 6, 3), num_classes, in_channels, image_size)
 
 
-def resnet101(*, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> ResNet:
+@validated
+def resnet101(
+    *, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224
+) -> ResNet:
     """ResNet-101: 44,549,160 parameters, 7,801,405,440 MACs at 224x224. Raises ``UserError``."""
     return _resnet("resnet101", Bottleneck, (3, 4, 23, 3), num_classes, in_channels, image_size)

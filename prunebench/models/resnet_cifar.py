@@ -13,12 +13,17 @@ Two shortcuts where the width doubles (section 3.3 of the paper):
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_choice, check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, PositiveInt
+from prunebench.models import check_image_size
 
 SHORTCUTS = ("A", "B")
+Shortcut = Annotated[str, Among(SHORTCUTS)]
 
 
 class PadShortcut(nn.Module):
@@ -117,17 +122,7 @@ def _stage(blocks: int, *, in_channels: int, out_channels: int, stride: int, sho
 
 
 def _resnet(depth: int, num_classes: int, in_channels: int, image_size: int, shortcut: str, width: int) -> CifarResNet:
-    name = f"resnet{depth}"
-    check_input(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=4,
-        why="two stages halve the image",
-    )
-    check_choice(name, "shortcut", shortcut, SHORTCUTS)
-    check_positive(name, "width", width)
+    check_image_size(f"resnet{depth}", image_size, smallest=4, why="two stages halve the image")
     return CifarResNet(
         blocks=(depth - 2) // 6,
         num_classes=num_classes,
@@ -137,36 +132,66 @@ def _resnet(depth: int, num_classes: int, in_channels: int, image_size: int, sho
     )
 
 
+@validated
 def resnet20(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, shortcut: str = "A", width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    shortcut: Shortcut = "A",
+    width: PositiveInt = 16,
 ) -> CifarResNet:
     """ResNet-20: 269,722 parameters, 40,551,040 MACs (option A). Raises ``UserError``."""
     return _resnet(20, num_classes, in_channels, image_size, shortcut, width)
 
 
+@validated
 def resnet32(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, shortcut: str = "A", width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    shortcut: Shortcut = "A",
+    width: PositiveInt = 16,
 ) -> CifarResNet:
     """ResNet-32: 464,154 parameters, 68,862,592 MACs (option A). Raises ``UserError``."""
     return _resnet(32, num_classes, in_channels, image_size, shortcut, width)
 
 
+@validated
 def resnet44(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, shortcut: str = "A", width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    shortcut: Shortcut = "A",
+    width: PositiveInt = 16,
 ) -> CifarResNet:
     """ResNet-44: 658,586 parameters, 97,174,144 MACs (option A). Raises ``UserError``."""
     return _resnet(44, num_classes, in_channels, image_size, shortcut, width)
 
 
+@validated
 def resnet56(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, shortcut: str = "A", width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    shortcut: Shortcut = "A",
+    width: PositiveInt = 16,
 ) -> CifarResNet:
     """ResNet-56: 853,018 parameters, 125,485,696 MACs (option A). Raises ``UserError``."""
     return _resnet(56, num_classes, in_channels, image_size, shortcut, width)
 
 
+@validated
 def resnet110(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, shortcut: str = "A", width: int = 16
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    shortcut: Shortcut = "A",
+    width: PositiveInt = 16,
 ) -> CifarResNet:
     """ResNet-110: 1,727,962 parameters, 252,887,680 MACs (option A). Raises ``UserError``."""
     return _resnet(110, num_classes, in_channels, image_size, shortcut, width)

@@ -12,8 +12,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from prunebench.errors import UserError
-from prunebench.models import check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FiniteFloat, FractionBelowOne, PositiveInt
 from prunebench.models.sru_recurrence import recurrence
 
 INPUTS = 3  # vectors that the recurrence takes from the matrix: candidate, forget gate, reset gate
@@ -162,26 +162,20 @@ class SRULanguageModel(nn.Module):
         return self.output(self.dropout(x)).transpose(0, 1), torch.stack(states)
 
 
+@validated
 def sru(
     *,
-    num_symbols: int = 205,
-    layers: int = 6,
-    width: int = 3056,
-    rank: int | None = 512,
-    embedding: int | None = None,
-    dropout: float = 0.1,
+    num_symbols: PositiveInt = 205,
+    layers: PositiveInt = 6,
+    width: PositiveInt = 3056,
+    rank: PositiveInt | None = 512,
+    embedding: PositiveInt | None = None,
+    dropout: FractionBelowOne = 0.1,
     layer_norm: bool = False,
     rescale: bool = False,
-    highway_bias: float = -3.0,
+    highway_bias: FiniteFloat = -3.0,
 ) -> SRULanguageModel:
     """The SRU language model; the defaults are FLOP's for enwik8 (34.5 M parameters)."""
-    for name, value in (("num_symbols", num_symbols), ("layers", layers), ("width", width)):
-        check_positive("sru", name, value)
-    for name, size in (("rank", rank), ("embedding", embedding)):
-        if size is not None:
-            check_positive("sru", name, size)
-    if not 0 <= dropout < 1:
-        raise UserError(f"sru: dropout must be in [0, 1), got {dropout!r}")
     return SRULanguageModel(
         num_symbols=num_symbols,
         layers=layers,

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, PositiveInt
 from prunebench.errors import UserError
-from prunebench.models import check_positive
 
 INIT_STD = 0.02
 
@@ -214,31 +215,23 @@ def relative_shift(x: Tensor) -> Tensor:
     return padded[..., 1:, :].reshape(x.shape)
 
 
+@validated
 def transformer_xl(
     *,
-    num_symbols: int = 205,
-    layers: int = 12,
-    width: int = 512,
-    heads: int = 8,
-    head_size: int = 64,
-    inner: int = 2048,
-    dropout: float = 0.1,
-    attention_dropout: float = 0.0,
-    mem_length: int = 512,
-    eval_mem_length: int | None = None,
-    eval_clamp: int | None = None,
+    num_symbols: PositiveInt = 205,
+    layers: PositiveInt = 12,
+    width: PositiveInt = 512,
+    heads: PositiveInt = 8,
+    head_size: PositiveInt = 64,
+    inner: PositiveInt = 2048,
+    dropout: FractionBelowOne = 0.1,
+    attention_dropout: FractionBelowOne = 0.0,
+    mem_length: PositiveInt = 512,
+    eval_mem_length: PositiveInt | None = None,
+    eval_clamp: PositiveInt | None = None,
     same_length: bool = False,
 ) -> TransformerXL:
     """Transformer-XL; the defaults are the base model of the enwik8 script (41 M parameters)."""
-    sizes = {"num_symbols": num_symbols, "layers": layers, "width": width, "heads": heads, "head_size": head_size}
-    for name, value in {**sizes, "inner": inner, "mem_length": mem_length}.items():
-        check_positive("transformer_xl", name, value)
-    for name, optional in (("eval_mem_length", eval_mem_length), ("eval_clamp", eval_clamp)):
-        if optional is not None:
-            check_positive("transformer_xl", name, optional)
-    for name, share in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-        if not 0 <= share < 1:
-            raise UserError(f"transformer_xl: {name} must be in [0, 1), got {share!r}")
     if width % 2:
         raise UserError(f"transformer_xl: width must be even, for pairs of sine and cosine, got {width}")
     return TransformerXL(

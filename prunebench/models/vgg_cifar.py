@@ -15,12 +15,16 @@ The papers disagree about two details, so both are options:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
-from prunebench.errors import UserError
-from prunebench.models import check_choice, check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, PositiveFloat, PositiveInt
+from prunebench.models import check_image_size
 
 CLASSIFIERS = ("linear", "two_layer")
+Classifier = Annotated[str, Among(CLASSIFIERS)]
 # convolutions in each of the five groups; their widths are the same for every depth
 GROUPS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 MULTIPLES = (1, 2, 4, 8, 8)  # of the first group's width
@@ -100,14 +104,6 @@ def _features(groups: tuple[int, ...], *, in_channels: int, conv_bias: bool, wid
     return nn.Sequential(*layers)
 
 
-def _check_options(name: str, conv_bias: object, norm_weight: object) -> None:
-    """A configuration has no types, so these may be anything."""
-    if not isinstance(conv_bias, bool):
-        raise UserError(f"{name}: conv_bias must be true or false, got {conv_bias!r}")
-    if isinstance(norm_weight, bool) or not isinstance(norm_weight, int | float) or not norm_weight > 0:
-        raise UserError(f"{name}: norm_weight must be a number above 0, got {norm_weight!r}")
-
-
 def _vgg(
     depth: int,
     num_classes: int,
@@ -118,18 +114,7 @@ def _vgg(
     norm_weight: float,
     width: int,
 ) -> CifarVGG:
-    name = f"vgg{depth}"
-    check_input(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=32,
-        why="five poolings",
-    )
-    check_choice(name, "classifier", classifier, CLASSIFIERS)
-    check_positive(name, "width", width)
-    _check_options(name, conv_bias, norm_weight)
+    check_image_size(f"vgg{depth}", image_size, smallest=32, why="five poolings")
     return CifarVGG(
         depth=depth,
         num_classes=num_classes,
@@ -141,57 +126,61 @@ def _vgg(
     )
 
 
+@validated
 def vgg11(
     *,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    image_size: int = 32,
-    classifier: str = "linear",
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    classifier: Classifier = "linear",
     conv_bias: bool = False,
-    norm_weight: float = 0.5,
-    width: int = 64,
+    norm_weight: PositiveFloat = 0.5,
+    width: PositiveInt = 64,
 ) -> CifarVGG:
     """VGG-11 (A): 9,228,362 parameters, 152,769,536 MACs (linear classifier). Raises ``UserError``."""
     return _vgg(11, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
+@validated
 def vgg13(
     *,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    image_size: int = 32,
-    classifier: str = "linear",
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    classifier: Classifier = "linear",
     conv_bias: bool = False,
-    norm_weight: float = 0.5,
-    width: int = 64,
+    norm_weight: PositiveFloat = 0.5,
+    width: PositiveInt = 64,
 ) -> CifarVGG:
     """VGG-13 (B): 9,413,066 parameters, 228,267,008 MACs (linear classifier). Raises ``UserError``."""
     return _vgg(13, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
+@validated
 def vgg16(
     *,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    image_size: int = 32,
-    classifier: str = "two_layer",
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    classifier: Classifier = "two_layer",
     conv_bias: bool = False,
-    norm_weight: float = 0.5,
-    width: int = 64,
+    norm_weight: PositiveFloat = 0.5,
+    width: PositiveInt = 64,
 ) -> CifarVGG:
     """VGG-16 (D): 14,987,722 parameters, 313,463,808 MACs (two-layer classifier). Raises ``UserError``."""
     return _vgg(16, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)
 
 
+@validated
 def vgg19(
     *,
-    num_classes: int = 10,
-    in_channels: int = 3,
-    image_size: int = 32,
-    classifier: str = "linear",
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    classifier: Classifier = "linear",
     conv_bias: bool = False,
-    norm_weight: float = 0.5,
-    width: int = 64,
+    norm_weight: PositiveFloat = 0.5,
+    width: PositiveInt = 64,
 ) -> CifarVGG:
     """VGG-19 (E): 20,035,018 parameters, 398,136,320 MACs (linear classifier). Raises ``UserError``."""
     return _vgg(19, num_classes, in_channels, image_size, classifier, conv_bias, norm_weight, width)

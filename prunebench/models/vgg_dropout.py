@@ -11,8 +11,9 @@ import math
 
 from torch import Tensor, nn
 
-from prunebench.errors import UserError
-from prunebench.models import check_input
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, PositiveInt
+from prunebench.models import check_image_size
 
 GROUPS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """Convolutions of each group and their width."""
@@ -67,18 +68,14 @@ def _features(in_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@validated
 def vgg16_no_bn(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, dropout: float = 0.5
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    dropout: FractionBelowOne = 0.5,
 ) -> DropoutVGG:
     """VGG-16 without batch norm: 15,245,130 parameters, 313,725,952 MACs. Raises ``UserError``."""
-    check_input(
-        "vgg16_no_bn",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=32,
-        why="five poolings",
-    )
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise UserError(f"vgg16_no_bn: dropout must be a number in [0, 1), got {dropout!r}")
+    check_image_size("vgg16_no_bn", image_size, smallest=32, why="five poolings")
     return DropoutVGG(num_classes=num_classes, in_channels=in_channels, image_size=image_size, dropout=dropout)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
+from prunebench.models import check_image_size
 
 STEM = 16
 LAST_MOMENTUM = 0.9
@@ -72,17 +74,14 @@ def _stage(blocks: int, *, in_channels: int, out_channels: int, stride: int) -> 
     return nn.Sequential(first, *others)
 
 
+@validated
 def wideresnet28x10(
-    *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, widen: int = 10
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 32,
+    widen: PositiveInt = 10,
 ) -> WideResNet:
     """WRN-28-10: 36,489,290 parameters, 5,951,117,568 MACs. Raises ``UserError``."""
-    check_input(
-        "wideresnet28x10",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        smallest=4,
-        why="two stages halve the image",
-    )
-    check_positive("wideresnet28x10", "widen", widen)
+    check_image_size("wideresnet28x10", image_size, smallest=4, why="two stages halve the image")
     return WideResNet(blocks=4, widen=widen, num_classes=num_classes, in_channels=in_channels)

@@ -39,13 +39,11 @@ class ForeignWeights:
     Attributes:
         source: path or URL as it was given.
         sha256: checksum of the file, 64 hex digits.
-        num_tensors: tensors of the file that are now in the net.
         unwrapped: how they were found, e.g. ``"in state_dict, without the prefix module."``; may be empty.
     """
 
     source: str
     sha256: str
-    num_tensors: int
     unwrapped: str
 
 
@@ -69,7 +67,7 @@ def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path
     digest = file_sha256(path)
     tensors, unwrapped = _unwrap(_read(path), net.state_dict(), path)
     net.load_state_dict(_fit(net, tensors, path), strict=True)
-    return ForeignWeights(source=source, sha256=digest, num_tensors=len(tensors), unwrapped=unwrapped)
+    return ForeignWeights(source=source, sha256=digest, unwrapped=unwrapped)
 
 
 def file_sha256(path: Path) -> str:

@@ -9,13 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunebench.config.named import find
+from prunebench.config import named
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.surgery.graph import ChannelGraph
 
 Make = Callable[[Mapping[str, Any], str], nn.Module]
 """(settings of the config group ``model``, purpose) -> the net with weights that depend on both and the seed."""
+
+
+def make_net(settings: Mapping[str, Any], *, trust: bool = True) -> nn.Module:
+    """The net of the config group ``model`` with new random weights, see :func:`prunebench.config.named.build`."""
+    return named.build("model", settings, expects=nn.Module, trust=trust)  # type: ignore[no-any-return]
 
 
 class DenseNet:
@@ -62,7 +67,7 @@ class DenseNet:
         """
         if name in self.settings:
             return self.settings[name]
-        taken = inspect.signature(find(self.settings["_target_"])).parameters
+        taken = inspect.signature(named.find(self.settings["_target_"], what="model")).parameters
         if name not in taken or taken[name].default is inspect.Parameter.empty:
             raise UserError(
                 f"{self.settings['_target_']}, which builds the net, has no argument '{name}' with a default; "

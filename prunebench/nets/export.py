@@ -12,11 +12,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import Among, PositiveInt
+from prunebench.errors import UserError
 from prunebench.nets import package
 from prunebench.nets.weights import read_into, to_bytes
 
@@ -54,10 +58,8 @@ def export(
         UserError: unknown format, an optional package is missing, the graph cannot be exported, or the outputs
             differ by more than 1e-4; then no file is left.
     """
-    if form not in SUFFIX:
-        raise UserError(f"export: format {form!r} is unknown; use one of: {', '.join(FORMATS)}{nearest(form, FORMATS)}")
-    if batch is not None and batch < 1:
-        raise UserError(f"export: the batch size must be at least 1, got {batch}")
+    fit(form, Annotated[str, Among(FORMATS)], "export: the format")
+    fit(batch, PositiveInt | None, "export: the batch size")
     net, spec = package.load(folder, trust=trust), package.read_spec(folder)
     if not spec.example().is_floating_point():
         raise UserError(f"export: {spec.name} takes {spec.example_dtype} inputs; only nets for images are exported")
@@ -124,12 +126,6 @@ def _torch_export(net: nn.Module, example: Tensor, path: Path, dynamic: bool) ->
 
 
 def _onnx(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Runner:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"export: ONNX needs the package {error.name}; run: pip install 'prunebench[export]'") from None
     with _export_errors("onnx"), _known_noise():
         torch.onnx.export(
             net,

@@ -24,9 +24,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from prunebench.config.named import arguments, build, find
+from prunebench.config.named import arguments
 from prunebench.disk.atomic import write_text
 from prunebench.errors import UserError
+from prunebench.nets.dense_net import make_net
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -94,11 +95,11 @@ def save(
     Raises:
         UserError: the config is no plain data, or config and plan do not lead to the tensors of ``net``.
     """
-    target = find(model_config["_target_"])
+    target = model_config["_target_"]
     spec = Spec(
-        target=model_config["_target_"],
-        arguments=arguments(target, model_config),
-        name=str(model_config.get("name", target.__name__)),
+        target=target,
+        arguments=arguments("model", model_config),
+        name=str(model_config.get("name", target.rpartition(".")[2])),
         example_shape=[int(size) for size in example_shape],
         example_dtype=str(example_dtype).removeprefix("torch."),
         mean=mean,
@@ -127,7 +128,7 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     spec = read_spec(folder)
     plan = read_plan(folder)
     with torch.random.fork_rng([]):  # new weights are drawn, only to be overwritten
-        net = build(spec.target, spec.arguments, trust=trust).eval()
+        net = make_net({"_target_": spec.target, **spec.arguments}, trust=trust).eval()
         if _cuts(net, plan):
             net = shrink(net, ChannelGraph.trace(net, spec.example()), plan)
         net = rebuild(net, spec.layers).eval()

@@ -135,7 +135,7 @@ def read_correct(record: Record) -> Correct:
 
 
 def bootstrap(b: int, c: int, n: int) -> Interval:
-    """``paired_bootstrap`` of two correctness arrays from their counts alone.
+    """Percentile interval of the paired bootstrap, from the counts of two correctness arrays alone.
 
     Resampling examples draws the three kinds (only first right, only second right, no difference) from a multinomial
     with their frequencies; so 10,000 resamples cost milliseconds.

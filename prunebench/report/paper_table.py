@@ -226,7 +226,7 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
     notes += [f"Pending ({count} row{'s' if count > 1 else ''}): {reason}" for reason, count in waiting.items()]
     notes += _refusals(lines)
     for line in lines:
-        reasons = [line.row.note or "", line.row.macs_note or ""]
+        reasons = [line.row.note or "", line.row.macs_note or "", *line.row.misprints.values()]
         if any(reasons):
             notes.append(f"{line.row.name}: {'; '.join(reason.strip().rstrip('.') for reason in reasons if reason)}")
     return tuple(notes)

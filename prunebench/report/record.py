@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config.groups import NOT_ARGUMENTS
 from prunebench.core.result import masked_share
 from prunebench.errors import UserError
 from prunebench.report import untrusted
@@ -256,7 +256,7 @@ def _published(expected: Any) -> dict[str, Any] | None:
 def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Settings of a config group, without what only names it or only offers defaults to the schedules."""
     settings = untrusted.mapping(untrusted.mapping(result, group), f"{group}.settings", optional=True)
-    return {key: value for key, value in settings.items() if key not in ("_target_", *NOT_ARGUMENTS)}
+    return {key: value for key, value in settings.items() if key not in ("_target_", *NOT_ARGUMENTS["method"])}
 
 
 def _test_set(result: Mapping[str, Any]) -> str:

@@ -25,7 +25,6 @@ __all__ = [
     "compare",
     "compose",
     "find",
-    "how_fair",
     "load",
     "load_papers",
     "register",
@@ -132,23 +131,6 @@ def compose(row: Row, overrides: Iterable[str] = ()) -> dict[str, Any]:
         config = OmegaConf.to_container(hydra_compose("config", overrides=arguments), resolve=True)
     assert isinstance(config, dict)
     return settle({str(key): value for key, value in config.items()})
-
-
-def how_fair(a: Row | Mapping[str, Any], b: Row | Mapping[str, Any]) -> Any:
-    """Label of a comparison: ``a`` and ``b`` are rows, results (content of ``result.json``) or resolved configurations.
-
-    Returns:
-        A :class:`prunebench.rows.fairness.Fairness`.
-    """
-    from prunebench.rows.fairness import judge, setup_of
-
-    def setup(source: Row | Mapping[str, Any]) -> Any:
-        if not isinstance(source, Row):
-            return setup_of(source)
-        removed = source.value("macs_removed")
-        return setup_of(compose(source), macs_kept=None if removed is None else 1 - removed)
-
-    return judge(setup(a), setup(b))
 
 
 def _patterns(argument: str) -> list[str]:

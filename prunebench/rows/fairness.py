@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunebench.config.phase import Phase, lr_factor
@@ -43,22 +42,19 @@ class Setup:
     net: Mapping[str, Any]
     macs_kept: float | None
     recipe: str
-    seed: int | None
-    weights: tuple[str, str | None] | None
-    finetune: Sequence[Phase] = ()
-    pruning: Sequence[Phase] = ()
-    epochs: int = 0
-    train_macs: float | None = None
-    trainer: Mapping[str, Any] = field(default_factory=dict)
+    seed: int
+    weights: str | None
+    finetune: Sequence[Phase]
+    pruning: Sequence[Phase]
+    epochs: int
+    train_macs: float
+    trainer: Mapping[str, Any]
 
     def same_base(self, other: Setup) -> bool:
-        """Both start from the same weights, as far as that is known."""
-        if self.weights and other.weights:
-            (name, sha), (other_name, other_sha) = self.weights, other.weights
-            return sha == other_sha if sha and other_sha else name == other_name
-        if self.weights or other.weights or self.recipe != other.recipe:
-            return False
-        return self.seed == other.seed or self.seed is None or other.seed is None
+        """Both start from the same weights: one checkpoint, or one recipe and seed."""
+        if self.weights or other.weights:
+            return self.weights == other.weights
+        return self.recipe == other.recipe and self.seed == other.seed
 
 
 @dataclass(frozen=True)
@@ -81,43 +77,22 @@ class Fairness:
         return GATE in self.holds
 
 
-def setup_of(source: Mapping[str, Any], *, macs_kept: float | None = None) -> Setup:
-    """The setup of a result (content of ``result.json``) or of a resolved configuration.
-
-    Args:
-        source: a result has ``schema``, a configuration has ``schedule.phases``.
-        macs_kept: share of the MACs that stays, for a configuration.
-    """
-    if "schema" in source:
-        records = [record for record in source.get("phases") or [] if "settings" in record]
-        phases = [Phase(**_given(record["settings"])) for record in records]
-        cost = source.get("cost") or {}
-        removed = cost.get("macs_removed")
-        known = source["model"].get("pretrained")
-        weights = (known["source"], known["sha256"]) if known else None
-        return Setup(
-            data=_data(source["dataset"]["settings"]),
-            net=_net(source["model"]["settings"]),
-            macs_kept=None if removed is None else 1 - removed,
-            weights=weights,
-            seed=source["run"]["seed"],
-            train_macs=sum(float(record["train_macs"]) for record in records),
-            trainer=source.get("trainer") or {},
-            **_split(phases, source["dataset"]["settings"]),
-        )
-    phases = [Phase(**{"name": name, **_given(values)}) for name, values in source["schedule"]["phases"].items()]
-    pretrained = source["model"].get("pretrained")
-    weights = (PurePosixPath(pretrained).name, source["model"].get("pretrained_sha256")) if pretrained else None
-    if weights:
-        phases = [phase for phase in phases if not phase.pretrain]
+def setup_of(result: Mapping[str, Any]) -> Setup:
+    """The setup of a result (content of ``result.json``)."""
+    records = [record for record in result.get("phases") or [] if "settings" in record]
+    phases = [Phase(**_given(record["settings"])) for record in records]
+    cost = result.get("cost") or {}
+    removed = cost.get("macs_removed")
+    known = result["model"].get("pretrained")
     return Setup(
-        data=_data(source["dataset"]),
-        net=_net(source["model"]),
-        macs_kept=macs_kept,
-        weights=weights,
-        seed=None,
-        trainer={},
-        **_split(phases, source["dataset"]),
+        data=_data(result["dataset"]["settings"]),
+        net=_net(result["model"]["settings"]),
+        macs_kept=None if removed is None else 1 - removed,
+        weights=known["sha256"] if known else None,
+        seed=result["run"]["seed"],
+        train_macs=sum(float(record["train_macs"]) for record in records),
+        trainer=result.get("trainer") or {},
+        **_split(phases, result["dataset"]["settings"]),
     )
 
 

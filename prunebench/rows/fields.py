@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prunebench.errors import UserError, nearest
@@ -103,7 +103,7 @@ def text(found: Any, where: str, *, allowed: Sequence[str] | Mapping[str, str] |
     return found
 
 
-def known_keys(found: Mapping[str, Any], known: Sequence[str], where: str, *, needed: Sequence[str] = ()) -> None:
+def known_keys(found: Mapping[str, Any], known: Collection[str], where: str, *, needed: Sequence[str] = ()) -> None:
     """Refuse keys that nobody reads, and a needed one that is absent."""
     for key in found:
         if key not in known:

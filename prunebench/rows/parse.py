@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from prunebench.errors import UserError
 from prunebench.rows import fields
 from prunebench.rows.conventions import CONVENTIONS
+from prunebench.rows.fields import UNITS
 from prunebench.rows.row import Paper, Row
 
 PAPER_KEYS = (
@@ -17,7 +18,7 @@ PAPER_KEYS = (
     "deviations", "phases", "recipes", "rows",
 )  # fmt: skip
 PROVENANCE = ("source", "confidence", "url", "file", "verified", "digitised")
-COMMON_KEYS = ("reported", "printed", "overrides", "deviations", "macs_note", "pending", "note")
+COMMON_KEYS = ("reported", "printed", "misprints", "overrides", "deviations", "macs_note", "pending", "note")
 ARM_KEYS = (*PROVENANCE, *COMMON_KEYS)
 ROW_KEYS = (
     "id", "table", "dataset", "model", "setting", "kind", "convention", "tolerance", "recomputed", "baseline",
@@ -129,8 +130,8 @@ def _arm(row: Row, name: str, item: Any, head: Mapping[str, Any], recipes: Recip
         own["overrides"], own["pending"] = None, found.get("pending", row.pending)
     for key in ("macs_note", "note"):
         own[key] = own[key] or getattr(row, key)
-    own["reported"] = {**row.reported, **own["reported"]}
-    own["printed"] = {**row.printed, **own["printed"]}
+    for key in ("reported", "printed", "misprints"):
+        own[key] = {**getattr(row, key), **own[key]}
     if "source" in found:  # an arm's own provenance replaces the line's as a whole
         nothing = {"confidence": None, "url": None, "file": None, "verified": None, "digitised": False}
         own |= nothing | _provenance(found, head, where)
@@ -158,6 +159,7 @@ def _run(
     return {
         "reported": fields.values(found.get("reported"), f"{where}.reported"),
         "printed": fields.values(found.get("printed"), f"{where}.printed"),
+        "misprints": _texts(found.get("misprints"), f"{where}.misprints", known=UNITS),
         "overrides": overrides,
         "pending": pending,
         "deviations": {**deviations, **_deviations(found.get("deviations"), where)},
@@ -212,9 +214,13 @@ def _names(found: Any, where: str) -> str | tuple[str, ...] | None:
 
 
 def _deviations(found: Any, where: str) -> dict[str, str]:
-    result = fields.mapping(found, f"{where}.deviations")
-    fields.known_keys(result, DEVIATIONS, f"{where}.deviations")
-    return {key: fields.text(value, f"{where}.deviations.{key}") for key, value in result.items()}
+    return _texts(found, f"{where}.deviations", known=DEVIATIONS)
+
+
+def _texts(found: Any, where: str, *, known: Collection[str]) -> dict[str, str]:
+    result = fields.mapping(found, where)
+    fields.known_keys(result, known, where)
+    return {key: fields.text(value, f"{where}.{key}") for key, value in result.items()}
 
 
 def _selection(found: Any, where: str) -> str | None:

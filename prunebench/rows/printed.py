@@ -25,6 +25,7 @@ class Contradiction:
         printed: what the paper prints.
         computed: what its other cells give, ``(low, high)`` over all roundings.
         why: how it was computed.
+        note: what the row says about it; None if the row takes the cell for right.
     """
 
     row: str
@@ -32,6 +33,7 @@ class Contradiction:
     printed: float
     computed: tuple[float, float]
     why: str
+    note: str | None
 
     def __str__(self) -> str:
         low, high = self.computed
@@ -60,7 +62,7 @@ def _derived(row: Row) -> list[Contradiction]:
             continue
         computed, why = _compute(row, what)
         if computed and not _meet(interval(what, printed), computed):
-            found.append(Contradiction(row.name, what, printed, computed, why))
+            found.append(Contradiction(row.name, what, printed, computed, why, row.misprints.get(what)))
     return found
 
 
@@ -95,7 +97,8 @@ def _recomputed(row: Row) -> list[Contradiction]:
         if isinstance(published, int | float) and isinstance(value, int | float):
             low, high = interval(name, published)
             if not low <= value <= high:
-                found.append(Contradiction(row.name, name, published, (value, value), "the published configuration"))
+                why, note = "the published configuration", row.misprints.get(name)
+                found.append(Contradiction(row.name, name, published, (value, value), why, note))
     return found
 
 
@@ -105,7 +108,8 @@ def _quoted(row: Row, source: Row) -> list[Contradiction]:
         own = source.reported.get(what, source.printed.get(what))
         computed = interval(what, own) if isinstance(own, int | float) else _compute(source, what)[0]
         if computed and not isinstance(value, tuple) and not _meet(interval(what, value), computed):
-            found.append(Contradiction(row.name, what, value, computed, f"its source {source.name}"))
+            why, note = f"its source {source.name}", row.misprints.get(what)
+            found.append(Contradiction(row.name, what, value, computed, why, note))
     return found
 
 

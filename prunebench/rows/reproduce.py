@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prunebench.config.identity import run_folder
 from prunebench.core.result import is_complete
-from prunebench.disk.lock import FolderLock
+from prunebench.disk.lock import FolderLock, Locked
 from prunebench.errors import UserError, nearest
 from prunebench.rows.row import Paper, Row
 from prunebench.run.sweep_record import job_environment
@@ -47,7 +47,7 @@ class Task:
         try:
             with FolderLock(self.folder):
                 return False
-        except UserError:
+        except Locked:
             return True
 
     def run(self) -> int | None:
@@ -58,7 +58,7 @@ class Task:
         claim = FolderLock(self.folder, name=CLAIM)
         try:
             claim.__enter__()
-        except UserError:
+        except Locked:
             return None
         try:
             if self.complete:

@@ -22,6 +22,7 @@ class Row:
         kind: ``own``, ``baseline`` or ``quoted``, see :data:`fields.KINDS`.
         reported: published values in units of :data:`fields.UNITS`.
         printed: cells that follow from others (drops, shares), kept only to check the paper.
+        misprints: cells that contradict others of the tables -> how; each is checked to do so.
         recomputed: what the published configuration gives, counted by the authors of the specification.
         dense: published values of the row's dense net, where another row states them.
         overrides: dotted key -> value of the configuration that runs it; None if it cannot run.
@@ -47,6 +48,7 @@ class Row:
     setting: str = ""
     reported: Mapping[str, Value] = field(default_factory=dict)
     printed: Mapping[str, Value] = field(default_factory=dict)
+    misprints: Mapping[str, str] = field(default_factory=dict)
     recomputed: Mapping[str, Value] = field(default_factory=dict)
     dense: Mapping[str, Value] = field(default_factory=dict)
     at: Mapping[str, Any] = field(default_factory=dict)

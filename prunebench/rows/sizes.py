@@ -197,15 +197,14 @@ def _graph(settings: str, shape: tuple[int, ...]) -> ChannelGraph:
     """Channels of the net that a result's settings describe: only prunebench's own code is called for it."""
     import torch
 
-    from prunebench.config import named
+    from prunebench.nets.dense_net import make_net
     from prunebench.surgery.graph import ChannelGraph
 
     found = json.loads(settings)
     path = str(found["_target_"])
     if not path.startswith("prunebench.models."):
         raise UserError(f"{path}, which builds the net, is not one of prunebench's models")
-    net = named.build(path, named.arguments(named.find(path), found), trust=False)
-    return ChannelGraph.trace(net.eval(), torch.zeros(shape))
+    return ChannelGraph.trace(make_net(found, trust=False).eval(), torch.zeros(shape))
 
 
 def _miss(name: str, paper: float, own: Mapping[str, float]) -> float:

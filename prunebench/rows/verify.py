@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config import named
 from prunebench.config.phase import build_phases
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
-from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
 from prunebench.run.bare import BareRun
@@ -45,12 +45,11 @@ def verify(row: Row) -> Verified:
         UserError: the configuration, the net, the method or the cut is refused.
     """
     from prunebench.rows import compose
-    from prunebench.run.assemble import make
 
     config = compose(row)
-    data = make("dataset", config["dataset"], drop=("epochs",))  # builds it, reads nothing
+    data = named.build("dataset", config["dataset"])  # builds it, reads nothing
     dense = _dense_net(json.dumps(config["model"]), data)
-    method = make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = named.build("method", config["method"])
     phases = build_phases(config["schedule"]["phases"])
     run = BareRun(
         dense=dense,
@@ -64,7 +63,7 @@ def verify(row: Row) -> Verified:
     method.check(dense.template, run)
     if "criterion" in config["method"]:
         # how many channels go does not depend on which, and distances between the filters of a ResNet-101 take minutes
-        method = make("method", {**config["method"], "criterion": RANDOM}, drop=NOT_ARGUMENTS)
+        method = named.build("method", {**config["method"], "criterion": RANDOM})
     cuts = any(phase.prune for phase in run.phases) or run.schedule == "simultaneous"
     sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
     if cuts and method.sizes_given and row.reported.keys() & sizes:
@@ -87,7 +86,5 @@ def _dense_net(settings: str, data: Data) -> DenseNet:
 
 @lru_cache(maxsize=8)
 def _cached_dense_net(settings: str, shape: tuple[int, ...], dtype: torch.dtype, samples: int) -> DenseNet:
-    from prunebench.run.assemble import make_net
-
     example = torch.zeros(shape, dtype=dtype)
     return DenseNet(json.loads(settings), make=lambda given, _: make_net(given), example=example, samples=samples)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prunebench.config import arguments, named
-from prunebench.config.identity import NOT_ARGUMENTS, dense_folder
+from prunebench.config import named
+from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
 from prunebench.core.method import Method
@@ -17,7 +17,7 @@ from prunebench.core.task import task_of
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
-from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
 
@@ -26,8 +26,8 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     """The job, the dense net, the method, and what is known about pretrained weights (None without)."""
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    method = make("method", config["method"], drop=NOT_ARGUMENTS)
-    data = make("dataset", config["dataset"], drop=("epochs",))
+    method = named.build("method", config["method"])
+    data = named.build("dataset", config["dataset"])
     data.use_channels_last(settings.channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     seed = config["seed"]
@@ -61,7 +61,8 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     cache = Path(config["paths"]["outputs"]) / "weights"
     found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
     job.pretrained = True
-    return job, net, method, {"source": Path(found.source).name, "sha256": found.sha256}
+    source = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
+    return job, net, method, source
 
 
 def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:
@@ -82,39 +83,7 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
             f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
             "use ood=noise or a set of that shape"
         )
-    data: ImageData = make("ood", settings, drop=("epochs",))
+    data: ImageData = named.build("ood", settings)
     data.use_channels_last(channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data
-
-
-def make(group: str, settings: Mapping[str, Any], *, drop: Sequence[str]) -> Any:
-    """Call a config group's ``_target_`` with its other keys as arguments; values with a ``_target_`` are built first.
-
-    Raises:
-        UserError: the target or an argument is unknown, or a value is refused.
-    """
-    given = {key: value for key, value in settings.items() if key not in drop}
-    try:
-        return _make(given, group)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{group}={settings.get('name', '?')} cannot be built: {error}") from error
-
-
-def _make(settings: Mapping[str, Any], where: str) -> Any:
-    found = named.find(settings["_target_"], what=where)
-    given = {
-        key: _make(value, f"{where}.{key}") if isinstance(value, Mapping) and "_target_" in value else value
-        for key, value in settings.items()
-        if key != "_target_"
-    }
-    return found(**arguments.fitted(found, given, where=where))
-
-
-def make_net(settings: Mapping[str, Any]) -> nn.Module:
-    """The net of the config group ``model``: its target, called with the group's other keys."""
-    path = settings["_target_"]
-    found = named.find(path)
-    return named.build(path, arguments.fitted(found, named.arguments(found, settings), where="model"), trust=True)

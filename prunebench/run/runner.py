@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prunebench.config import named
+from prunebench.config.groups import FROM_DATA
 from prunebench.core.method import Method
 from prunebench.core.result import FILE
 from prunebench.disk.artifacts import load_correct
@@ -79,8 +80,8 @@ def describe(job: Job) -> str:
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     inner = [m for m in net.modules() if m is not net and next(m.children(), None) and not isinstance(m, containers)]
     blocks = [f"{count} {name}" for name, count in Counter(type(module).__name__ for module in inner).items()]
-    given = named.arguments(named.find(settings["_target_"]), settings)
-    options = [f"{key} {value}" for key, value in given.items() if key not in named.FROM_DATA]
+    given = named.arguments("model", settings)
+    options = [f"{key} {value}" for key, value in given.items() if key not in FROM_DATA["model"]]
     parts = [f"{job.dense.cost.macs:,} MACs per {job.data.sample}, {job.dense.cost.params:,} parameters"]
     parts += [", ".join(words) for words in (blocks, options) if words]
     return f"{settings.get('name', type(net).__name__)}: {'; '.join(parts)}"

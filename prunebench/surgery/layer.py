@@ -28,6 +28,7 @@ from prunebench.surgery.steps import (
 from prunebench.surgery.trace import Traced
 
 Kind = Literal["conv", "depthwise", "grouped", "linear"]
+SLOPE = 0.01  # torch's default for a leaky ReLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Layer:
         positions: outputs of one channel for one sample: height x width, or tokens.
         norm: the norm layer that reads this layer's output, if nothing else does.
         activation: the f(0) = 0 function directly after the layer (and its norm), before any addition; None: linear.
+        slope: of the activation for negative inputs, if it is a leaky ReLU.
         readers: convolutions and linear layers that read its channels, with the same indices, not through an addition.
         meets_addition: some addition reads its channels.
         is_output: its channels are the net's output.
@@ -57,6 +59,7 @@ class Layer:
     has_bias: bool
     norm: str | None
     activation: str | None
+    slope: float = SLOPE
     readers: tuple[str, ...]
     meets_addition: bool
     is_output: bool
@@ -132,13 +135,14 @@ class Surroundings:
             kind = "conv" if module.groups == 1 else "depthwise" if isinstance(step, Depthwise) else "grouped"
             sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": module.groups}
             sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": math.prod(shape[2:])}
-        norm, activation = self._directly_after(step)
+        norm, after = self._directly_after(step)
         readers, meets_addition, is_output = self._downstream(step)
         return Layer(
             **{"name": step.module, "kind": kind, **sizes},  # type: ignore[arg-type]
             has_bias=module.bias is not None,
             norm=norm,
-            activation=activation,
+            activation=self._activation(after) if after else None,
+            slope=self._slope(after) if after else SLOPE,
             readers=readers,
             meets_addition=meets_addition,
             is_output=is_output,
@@ -148,11 +152,12 @@ class Surroundings:
         readers = self._readers[step.index]
         return readers[0] if len(readers) == 1 else None
 
-    def _directly_after(self, step: Step) -> tuple[str | None, str | None]:
+    def _directly_after(self, step: Step) -> tuple[str | None, Step | None]:
+        """The norm layer that alone reads the step, and the only reader of what comes out."""
         after, norm = self._only_reader(step), None
         if isinstance(after, PerChannel) and after.is_norm:
             norm, after = after.module, self._only_reader(after)
-        return norm, self._activation(after) if after else None
+        return norm, after
 
     def _activation(self, step: Step) -> str | None:
         node = self._nodes[step.index]
@@ -162,6 +167,14 @@ class Surroundings:
             module = self._traced.net.get_submodule(step.module)
             return _snake(type(module).__name__) if isinstance(module, ACTIVATIONS) else None
         return name_of(node) if name_of(node) in ACTIVATION_FUNCTIONS else None
+
+    def _slope(self, step: Step) -> float:
+        options = self._nodes[step.index].kwargs
+        if step.module:
+            options = vars(self._traced.net.get_submodule(step.module))
+        slope = options.get("negative_slope", SLOPE)
+        assert isinstance(slope, int | float)
+        return float(slope)
 
     def _downstream(self, start: Step) -> tuple[tuple[str, ...], bool, bool]:
         """Readers of a layer's channels, whether an addition reads them, whether the output comes before a layer."""

@@ -38,4 +38,9 @@ def rebuild(net: nn.Module, table: Table) -> nn.Module:
     """
     if not table:
         return net
-    return replace(net, {path: build(row["target"], row["arguments"], trust=False) for path, row in table.items()})
+    return replace(net, {path: _layer(path, row["target"], row["arguments"]) for path, row in table.items()})
+
+
+def _layer(path: str, target: str, arguments: Mapping[str, Any]) -> nn.Module:
+    settings = {"_target_": target, **arguments}
+    return build(f"layers.{path}", settings, expects=nn.Module, trust=False)  # type: ignore[no-any-return]

@@ -54,7 +54,6 @@ class PhaseProgress(pl.Callback):
             return
         console = Console()
         assert isinstance(pl_module, Lit)
-        self._console = console
         self._begun, self._first = time.perf_counter(), trainer.current_epoch
         if console.is_terminal:
             steps = int(trainer.num_training_batches)

@@ -6,11 +6,12 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from prunebench.errors import UserError, nearest
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import Among
 
 LOGGERS = ("csv", "tensorboard", "wandb")
 
@@ -81,8 +82,7 @@ def build_loggers(settings: Mapping[str, Any], *, folder: Path, run: str, phase:
         Loggers to be closed when the phase is over.
     """
     name = settings["name"]
-    if name not in LOGGERS:
-        raise UserError(f"logger={name} is unknown; use one of: {', '.join(LOGGERS)}{nearest(name, LOGGERS)}")
+    fit(name, Annotated[str, Among(LOGGERS)], "logger.name")
     if name == "csv":
         return []
     try:

@@ -106,10 +106,10 @@ def test_a_target_is_met(what: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"prune_ratio": 1.0}, r"must be in \[0, 1\)"),
+        ({"prune_ratio": 1.0}, r"prune_ratio must be a number in \[0, 1\)"),
         ({"prune_ratio": 0.5, "target_macs": 0.5}, "exactly one"),
         ({}, "exactly one"),
-        ({"prune_ratio": {"conv1": 0.5}}, "one number"),
+        ({"prune_ratio": {"conv1": 0.5}}, r"prune_ratio must be a number in .* got \{\'conv1\': 0.5\}"),
         ({"prune_ratio": 0.5, "scope": "globe"}, "did you mean global"),
         ({"prune_ratio": 0.5, "min_channels": 0}, "min_channels"),
         ({"prune_ratio": 0.5, "max_layer_ratio": 0}, "max_layer_ratio"),

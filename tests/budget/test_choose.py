@@ -132,7 +132,7 @@ class TestCounts:
         assert table == {"layer1.0.conv1": 0.6, "layer1.1.conv1": 0.0}
         with pytest.raises(UserError, match=r"'layer1.9.conv1', which matches none .* did you mean layer1"):
             budget.ratio_table({"layer1.9.conv1": 0.1}, names)
-        with pytest.raises(UserError, match=r"the ratio of 'layer1.\*' .* must be in \[0, 1\), got 1.5"):
+        with pytest.raises(UserError, match=r"ratios\.layer1\.\* must be a number in \[0, 1\) .*, got 1.5"):
             budget.ratio_table({"layer1.*": 1.5}, names)
 
     def test_floor_rounds_up_but_not_above_the_width(self) -> None:
@@ -363,11 +363,14 @@ class TestIterative:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prune_ratio": 1.0}, r"prune_ratio .* must be in \[0, 1\), got 1.0"),
+        ({"prune_ratio": 1.0}, r"prune_ratio must be a number in \[0, 1\) \(the share that goes\) or .*, got 1.0"),
         ({"prune_ratio": -0.1}, "got -0.1"),
         ({}, "exactly one of prune_ratio, target_macs and target_params .* got none"),
         ({"prune_ratio": 0.5, "target_macs": 0.5}, "got prune_ratio=0.5 and target_macs=0.5"),
-        ({"target_macs": 1.2}, r"target_macs .* in \(0, 1\], got 1.2"),
+        (
+            {"target_macs": 1.2},
+            r"target_macs must be a number in \(0, 1\] \(the share of the dense net that stays\) or null, got 1.2",
+        ),
         ({"target_params": 0.0}, r"target_params .* got 0.0"),
         (
             {"prune_ratio": 0.5, "scope": "globl"},
@@ -376,10 +379,10 @@ class TestIterative:
         ({"prune_ratio": 0.5, "coupling": "alined"}, "coupling must be one of free, aligned"),
         ({"prune_ratio": 0.5, "normalise": "l1"}, "normalise must be one of none, l2, max"),
         ({"prune_ratio": 0.5, "count": "round"}, "count must be one of prune_floor, keep_floor"),
-        ({"prune_ratio": 0.5, "round_to": 0}, "round_to must be a whole number of channels >= 1, got 0"),
-        ({"prune_ratio": 0.5, "min_channels": -1}, "min_channels must be a whole number of channels >= 0, got -1"),
-        ({"prune_ratio": 0.5, "protect": 1.5}, "protect is the share"),
-        ({"prune_ratio": 0.5, "fraction": 0.0}, "fraction is the share"),
+        ({"prune_ratio": 0.5, "round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
+        ({"prune_ratio": 0.5, "min_channels": -1}, "min_channels must be a whole number of at least 0, got -1"),
+        ({"prune_ratio": 0.5, "protect": 1.5}, r"protect must be a number in \[0, 1\], got 1.5"),
+        ({"prune_ratio": 0.5, "fraction": 0.0}, r"fraction must be a number in \(0, 1\], got 0.0"),
         ({"prune_ratio": {"conv0": 0.5}, "scope": "global"}, "a table of ratios needs scope=layer"),
     ],
 )

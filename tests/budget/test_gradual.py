@@ -71,9 +71,9 @@ def test_a_step_has_its_sparsity_whatever_was_asked_before() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": 0.5}, r"start=0\.5 and end=0\.5"),
-        ({"end": 1.5}, r"start=0\.0 and end=1\.5"),
-        ({"every": 0.0}, r"method\.every must be a positive number of epochs, got 0\.0"),
+        ({"start": 0.5}, r"method\.start=0\.5 must be below method\.end=0\.5"),
+        ({"end": 1.5}, r"end must be a number in \[0, 1\], got 1\.5"),
+        ({"every": 0.0}, r"every must be a number above 0, got 0\.0"),
     ],
 )
 def test_what_is_no_ramp(options: dict[str, float], message: str) -> None:
@@ -81,7 +81,14 @@ def test_what_is_no_ramp(options: dict[str, float], message: str) -> None:
         ramp(**options)
 
 
-@pytest.mark.parametrize(("initial", "final"), [(0.5, 0.4), (-0.1, 0.5), (0.0, 1.0)])
-def test_sparsities_out_of_range(initial: float, final: float) -> None:
-    with pytest.raises(UserError, match="initial_sparsity"):
+@pytest.mark.parametrize(
+    ("initial", "final", "message"),
+    [
+        (0.5, 0.4, r"method\.initial_sparsity=0\.5 must not be above method\.target_sparsity=0\.4"),
+        (-0.1, 0.5, r"initial must be a number in \[0, 1\), got -0\.1"),
+        (0.0, 1.0, r"final must be a number in \[0, 1\), got 1\.0"),
+    ],
+)
+def test_sparsities_out_of_range(initial: float, final: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         CubicRamp(initial=initial, final=final, start=0.0, end=0.5, every=1)

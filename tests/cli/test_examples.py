@@ -18,11 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from prunebench import rows
 from prunebench.cli.help import EXAMPLES, help_text
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config import named
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import TrainerSettings
+from prunebench.nets.dense_net import make_net
 from prunebench.rows.reproduce import rows_of
-from prunebench.run import assemble
 from tests.kit import configure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,13 +78,13 @@ def test_a_run_composes_and_can_be_built(overrides: tuple[str, ...], tmp_path: P
     config, _ = configure(tmp_path, *ours)
     assert build_phases(config["schedule"]["phases"])
     assert TrainerSettings(**config["trainer"])
-    method = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = named.build("method", config["method"])
     assert config["schedule"]["name"] in method.schedules
-    assert assemble.make("dataset", config["dataset"], drop=("epochs",)).name == config["dataset"]["name"]
+    assert named.build("dataset", config["dataset"]).name == config["dataset"]["name"]
     if config.get("ood"):
-        assert assemble.make("ood", config["ood"], drop=("epochs",)).name == config["ood"]["name"]
+        assert named.build("ood", config["ood"]).name == config["ood"]["name"]
     with torch.device("meta"):
-        assert assemble.make_net(config["model"])
+        assert make_net(config["model"])
 
 
 class Accepted(Exception):

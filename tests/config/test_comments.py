@@ -10,8 +10,8 @@ import yaml
 
 from prunebench.config.groups import conf_folder
 
-GROUPS = ("dataset", "logger", "method", "model", "ood", "paths", "schedule", "trainer")
-FILES = [path for group in GROUPS for path in sorted((conf_folder() / group).rglob("*.yaml"))]
+DATA = conf_folder() / "rows"  # the rows of the papers are no settings
+FILES = sorted(path for path in conf_folder().glob("*/**/*.yaml") if DATA not in path.parents)
 
 
 def unexplained(text: str) -> list[str]:

@@ -126,17 +126,18 @@ def test_the_last_round_may_train_without_the_method() -> None:
         ({"lr_schedule": "linear", "milestones": [0.5]}, "two milestones"),
         ({"epoch": 3}, "did you mean epochs"),
         ({"clip_norm": 0}, "clip_norm"),
-        ({"clip_norm": "big"}, "clip_norm must be a number or null, got 'big'"),
-        ({"batch_size": "many"}, "batch_size must be a whole number or null, got 'many'"),
-        ({"batch_size": 2.5}, "batch_size must be a whole number or null, got 2.5"),
-        ({"label_smoothing": "x"}, "label_smoothing must be a number, got 'x'"),
-        ({"epoch_share": "half"}, "epoch_share must be a number or null, got 'half'"),
-        ({"milestones": 0.5}, "milestones must be a list of numbers, got 0.5"),
+        ({"clip_norm": "big"}, "clip_norm must be a number above 0 or null, got 'big'"),
+        ({"batch_size": "many"}, "batch_size must be a whole number of at least 1 or null, got 'many'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1 or null, got 2.5"),
+        ({"label_smoothing": "x"}, r"label_smoothing must be a number in \[0, 1\], got 'x'"),
+        ({"epoch_share": "half"}, r"epoch_share must be a number in \(0, 1\] or null, got 'half'"),
+        ({"milestones": 0.5}, r"milestones must be a list of numbers in \[0, 1\] .*, got 0.5"),
         ({"milestones": ["a"]}, "milestones must be a list of numbers"),
         ({"nesterov": "maybe"}, "nesterov must be true or false, got 'maybe'"),
         ({"nesterov": True, "momentum": 0}, "nesterov=true needs a momentum above 0"),
-        ({"lr": math.inf}, "lr must be a number in"),
-        ({"lr": None}, "lr must be given"),
+        ({"lr": math.inf}, "lr must be a number of at least 0, got inf"),
+        ({"lr": None}, "lr must be a number of at least 0, got None"),
+        ({"weight_decay": None}, "weight_decay must be a number of at least 0, got None"),
     ],
 )
 def test_bad_settings_are_refused_with_the_value_and_what_is_allowed(settings: dict[str, Any], words: str) -> None:
@@ -180,5 +181,5 @@ def test_a_shortened_epoch_is_a_whole_epoch_to_the_method(tmp_path: Path, monkey
     assert record["train_macs"] == 3 * result["cost"]["dense"]["macs"] * 437
     with pytest.raises(UserError, match=r"train\.epoch_share=0\.1 leaves no whole batch"):
         run(tmp_path, *settings, f"{train}.epoch_share=0.1")
-    with pytest.raises(UserError, match=r"epoch_share must be in \(0, 1\]"):
+    with pytest.raises(UserError, match=r"epoch_share must be a number in \(0, 1\] or null, got 1.5"):
         phase(epoch_share=1.5)

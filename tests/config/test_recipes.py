@@ -58,7 +58,7 @@ def test_a_common_recipe_leaves_out_the_methods() -> None:
     assert settings({"digits": OWN, "any": ANY}, recipe="common") == settings(None)
     net = {"train": {"lr": 20.0}}
     assert settings({"digits": OWN}, net, recipe="common")["lr"] == 20.0  # the net's own is no method's
-    with pytest.raises(UserError, match="recipe must be null or common, got 'comon'; did you mean common"):
+    with pytest.raises(UserError, match="recipe must be common or null, got 'comon'; did you mean common"):
         recipes.check(OmegaConf.create({"recipe": "comon"}))
 
 

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
+from prunebench.config import named
 from prunebench.config.groups import options
-from prunebench.config.identity import NOT_ARGUMENTS
 from prunebench.core.method import ALL_SCHEDULES
 from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
@@ -27,41 +27,20 @@ from prunebench.measure import cost
 from prunebench.run import assemble
 from prunebench.run.runner import TARGET_TOLERANCE
 from prunebench.training.lit import Lit
+from tests.conformance.settings import conformance, declared
 from tests.kit import SHORT, configure, run
 
 METHODS = sorted(options("method"))
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 
-
-EXTRA: dict[str, tuple[str, ...]] = {
-    "bbb": ("method.num_samples=3",),
-    "flop_l0": ("method.drop_rate=0.5", "method.gate_lr=0.3", "method.target_warmup=0.0"),
-    "pruning_from_scratch": ("method.search_epochs=2",),
-    "sanp": ("method.cost_weight=1000", "method.timed_samples=5"),
-    "sparse_variational_dropout": (
-        "method.kl_start=0",
-        "method.kl_warmup=0",
-        "method.log_sigma2=-6",
-        "method.threshold=1",
-    ),
-    "swag": ("method.start=0", "method.collect_every=0.25", "method.num_samples=3"),
-}
-"""Settings without which a method has nothing to do, or more than these tests need."""
-
-KEEPS_ALL = ("none", "swag", "variational_dropout")
-"""Methods that remove nothing unless they are asked to."""
-
-MAY_MISS = ("flop_l0", "pruning_from_scratch", "sanp")
-"""Methods that need more than two epochs, or channels that weigh less, to reach a target; the result must say so."""
-
-CLOSES = ("sanp",)
-"""Methods whose saved net has gates; behind one that is closed for every sample there is no gradient."""
+DEFAULT = configure(Path("unused"))[0]["method"]["name"]
+"""The method of a run that names none."""
 
 
 def supported() -> Iterator[tuple[str, str]]:
     for method in METHODS:
-        config, _ = configure(Path("unused"), f"method={method}", *EXTRA.get(method, ()))
-        built = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
+        config, _ = configure(Path("unused"), f"method={method}", *conformance(method).options)
+        built = named.build("method", config["method"])
         for schedule in sorted(built.schedules):
             yield method, schedule
 
@@ -70,7 +49,11 @@ SUPPORTED = list(supported())
 
 
 def command(method: str, schedule: str) -> tuple[str, ...]:
-    return (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *EXTRA.get(method, ()))
+    return (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *conformance(method).options)
+
+
+def test_what_is_declared_belongs_to_a_method() -> None:
+    assert declared() and set(declared()) <= set(METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +75,7 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) 
     assert result == read_result(folder) | {"run": result["run"]}
     final, costs = result["metrics"]["final"], result["cost"]
     budget = result["budget"]
-    missed = method in MAY_MISS and abs(budget["reached"] - budget["target"]) > budget.get(
+    missed = conformance(method).may_miss and abs(budget["reached"] - budget["target"]) > budget.get(
         "tolerance", TARGET_TOLERANCE * budget["target"]
     )
     assert result["status"] == ("missed_target" if missed else "complete")
@@ -115,16 +98,16 @@ def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) 
         assert result["equivalence"]["max_abs_diff"] < 1e-4
     fewer_params = costs["final"]["nonzero_params"] < costs["dense"]["nonzero_params"]
     pruned_something = fewer_params or costs["macs_removed"] > 0
-    assert pruned_something == (method not in KEEPS_ALL)
+    assert pruned_something != conformance(method).keeps_all
     assert all(entry["reason"] for entry in result["not_pruned"])
     still = left_behind(net)
-    assert still == [] or (method in CLOSES and len(still) < len(list(net.parameters())))
+    assert still == [] or (conformance(method).closes and len(still) < len(list(net.parameters())))
 
 
 @functools.cache
 def digits() -> ImageData:
     config, _ = configure(Path("unused"))
-    data: ImageData = assemble.make("dataset", config["dataset"], drop=("epochs",))
+    data: ImageData = named.build("dataset", config["dataset"])
     data.setup(Path("unused"), download=False)
     return data
 
@@ -152,10 +135,10 @@ class PowerCut(Exception):
 
 
 def interrupted() -> Iterator[Any]:
-    """One method under every schedule, every method under its first; the rest is slow."""
+    """The default method under every schedule, every method under its first; the rest is slow."""
     seen: set[str] = set()
     for method, schedule in SUPPORTED:
-        quick = method == "fpgm" or method not in seen
+        quick = method == DEFAULT or method not in seen
         seen.add(method)
         yield pytest.param(method, schedule, marks=() if quick else pytest.mark.slow)
 
@@ -241,7 +224,7 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs: Path) -> None:
-    config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *EXTRA.get(method, ()))
+    config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *conformance(method).options)
     job, net, built, _ = assemble.build(config, outputs / "unused")
     for schedule in ALL_SCHEDULES - built.schedules:
         job.schedule = schedule

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import prunebench
+from prunebench.config import named
 from prunebench.core.result import read_result, summary
 from prunebench.core.task import task_of
 from prunebench.measure import cost
-from prunebench.run import assemble
 from prunebench.training.lit import Lit
 from tests.kit import configure, run
 
@@ -69,7 +69,7 @@ def test_the_saved_net_is_the_measured_net(straight: tuple[dict[str, Any], Path]
     window = torch.zeros(1, 32, dtype=torch.long)
     assert cost.count(net, window, samples=32).macs == result["cost"]["final"]["macs"]
     config, _ = configure(tmp_path, *COMMAND)
-    data = assemble.make("dataset", config["dataset"], drop=("epochs",))
+    data = named.build("dataset", config["dataset"])
     data.setup(Path("unused"), download=False)
     task = task_of(data)
     metrics, _ = task.evaluate(lambda batch: task.probabilities(net, batch)[None], data.test())

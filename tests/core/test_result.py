@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from prunebench.core.result import is_complete, masked_share, read_result, removed, summary
 from prunebench.disk.atomic import read_json, write_json, write_rows, write_text
-from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 
 
@@ -64,30 +61,6 @@ def test_the_table_shows_percent_and_hides_what_was_not_measured() -> None:
     assert rows["ECE %"] == ["–", "–", "4.10"]
     assert rows["MACs"] == ["125,485,696", "–", "62,222,400"]
     assert "top-5 %" not in rows
-
-
-def test_one_writer_per_folder(tmp_path: Path) -> None:
-    with FolderLock(tmp_path), pytest.raises(UserError, match=f"locked by another run .process {os.getpid()}"):
-        FolderLock(tmp_path).__enter__()
-    with FolderLock(tmp_path):
-        pass
-
-
-def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys, pathlib\nfrom prunebench.disk.lock import FolderLock\n"
-        "FolderLock(pathlib.Path(sys.argv[1])).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)"
-    )
-    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
-    assert process.returncode == -9
-    with FolderLock(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written .*set paths\.outputs"):
-        FolderLock(tmp_path / "file" / "run").__enter__()
 
 
 def test_read_json_names_the_file(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from prunebench.surgery.zero import zero
 Pair = tuple[nn.Sequential, ChannelGraph]
 
 
-def normal_net(*, reader_norm: bool, depthwise: bool = False) -> Pair:
+def normal_net(*, reader_norm: bool, depthwise: bool = False, slope: float = 0.0) -> Pair:
     """1x1 convolutions on normal inputs: the first batch norm's output is exactly normal with its beta and gamma."""
-    layers: list[nn.Module] = [nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()]
+    first = nn.LeakyReLU(slope) if slope else nn.ReLU()
+    layers: list[nn.Module] = [nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), first]
     if depthwise:
         layers += [nn.Conv2d(6, 6, 1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU()]
     layers += [nn.Conv2d(6, 5, 1, bias=True)] + ([nn.BatchNorm2d(5)] if reader_norm else [])
@@ -35,8 +36,8 @@ def mean_output(net: nn.Module, images: Tensor) -> Tensor:
 
 def test_the_expected_output_stays() -> None:
     images = torch.randn(2000, 4, 5, 5)
-    for reader_norm in (True, False):
-        net, graph = normal_net(reader_norm=reader_norm)
+    for reader_norm, slope in ((True, 0.0), (False, 0.0), (True, 0.3)):
+        net, graph = normal_net(reader_norm=reader_norm, slope=slope)
         # the running statistics of the inputs, so that the normalised values are standard normal
         with torch.no_grad():
             values = net[0](images)

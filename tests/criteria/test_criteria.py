@@ -266,7 +266,7 @@ class TestThresholds:
 
     @pytest.mark.parametrize(("ratio", "threshold", "kept"), [(0.3, 0.4, 6), (0.5, 0.6, 4), (0.8, 0.9, 1)])
     def test_strict_threshold(self, ratio: float, threshold: float, kept: int) -> None:
-        value = criteria.global_threshold([self.ten[:4], self.ten[4:].reshape(2, 3)], ratio)
+        value = criteria.remaining_threshold([self.ten[:4], self.ten[4:].reshape(2, 3)], ratio)
         assert float(value) == pytest.approx(threshold)
         assert int((self.ten.abs() > value).sum()) == kept
 
@@ -285,9 +285,9 @@ class TestThresholds:
         assert criteria.redraw_std(torch.zeros(2, 2, 1, 1).bool()) > 0
 
     def test_errors(self) -> None:
-        with pytest.raises(UserError, match=r"prune_ratio must be in \[0, 1\), got 1.0"):
-            criteria.global_threshold([self.ten], 1.0)
+        with pytest.raises(UserError, match=r"prune_ratio must be a number in \[0, 1\), got 1.0"):
+            criteria.remaining_threshold([self.ten], 1.0)
         with pytest.raises(UserError, match="every weight is zero already"):
             criteria.remaining_threshold([torch.zeros(4)], 0.5)
-        with pytest.raises(UserError, match="quality must be"):
+        with pytest.raises(UserError, match=r"quality must be a number of at least 0, got -1.0"):
             criteria.layer_std_threshold(self.ten, -1.0)

@@ -71,6 +71,16 @@ def test_each_object_calls_its_function(net: Net, graph: ChannelGraph) -> None:
         torch.testing.assert_close(scores(criterion, net, graph, "first"), expected.detach())
 
 
+@pytest.mark.parametrize("slope", [0.01, 0.2])
+def test_a_leaky_relu_counts_with_its_own_slope(slope: float) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.LeakyReLU(slope), nn.Conv2d(2, 1, 1))
+    nn.init.constant_(net.get_parameter("1.bias"), -1.0)
+    nn.init.zeros_(net.get_parameter("1.weight"))  # always -1, so what comes out is always -slope
+    graph = ChannelGraph.trace(net, torch.zeros(1, 1, 4, 4))
+    found = scores(BatchNormStatistic(statistic="mean"), net, graph, "0")
+    torch.testing.assert_close(found, torch.full((2,), slope, dtype=torch.float64))
+
+
 def test_what_has_no_score_says_why(graph: ChannelGraph) -> None:
     mean = BatchNormStatistic(statistic="mean")
     assert mean.refuses(graph.layers["first"]) is None
@@ -120,9 +130,11 @@ def test_greedy_counts_live_inputs_only(net: Net, graph: ChannelGraph) -> None:
 
 
 def test_mistakes_name_the_option() -> None:
-    with pytest.raises(UserError, match="order must be 1 or 2, got 3"):
+    with pytest.raises(UserError, match="order must be one of 1, 2, got 3"):
         FilterNorm(order=3)
-    with pytest.raises(UserError, match="strategy must be independent or greedy, got 'greddy'; did you mean greedy"):
+    with pytest.raises(
+        UserError, match="strategy must be one of independent, greedy, got 'greddy'; did you mean greedy"
+    ):
         FilterNorm(order=1, strategy="greddy")
     with pytest.raises(UserError, match=r"greedy is defined for the L1 norm; set method.criterion.order=1"):
         FilterNorm(order=2, strategy="greedy")

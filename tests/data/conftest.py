@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from prunebench.config import named
+from prunebench.config.arguments import fitted
 from prunebench.data.memory import MemoryData, Raw
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
@@ -22,9 +23,7 @@ def build() -> Callable[..., Any]:
 
     def make(name: str, **changes: Any) -> Any:
         config: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-        config.pop("epochs")
-        # not `instantiate`: it wraps every error of a constructor
-        return get_class(config.pop("_target_"))(**{**config, **changes})
+        return named.build("dataset", {**config, **changes})
 
     return make
 
@@ -54,7 +53,7 @@ def small() -> Callable[..., Small]:
             "eval_batch_size": 10, "mean": [0.5, 0.25], "std": [0.2, 0.5], "validation": 20, "split_seed": 0,
             "augment": {"crop": 2, "flip": True},
         }  # fmt: skip
-        data = Small(**{**settings, **changes})
+        data = Small(**fitted(Small, {**settings, **changes}, where="dataset"))
         data.setup(Path("nowhere"), download=False)
         return data
 

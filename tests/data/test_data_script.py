@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,46 @@ def test_an_unknown_name(main: Main, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_settings(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "digits", "dataset.validation=0", "--data", str(tmp_path)]) == 0
     assert "num_train 1,437, num_val 0" in capsys.readouterr().out
+    for wrong, sentence in (
+        ("dataset.sise=16", "dataset.sise is no setting of digits; it has .*; did you mean size"),
+        ("dataset.augment.crap=1", "dataset.augment.crap is no setting of digits"),
+        ("dataset.size=big", "dataset.size must be a whole number, got 'big'"),
+        ("dataset.mean=[0.3", r"dataset.mean=\[0.3 cannot be read"),
+        ("dataset.size=${nowhere}", "cannot be read: Interpolation key 'nowhere' not found"),
+    ):
+        assert main(["check", "digits", wrong, "--data", str(tmp_path)]) == 1
+        assert re.search(sentence, capsys.readouterr().out)
+
+
+def test_settings_are_for_a_set_and_written_as_for_a_run(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, sentence in (
+        (["digits", "size=16"], "settings are written dataset.key=value, as for a run, got size=16"),
+        (["dataset.size=16"], "dataset.size=16 needs the name of a data set"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["check", *words])
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_set_with_a_mandatory_value(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration leaves open what only its user knows."""
+    text = (ROOT / "conf" / "dataset" / "digits.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(re.sub(r"(?m)^(size|  crop): \d", r"\1: ???", text), encoding="utf-8")
+    monkeypatch.setitem(main.__globals__, "CONF", tmp_path)
+    data, values = ["--data", str(tmp_path)], ["dataset.size=16", "dataset.augment.crop=0"]
+    line = "mine           needs    a value must be given: python scripts/data.py check mine "
+    for words, code, missing in (
+        (["check"], 0, "dataset.augment.crop=... dataset.size=..."),  # seen, and no fault
+        (["check", "mine"], 1, "dataset.augment.crop=... dataset.size=..."),
+        (["get", "mine", values[0]], 1, "dataset.augment.crop=..."),
+    ):
+        assert main([*words, *data]) == code
+        assert capsys.readouterr().out == f"{line}{missing}\n"
+    for command in ("check", "get"):
+        assert main([command, "mine", *values, *data]) == 0
+        assert re.match(r"mine +ok +num_train 1,293", capsys.readouterr().out)
 
 
 def test_get_says_why_it_could_not(

@@ -68,7 +68,7 @@ def test_enlarged(build: Make, size: int) -> None:
 
 
 def test_other_sizes_are_refused(build: Make) -> None:
-    with pytest.raises(UserError, match=r"dataset\.size must be one of 8, 16, 32 for digits, got 28"):
+    with pytest.raises(UserError, match=r"dataset\.size must be one of 8, 16, 32, got 28"):
         build("digits", size=28)
-    with pytest.raises(UserError, match=r"dataset\.test must be a whole number of at least 10"):
+    with pytest.raises(UserError, match=r"dataset\.test must be a whole number in \[10, 1787\], got 0"):
         build("digits", test=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import socket
 import threading
@@ -95,6 +97,18 @@ def test_whole(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == 1, "what is there is not asked for again"
 
 
+def test_what_is_there_needs_no_lock(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(UserError, match=r"no file locks .* set PRUNEBENCH_DATA"):
+        fetch(remote(server), tmp_path)
+    assert not server.asked
+    (tmp_path / "set" / "file.bin").write_bytes(CONTENT)
+    assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+
+
 def test_a_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     server.cut, server.num_cuts = 100_000, 2
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
@@ -150,9 +164,9 @@ def test_the_next_address_is_tried(server: Server, tmp_path: Path) -> None:
 
 def test_a_mirror_replaces_the_addresses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official = Remote("set/file.bin", ("http://192.0.2.1/never",), MD5)  # an address reserved for examples
-    assert fetch(official, tmp_path / "a", mirror=server.url).read_bytes() == CONTENT
-    monkeypatch.setenv("PRUNEBENCH_MIRROR", f"{server.url}/")
-    assert fetch(official, tmp_path / "b").read_bytes() == CONTENT
+    for place, slash in (("a", ""), ("b", "/")):
+        monkeypatch.setenv("PRUNEBENCH_MIRROR", server.url + slash)
+        assert fetch(official, tmp_path / place).read_bytes() == CONTENT
     assert [path for path, _ in server.asked] == ["/set/file.bin"] * 2
 
 

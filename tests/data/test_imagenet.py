@@ -244,8 +244,11 @@ def test_missing_imagenet_says_where_to_get_it(build: Make, tmp_path: Path, down
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resize": 100}, "dataset.resize must be a whole number of at least 224"),
-        ({"augment": {"min_area": 0.0, "flip": True}}, "dataset.augment.min_area must be above 0"),
+        ({"resize": 100}, "dataset.resize must be at least dataset.size=224, got 100"),
+        (
+            {"augment": {"min_area": 0.0, "flip": True}},
+            r"dataset.augment.min_area must be a number in \(0, 1\], got 0.0",
+        ),
         ({"augment": {"crop": 4}}, "dataset.augment.crop is unknown"),
         ({"allow_incomplete": "yes"}, "dataset.allow_incomplete must be true or false"),
         ({"num_workers": -1}, "dataset.num_workers must be a whole number"),

@@ -110,8 +110,8 @@ def test_recorded_decisions_come_by_layer_and_leave_no_hook() -> None:
     ("options", "message"),
     [
         ({"binarize": "straight"}, "binarize must be one of .* got 'straight'.*straight_through"),
-        ({"threshold": 1.0}, r"threshold must be in \(0, 1\), got 1.0"),
-        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"threshold": 1.0}, r"threshold must be a number in \(0, 1\), got 1.0"),
+        ({"hidden": 0}, "hidden must be a whole number of at least 1 or null, got 0"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:

@@ -66,6 +66,10 @@ def test_auroc_by_hand() -> None:
     assert uncertainty.auroc(score, positive) == pytest.approx(4.5 / 6)
     assert uncertainty.auroc(-score, positive) == pytest.approx(1.5 / 6)
     assert uncertainty.auroc(torch.ones(5), positive) == 0.5
+    # only the order counts, also where a sigmoid would make all scores equal
+    assert uncertainty.auroc(100 * score, positive) == pytest.approx(4.5 / 6)
+    assert uncertainty.aupr(100 * score, positive) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+    assert uncertainty.aupr(torch.ones(5), positive) == pytest.approx(2 / 5)
     # thresholds 0.9 (1 of 1), 0.8 (1 of 2), 0.4 (2 of 4): precision 1 for half of the recall, 1/2 for the rest
     assert uncertainty.aupr(score, positive) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
 
@@ -75,8 +79,9 @@ def test_auroc_and_aupr_are_scikit_learns(levels: int) -> None:
     torch.manual_seed(levels)
     score = torch.randint(0, levels, (997,)).double() / levels
     positive = torch.rand(997) < 0.2 + 0.4 * score
-    assert uncertainty.auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
-    assert uncertainty.aupr(score, positive) == pytest.approx(average_precision_score(positive, score), abs=1e-12)
+    # in float32
+    assert uncertainty.auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=2e-7)
+    assert uncertainty.aupr(score, positive) == pytest.approx(average_precision_score(positive, score), abs=2e-7)
 
 
 def test_without_both_kinds_there_is_no_value() -> None:

@@ -16,7 +16,10 @@ from prunebench.layers import kl
 from prunebench.layers.gaussian_layers import GaussianLinear
 from prunebench.methods.bases.gaussian_nets import gaussian_layers
 from prunebench.methods.bbb import BayesByBackprop
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
+
+CONFORMANCE = {"bbb": Conformance(options=("method.num_samples=3",))}
 
 
 def method(**changes: Any) -> BayesByBackprop:

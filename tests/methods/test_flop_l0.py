@@ -21,6 +21,13 @@ from prunebench.models.lenet import lenet300_100
 from prunebench.run.bare import BareRun
 from prunebench.training.optimizers import build_optimizer
 from tests.bare import bare_run
+from tests.conformance.settings import Conformance
+
+CONFORMANCE = {
+    "flop_l0": Conformance(
+        options=("method.drop_rate=0.5", "method.gate_lr=0.3", "method.target_warmup=0.0"), may_miss=True
+    )
+}
 
 TASK = Classification(num_classes=10)
 PHASE = Phase(name="train", epochs=1, lr=1e-3, optimizer="adam", weight_decay=0.1)

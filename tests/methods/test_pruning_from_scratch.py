@@ -16,13 +16,16 @@ from prunebench.measure import cost
 from prunebench.methods.bases.channel_gates import gates_of
 from prunebench.methods.pruning_from_scratch import PruningFromScratch
 from prunebench.models import resnet_cifar, vgg_cifar
-from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.bare import bare_run
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
+
+CONFORMANCE = {"pruning_from_scratch": Conformance(options=("method.search_epochs=2",), may_miss=True)}
 
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 METHOD = (*SHORT, *NET, "method=pruning_from_scratch", "method.search_epochs=2")
@@ -38,7 +41,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 @functools.cache  # tracing takes a second
 def described(build: Any, **settings: Any) -> DenseNet:
     target = {"_target_": f"{build.__module__}.{build.__name__}", **settings}
-    return DenseNet(target, make=lambda s, _: assemble.make_net(s), example=torch.zeros(1, 3, 32, 32))
+    return DenseNet(target, make=lambda s, _: make_net(s), example=torch.zeros(1, 3, 32, 32))
 
 
 def built(outputs: Path, *overrides: str) -> tuple[Job, nn.Module, PruningFromScratch]:

@@ -20,8 +20,13 @@ from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
 from prunebench.nets.export import export
 from tests.bare import bare_run
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
 from tests.methods.gates import gate
+
+CONFORMANCE = {
+    "sanp": Conformance(options=("method.cost_weight=1000", "method.timed_samples=5"), may_miss=True, closes=True)
+}
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunebench
+from prunebench.config import named
 from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers import kl
@@ -22,7 +23,14 @@ from prunebench.run import assemble
 from prunebench.surgery.dead import unread
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.shrink import shrink
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
+
+CONFORMANCE = {
+    "sparse_variational_dropout": Conformance(
+        options=("method.kl_start=0", "method.kl_warmup=0", "method.log_sigma2=-6", "method.threshold=1")
+    )
+}
 
 NET = ("method=sparse_variational_dropout", "model=lenet300_100", "schedule=simultaneous", "dataset.augment.crop=0")
 QUICK = (
@@ -154,7 +162,7 @@ def test_several_samples_are_averaged_and_counted(tmp_path: Path) -> None:
     assert layers and all(((layer.weight == 0) == (layer.spread == 0)).all() for layer in layers.values())
     # the saved net draws the run's predictions again
     config, _ = configure(tmp_path, *SHORT, *NET)
-    data = assemble.make("dataset", config["dataset"], drop=("epochs",))
+    data = named.build("dataset", config["dataset"])
     data.setup(Path("unused"), download=False)
     ensemble, hits = Ensemble(net, num_samples=5, seed=0), 0
     task = Classification(num_classes=10)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import prunebench
-from prunebench.config.identity import NOT_ARGUMENTS
+from prunebench.config import named
 from prunebench.config.phase import Phase, build_phases, lr_factor
 from prunebench.core.clock import Clock
 from prunebench.errors import UserError
@@ -19,13 +19,17 @@ from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
 from prunebench.methods.swag import SWAG
 from prunebench.rows import register
-from prunebench.run import assemble
 from prunebench.run.bare import BareRun
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
 from tests.bare import bare_run
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
 from tests.small_nets import small_resnet
+
+CONFORMANCE = {
+    "swag": Conformance(options=("method.start=0", "method.collect_every=0.25", "method.num_samples=3"), keeps_all=True)
+}
 
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 COLLECT = ("method=swag", "method.start=0", "method.collect_every=0.25", "method.num_samples=4")
@@ -57,7 +61,7 @@ def row() -> dict[str, Any]:
 
 def test_the_papers_schedule_collects_139_models_and_keeps_20_deviations() -> None:
     config = row()
-    method = assemble.make("method", config["method"], drop=NOT_ARGUMENTS)
+    method = named.build("method", config["method"])
     phase = build_phases(config["schedule"]["phases"])[0]
     found = collecting_steps(method, epochs=phase.epochs, steps=2)
     assert found == [(epoch, 1) for epoch in range(161, 300)] and len(found) == 139

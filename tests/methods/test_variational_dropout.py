@@ -16,7 +16,10 @@ from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.methods.bases.gaussian_nets import gaussian_layers
 from prunebench.methods.variational_dropout import VariationalDropout
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
+
+CONFORMANCE = {"variational_dropout": Conformance(keeps_all=True)}
 
 NET = ("model=lenet300_100", "schedule=simultaneous", "method=variational_dropout")
 

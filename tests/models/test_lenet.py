@@ -52,5 +52,5 @@ def test_too_small_images(size):
 @pytest.mark.parametrize("value", [0, -1, 2.5, "ten", True, None])
 @pytest.mark.parametrize("name", ["num_classes", "in_channels", "image_size"])
 def test_counts_are_positive_integers(name, value):
-    with pytest.raises(UserError, match=rf"lenet300_100: {name} must be a whole number of at least 1, got"):
+    with pytest.raises(UserError, match=rf"^{name} must be a whole number of at least 1, got"):
         lenet300_100(**{name: value})

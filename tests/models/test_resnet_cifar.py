@@ -104,9 +104,9 @@ def test_kaiming_initialisation():
 
 
 def test_options_are_checked():
-    with pytest.raises(UserError, match="resnet56: shortcut must be one of A, B, got 'C'"):
+    with pytest.raises(UserError, match=r"^shortcut must be one of A, B, got 'C'"):
         resnet56(shortcut="C")
-    with pytest.raises(UserError, match="resnet56: width must be a whole number of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"^width must be a whole number of at least 1, got 0"):
         resnet56(width=0)
     with pytest.raises(UserError, match="resnet56 needs images of at least 4x4 pixels"):
         resnet56(image_size=3)

@@ -150,7 +150,7 @@ def test_mixed_precision_keeps_the_state_in_full() -> None:
     [
         ({"width": 0}, "width must be a whole number of at least 1, got 0"),
         ({"rank": 0}, "rank must be a whole number"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_sizes_are_refused(settings: dict[str, object], words: str) -> None:

@@ -141,7 +141,7 @@ def test_macs_of_a_first_window() -> None:
     [
         ({"width": 7}, "width must be even"),
         ({"mem_length": 0}, "mem_length must be a whole number of at least 1, got 0"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_sizes_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -67,7 +67,7 @@ def test_plain_file(tmp_path, save, trained):
     net, source = make_net(), save(trained)
     found = load_foreign(net, source, sha256=None, cache=tmp_path / "cache")
     assert_equal(net, trained)
-    assert (found.source, found.num_tensors, found.unwrapped) == (source, 9, "")
+    assert (found.source, found.unwrapped) == (source, "")
     assert found.sha256 == hashlib.sha256(Path(source).read_bytes()).hexdigest()
     assert not (tmp_path / "cache").exists()
 
@@ -150,9 +150,8 @@ def test_other_floating_point_types_are_cast(tmp_path, save, trained, dtype):
 def test_missing_counters_keep_their_value(tmp_path, save, trained):
     old = {name: tensor for name, tensor in trained.items() if "num_batches" not in name}
     net = make_net(seed=5)
-    found = load_foreign(net, save(old), sha256=None, cache=tmp_path)
+    load_foreign(net, save(old), sha256=None, cache=tmp_path)
     assert_equal(net, {**old, "1.num_batches_tracked": torch.tensor(5)})
-    assert found.num_tensors == 8
 
 
 def test_missing_and_unknown_names(tmp_path, save, trained):

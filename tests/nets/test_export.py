@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import builtins
 import logging
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -44,7 +44,6 @@ def images(batch: int) -> Tensor:
 
 
 def test_onnx_takes_any_batch_and_gives_the_same_outputs(run_folder: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     done = export(run_folder, "onnx")
     assert done.path == run_folder / "export" / "resnet20.onnx"
     assert done.num_bytes == done.path.stat().st_size
@@ -109,23 +108,10 @@ def test_outputs_that_are_not_numbers_differ(run_folder: Path, monkeypatch: pyte
         export(run_folder, "state_dict")
 
 
-def test_a_missing_package_is_named(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"needs the package onnxruntime; run: pip install 'prunebench\[export\]'"):
-        export(run_folder, "onnx")
-
-
 def test_misuse_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"format 'onx' is unknown.*did you mean onnx"):
+    with pytest.raises(UserError, match=r"format must be one of onnx, .*, got 'onx'; did you mean onnx"):
         export(run_folder, "onx")
-    with pytest.raises(UserError, match="at least 1, got 0"):
+    with pytest.raises(UserError, match="batch size must be a whole number of at least 1 or null, got 0"):
         export(run_folder, "onnx", batch=0)
 
 
@@ -143,7 +129,6 @@ def test_script_writes_all_formats(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pytest.importorskip("onnxruntime")
     assert script(monkeypatch, str(run_folder), "--to", "all") == 0
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == len(FORMATS)

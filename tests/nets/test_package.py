@@ -207,7 +207,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ("prunebench.models.resnet_cifar.SHORTCUTS", "no function or class"),
         ("prunebench.models.nothing.net", "cannot be imported"),
         ("resnet20", "no dotted path"),
-        ("prunebench.models.resnet_cifar.CifarResNet", "cannot be called with num_classes.*blocks"),
+        ("prunebench.models.resnet_cifar.CifarResNet", "model.blocks must be given"),
     ],
 )
 def test_targets_that_build_no_net_are_refused(tmp_path: Path, target: str, message: str) -> None:

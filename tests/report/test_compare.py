@@ -28,7 +28,7 @@ def test_two_methods_at_one_ratio(tmp_path: Path) -> None:
     b, c = discordant(*correct)
     done = called(first, second.parent)
     assert done.returncode == 0, done.stderr
-    assert f"{b} right only in A, {c} only in B, McNemar p {p_value(mcnemar(b, c).exact)}" in done.stdout
+    assert f"{b} right only in A, {c} only in B, McNemar p {p_value(mcnemar(b, c).exact)} (mid-p" in done.stdout
     assert "guarantee: interval only (1 of 3 seeds)" in done.stdout
     assert "guarantee: full" in done.stdout
     assert "setup S4.2: same data, net and rate, and the same base model" in done.stdout

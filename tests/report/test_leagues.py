@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from prunebench.measure.statistics import paired_bootstrap
 from prunebench.report import leagues as module
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
@@ -22,10 +22,11 @@ from tests.report.factory import make
 def test_the_bootstrap_from_counts_is_that_of_examples() -> None:
     low, high = bootstrap(120, 90, 10_000)
     assert (low, high) == pytest.approx((0.0002, 0.0059), abs=2e-4)
-    first = np.array([True] * 120 + [False] * 90 + [True] * 390)
-    second = np.array([False] * 120 + [True] * 90 + [True] * 390)
-    reference = paired_bootstrap(first, second, resamples=4000)
-    assert bootstrap(120, 90, 600) == pytest.approx(reference, abs=0.006)
+    differences = np.array([1] * 120 + [-1] * 90 + [0] * 390)
+    peer = scipy.stats.bootstrap(
+        (differences,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(3)
+    )
+    assert bootstrap(120, 90, 600) == pytest.approx(tuple(peer.confidence_interval), abs=0.006)
 
 
 def outcomes(**right: int) -> Callable[[Record], Correct]:

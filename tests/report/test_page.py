@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from prunebench.measure.calibration import reliability_table
 from prunebench.report.details import MAX_POINTS, curves, reliability, spread
 from prunebench.report.page import embed
 from tests.report.conftest import Built
@@ -114,25 +112,18 @@ def test_details_of_all_runs_of_a_small_report(built: Built, data: dict[str, Any
     assert sorted(data["details"]) == sorted(measured)
 
 
-def test_reliability_is_that_of_the_calibration_module(built: Built) -> None:
+def test_reliability_of_fifteen_equal_bins(built: Built) -> None:
     record = next(r for r in built.report.collection.records if r.measured and r.dataset == "cifar10")
     with np.load(record.folder / "predictions.npz") as arrays:
-        confidence = torch.from_numpy(arrays["confidence"]).double()
-        correct = torch.from_numpy(arrays["correct"])
-    # three classes, so that the second one never exceeds the first; the label is 0 where the prediction is right
-    rest = (1 - confidence) / 2
-    confident = confidence > 0.34
-    probs = torch.stack([confidence, rest, rest], 1)[confident]
-    labels = torch.where(correct, 0, 1)[confident]
-    expected = {
-        round(row["low"] * 15): (row["count"], row["confidence"], row["accuracy"])
-        for row in reliability_table(probs, labels)
-        if row["count"]
-    }
-    found = {index: (count, c, a) for index, count, c, a in reliability(record) or [] if index > 5}
-    assert found
-    for index, (count, mean, accuracy) in found.items():
-        assert expected[index] == (count, pytest.approx(mean, abs=1e-4), pytest.approx(accuracy, abs=1e-4))
+        confidence, correct = arrays["confidence"].astype(float), arrays["correct"]
+    expected = []
+    for index in range(15):
+        inside = (confidence >= index / 15) & ((confidence < (index + 1) / 15) | (index == 14))
+        if inside.any():
+            means = confidence[inside].mean(), correct[inside].mean()
+            expected.append([index, inside.sum(), *(pytest.approx(mean, abs=1e-4) for mean in means)])
+    assert len(expected) > 5
+    assert reliability(record) == expected
 
 
 def test_curves_have_a_phase_each_and_long_ones_are_thinned(built: Built) -> None:

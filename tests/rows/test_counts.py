@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
 from prunebench import rows
+from prunebench.config.groups import options
 from prunebench.models import resnet, resnet_cifar, vgg_cifar
 from prunebench.rows import Row
 from prunebench.rows.conventions import CONVENTIONS
@@ -84,43 +86,33 @@ def test_a_difference_needs_a_reason() -> None:
     assert not Count("r", "macs", 100.0, 98.9, "a typing error").unexplained
 
 
-def runnable(*, imagenet: bool) -> list[Row]:
-    parts = [part for row in rows.load() for part in row.parts if part.overrides is not None]
+def runnable(paper: str, *, imagenet: bool) -> list[Row]:
+    parts = [part for row in rows.load(papers=[paper]) for part in row.parts if part.overrides is not None]
     return [part for part in parts if (part.dataset == "imagenet") == imagenet]
 
 
-def check(parts: list[Row]) -> list[Count]:
+def with_rows(*, imagenet: bool) -> Any:
+    return pytest.mark.parametrize("paper", [paper for paper in options("rows") if runnable(paper, imagenet=imagenet)])
+
+
+def check(parts: list[Row]) -> None:
+    """Compose, build, cut with random scores and count; a difference of more than 1 % is named with its reason.
+
+    A ``macs_note`` without a difference is a note too many.
+    """
     by_net = sorted(parts, key=lambda part: (part.model, part.dataset))  # each net is traced once
     counts = [found for part in by_net for found in verify(part).counts]
     unexplained = [f"{c.row} {c.what}: {c.published:g} in the paper, {c.ours:g} here" for c in counts if c.unexplained]
     assert not unexplained, "\n".join(unexplained)
-    return counts
+    assert {count.row for count in counts if count.differs} == {part.name for part in parts if part.macs_note}
 
 
-def test_rows_on_small_pictures() -> None:
-    """Composed, built, cut with random scores and counted; what differs by more than 1 % is named with its reason."""
-    parts = runnable(imagenet=False)
-    assert len(parts) >= 100
-    counts = check(parts)
-    assert {c.row for c in counts if c.differs} == {
-        "fpgm-t1_resnet20_only30",  # 2.43e7 is a digit swap of 2.343e7
-        "soft_filter_pruning-t1_resnet20_30",
-    }
+@with_rows(imagenet=False)
+def test_rows_on_small_pictures(paper: str) -> None:
+    check(runnable(paper, imagenet=False))
 
 
 @pytest.mark.slow
-def test_rows_on_imagenet() -> None:
-    parts = runnable(imagenet=True)
-    differing = {count.row for count in check(parts) if count.differs}
-    assert {(part.paper, part.model) for part in parts if part.name in differing} == {
-        ("fpgm", "resnet50"),  # its formula strides elsewhere
-        ("fpgm", "resnet101"),  # the paper prints ResNet-50's share
-        ("soft_filter_pruning", "resnet101"),
-        ("l1norm", "resnet34"),  # variant C, 7.4 printed as 7.5 %
-    }
-
-
-def test_reasons_are_needed() -> None:
-    """A ``macs_note`` without a difference is a note too many."""
-    noted = {part.name for part in runnable(imagenet=False) if part.macs_note}
-    assert noted == {"fpgm-t1_resnet20_only30", "soft_filter_pruning-t1_resnet20_30"}
+@with_rows(imagenet=True)
+def test_rows_on_imagenet(paper: str) -> None:
+    check(runnable(paper, imagenet=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.util
 import os
 import subprocess
@@ -123,6 +125,17 @@ def test_a_busy_row_is_waited_for_and_not_run_again(tmp_path: Path, monkeypatch:
     lock = FolderLock(task.folder)
     lock.__enter__()
     assert work([task], say=lambda text: None) == []
+
+
+def test_a_folder_that_cannot_be_locked_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_in(tmp_path, rows=1)
+
+    def missing(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(UserError, match="no file locks"):
+        work(tasks, say=lambda text: None)
 
 
 WORKER = """

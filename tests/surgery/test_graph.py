@@ -29,6 +29,7 @@ def test_layer_of_a_chain() -> None:
         has_bias=True,
         norm="norm1",
         activation="leaky_relu",
+        slope=0.1,
         readers=("conv2",),
         meets_addition=False,
         is_output=False,

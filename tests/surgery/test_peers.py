@@ -6,6 +6,7 @@ import copy
 import warnings
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -19,7 +20,6 @@ from tests.surgery.nets import build
 @pytest.mark.parametrize("name", ["chain", "option A, both ends", "squeeze"])
 def test_export(name: str, tmp_path: Path) -> None:
     """torch.export and ONNX compute the same for another batch size."""
-    onnxruntime = pytest.importorskip("onnxruntime")
     small, *_ = small_net(name)
     x = images(5)
     with warnings.catch_warnings():

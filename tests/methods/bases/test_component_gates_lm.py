@@ -72,10 +72,10 @@ def test_a_run(method: str, outputs: Path) -> None:
 
 
 def bpc(net: nn.Module, outputs: Path) -> float:
-    from prunebench.run import assemble
+    from prunebench.config import named
 
     config, _ = configure(outputs, *TEXT)
-    data: Any = assemble.make("dataset", config["dataset"], drop=("epochs",))
+    data: Any = named.build("dataset", config["dataset"])
     data.setup(Path("unused"), download=False)
     state, total, count = None, 0.0, 0
     with torch.inference_mode():

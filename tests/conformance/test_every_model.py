@@ -1,0 +1,144 @@
+"""What holds for every net that has a configuration, whatever its family: it is checked because it exists."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
+from torch import nn
+
+from prunebench import models
+from prunebench.config import named
+from prunebench.config.groups import conf_folder
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import zero
+from tests.surgery.kit import counted, draw_plan, largest_difference
+from tests.surgery.nets import randomise
+
+FILES = sorted((conf_folder() / "model").glob("*.yaml"))
+PICTURES = {"num_classes": 7, "in_channels": 1, "size": 32}
+TEXT = {"num_symbols": 11}
+"""What a data set says about itself; a net takes the one or the other."""
+WINDOW = 12
+
+
+def written(file: Path) -> dict[str, Any]:
+    """The file's content as it stands."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    return dict(found)
+
+
+def settings(file: Path, **dataset: int) -> dict[str, Any]:
+    """The net's part of a whole configuration."""
+    whole = OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(file)})
+    found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True)["model"]
+    return found
+
+
+def takes(file: Path, **dataset: int) -> bool:
+    try:
+        return bool(settings(file, **dataset))
+    except InterpolationKeyError:
+        return False
+
+
+OPEN = [file for file in FILES if "???" in written(file).values()]
+"""Nothing can be built before a value is given: the reader's own net."""
+FOR_PICTURES = [file for file in FILES if takes(file, **PICTURES) and file not in OPEN]
+FOR_TEXT = [file for file in FILES if takes(file, **TEXT) and file not in OPEN]
+every = pytest.mark.parametrize(
+    ("file", "data"),
+    [*((file, PICTURES) for file in FOR_PICTURES), *((file, TEXT) for file in FOR_TEXT)],
+    ids=[file.stem for file in (*FOR_PICTURES, *FOR_TEXT)],
+)
+for_pictures = pytest.mark.parametrize("file", FOR_PICTURES, ids=lambda file: file.stem)
+for_text = pytest.mark.parametrize("file", FOR_TEXT, ids=lambda file: file.stem)
+
+
+def build(file: Path, **dataset: int) -> nn.Module:
+    found = settings(file, **dataset)
+    target = get_method(found["_target_"])
+    net: nn.Module = target(**named.arguments(target, found))
+    return net
+
+
+def test_every_file_is_of_one_kind() -> None:
+    assert sorted([*FOR_PICTURES, *FOR_TEXT, *OPEN]) == FILES
+    assert FOR_PICTURES and FOR_TEXT
+
+
+@every
+def test_its_values_are_those_of_its_function(file: Path, data: dict[str, int]) -> None:
+    """All of them; a configuration under another name is a variant and differs in some."""
+    found = settings(file, **data)
+    assert (found["name"], found["pretrained"], found["pretrained_sha256"]) == (file.stem, None, None)
+    function = get_method(found["_target_"])
+    taken = inspect.signature(function).parameters
+    options = named.arguments(function, found)
+    assert options.keys() == taken.keys()
+    assert all(argument.kind is inspect.Parameter.KEYWORD_ONLY for argument in taken.values())
+    own = options.keys() - {"image_size", *data}
+    changed = {key for key in own if options[key] != taken[key].default}
+    assert bool(changed) == (function.__name__ != file.stem), changed
+
+
+def offered() -> Iterator[tuple[str, Callable[..., nn.Module]]]:
+    """Dotted path and function of every public function of ``prunebench.models`` that returns a net."""
+    for module in pkgutil.iter_modules(models.__path__, "prunebench.models."):
+        for name, function in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            answer = inspect.get_annotations(function, eval_str=True).get("return")
+            is_net = inspect.isclass(answer) and issubclass(answer, nn.Module)
+            if function.__module__ == module.name and is_net and not name.startswith("_"):
+                yield f"{module.name}.{name}", function
+
+
+def test_every_net_has_a_configuration() -> None:
+    paths = {path for path, _ in offered()}
+    assert paths and paths <= {written(file)["_target_"] for file in FILES}
+
+
+@for_pictures
+def test_it_gives_a_logit_for_each_class(file: Path) -> None:
+    with torch.device("meta"):
+        assert build(file, **PICTURES)(torch.empty(2, 1, 32, 32)).shape == (2, 7)
+
+
+@for_pictures
+def test_its_channels_can_be_cut(file: Path) -> None:
+    """Traced, counted as torch counts, and cut by a random plan: the small net computes what the zeroed one does."""
+    torch.manual_seed(0)
+    net, x = build(file, **PICTURES), torch.randn(1, 1, 32, 32)
+    randomise(net.eval())
+    graph = ChannelGraph.trace(net, x)
+    assert (graph.macs(Plan()), graph.params(Plan())) == counted(net, x)
+    plan = draw_plan(graph, random.Random(0))
+    assert plan.keep
+    zeroed, small = zero(net, graph, plan), shrink(net, graph, plan)
+    scale = 1.0 + float(zeroed(x).detach().abs().max())
+    assert largest_difference(zeroed, small, x) < 1e-4 * scale
+    assert (graph.macs(plan), graph.params(plan)) == counted(small, x)
+
+
+@for_text
+def test_it_predicts_each_symbol_from_those_before(file: Path) -> None:
+    net = build(file, **TEXT).eval()
+    symbols = torch.randint(0, TEXT["num_symbols"], (2, WINDOW))
+    changed = symbols.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % TEXT["num_symbols"]
+    with torch.no_grad():
+        (logits, _), (others, _) = net(symbols), net(changed)
+    assert logits.shape == (2, WINDOW, TEXT["num_symbols"])
+    torch.testing.assert_close(logits[:, :7], others[:, :7])
+    assert not torch.allclose(logits[:, 7:], others[:, 7:])
