@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import prunebench
 from prunebench.config import named
+from prunebench.core.clock import Clock
 from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers import kl
@@ -47,6 +48,9 @@ def method(**changes: Any) -> SparseVariationalDropout:
     return SparseVariationalDropout(**{**settings, **changes})
 
 
+CLOCK = Clock.first(num_epochs=41, steps_per_epoch=3, lr=0.1)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ def test_the_objective_is_the_bound_divided_by_the_training_set() -> None:
     # KL of (0.5, -4) is 1.9031, of (-0.1, -1) 0.0139
     expected = 3 * (1.9031 + 0.0139) + kl.log_uniform(second.log_alpha()).sum().item()
     assert built.divergence(net).item() == pytest.approx(expected, abs=1e-3)
-    built.start_epoch(net, 0)
+    built.start_epoch(net, CLOCK)
     batch = (torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
     terms = built.losses(net, batch, Classification(num_classes=2))
     assert terms["kl"].item() == pytest.approx(0.5 * expected / 50, rel=1e-3)
@@ -83,7 +87,7 @@ def test_the_weight_of_the_kl_follows_the_epochs() -> None:
     built, net = trained(kl_start=5, kl_warmup=15)
     seen = []
     for epoch in (0, 5, 10, 20, 40):
-        built.start_epoch(net, epoch)
+        built.start_epoch(net, CLOCK.at(3 * epoch))
         seen.append(round(built.kl_now.item(), 4))
     assert seen == [0.0, 0.0, 0.3333, 1.0, 1.0]
     assert "kl_now" in built.state_dict()  # a resumed run goes on with it

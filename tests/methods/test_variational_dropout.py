@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import prunebench
+from prunebench.core.clock import Clock
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
@@ -69,11 +70,12 @@ def test_alpha_never_exceeds_one() -> None:
     built, net, layers = swapped()
     # the polynomial falls without end above 1: without the limit the divergence would run away
     optimizer = torch.optim.SGD([layer.spread for layer in layers], lr=1.0)
-    for _ in range(20):
+    first = Clock.first(num_epochs=1, steps_per_epoch=20, lr=1.0)
+    for step in range(20):
         optimizer.zero_grad()
         built.divergence(net).backward()
         optimizer.step()
-        built.after_step(net)
+        built.after_step(net, first.at(step))
     assert all(layer.spread.max() <= 0 for layer in layers)
     assert built.divergence(net).item() > 0
 
