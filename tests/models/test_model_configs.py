@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,10 +26,12 @@ def family(file: Path) -> str:
 OURS = [file for file in FILES if family(file) in FAMILIES]
 
 
-def resolved(file: Path, **dataset: int) -> dict[str, object]:
+def resolved(file: Path, **dataset: int) -> dict[str, Any]:
     """The net's part of a whole configuration."""
     whole = OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(file)})
-    return OmegaConf.to_container(whole, resolve=True)["model"]
+    found: Any = OmegaConf.to_container(whole, resolve=True)
+    model: dict[str, Any] = found["model"]
+    return model
 
 
 def test_all_nets_are_there():
