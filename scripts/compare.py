@@ -59,12 +59,11 @@ def lines(pair: Pair) -> list[str]:
     fairness = pair.fairness
     if fairness is None:
         return [*found, "what the runs share is unknown: their results lack settings"]
-    shared = list(LADDER)[: list(LADDER).index(fairness.label) + 1] if fairness.label in LADDER else []
-    meaning = ", ".join(LADDER[label] for label in shared) or TOTALS.get(
-        fairness.label or "", "not even the same data, net and rate"
-    )
+    label = fairness.label or ""
+    shared = list(LADDER)[: list(LADDER).index(label) + 1] if label in LADDER else []
+    meaning = ", ".join(LADDER[step] for step in shared) or TOTALS.get(label, "not even the same data, net and rate")
     verdict = "" if fairness.fair else f"; below {GATE}, so the difference says little about the methods"
-    found.append(f"setup {fairness.label or 'none'}: {meaning}{verdict}")
+    found.append(f"setup {label or 'none'}: {meaning}{verdict}")
     if fairness.differences:
         found.append(f"differ outside of the method: {', '.join(fairness.differences)}")
     return found
