@@ -39,6 +39,7 @@ TAKEN_UP = {
         for check in (
             "test_the_optimiser_holds_what_trains_and_two_steps_move_it",
             "test_an_unsupported_schedule_is_refused_before_training",
+            "test_a_value_of_another_type_is_refused_by_name",
         )
         for method in ("peak", "decay")
     ),

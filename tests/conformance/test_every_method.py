@@ -231,6 +231,15 @@ def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs
             built.check(net, job)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_value_of_another_type_is_refused_by_name(method: str) -> None:
+    """No option takes a list of tables; whatever it takes, the sentence names it."""
+    settings = configure(Path("unused"), f"method={method}", *conformance(method).options)[0]["method"]
+    for key in settings.keys() - {*NOT_ARGUMENTS, "_target_"}:
+        with pytest.raises(prunebench.errors.UserError, match=rf"method\.{key} must be "):
+            assemble.make("method", {**settings, key: [{}]}, drop=NOT_ARGUMENTS)
+
+
 def test_seed_zero_is_a_seed(outputs: Path, tmp_path: Path) -> None:
     words = command("none", "simultaneous")
     zero, _ = run(outputs, *words, "seed=0")
