@@ -68,14 +68,16 @@ MEASURED: Mapping[str, tuple[Stage | None, Metric]] = {
 }
 """What papers publish and every run measures: a metric, with the prefix of its stage."""
 
+DROPS: Mapping[str, Metric] = {f"{metric.key}_drop": metric for metric in (ACCURACY, TOP5)}
+"""Dense minus pruned, of which metric; negative where the pruned net is better."""
+
 FIELDS: Mapping[str, Field] = {
     **{name: _of(metric) for name, (_, metric) in MEASURED.items()},
     # further accuracies, and spreads over seeds
     **dict.fromkeys(["accuracy_sd", "dense_accuracy_sd", "train_accuracy"], _of(ACCURACY)),
     **dict.fromkeys(["adversarial_accuracy_white", "adversarial_accuracy_black"], _of(ACCURACY)),
     "average_precision": _SHARE,
-    # dense minus pruned; negative where the pruned net is better
-    **{f"{metric.key}_drop": replace(_of(metric), low=-1.0) for metric in (ACCURACY, TOP5)},
+    **{name: replace(_of(metric), low=-1.0) for name, metric in DROPS.items()},
     "accuracy_gain": replace(_of(ACCURACY), low=-1.0),
     "false_negatives_removed": replace(_SHARE, low=-1.0),
     # sizes: what a count is says the row's convention
