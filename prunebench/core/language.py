@@ -33,7 +33,7 @@ class LanguageModelling:
 
     Args:
         num_symbols: size of the vocabulary.
-        context: how an evaluation presents the text, see ``TextData.context``; stored beside each bpc.
+        context: how an evaluation presents the text, see ``TextData.context``; stored beside the metrics.
         label_smoothing: mass moved from the target to the uniform distribution, in training only.
     """
 

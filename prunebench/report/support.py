@@ -44,7 +44,7 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
     absent = [kind for kind in KINDS if kind not in present]
     bases = {item.first.checkpoint for item in groups}
     collapsed = sum(any(_collapsed(item) for item in found) for found in by_method.values())
-    top5 = any(f"final.{TOP5.key}" in item.first.numbers for item in groups)
+    stored = any(f"final.{TOP5.key}" in item.first.numbers for item in groups)
     return [
         *(text(word) for word in (dataset, model)),
         Cell(str(len(by_method)), len(by_method)),
@@ -53,7 +53,7 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
         Cell(f"no {' and no '.join(absent)}" if absent else "both", chip="warn" if absent else "good"),
         Cell(f"{len(bases)} different" if len(bases) > 1 else "one kind", chip="warn" if len(bases) > 1 else "good"),
         _share(collapsed, len(by_method)),
-        Cell("stored" if top5 else "not asked for", chip="good" if top5 else "off"),
+        Cell("stored" if stored else "not asked for", chip="good" if stored else "off"),
     ]
 
 

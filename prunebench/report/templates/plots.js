@@ -161,10 +161,10 @@ function rove(node, made) {
   });
 }
 
-// What the plots of these runs show: the chosen quality; nets of another task have another headline.
+// What the plots of these runs show: the chosen quality; beside the first headline that of nets of another task.
 function metricOf(list) {
-  const wanted = plotState.y?.headline ? [plotState.y, ...Y.filter((metric) => metric.headline)] : [plotState.y];
-  return wanted.find((metric) => metric && list.some((run) => run.get(`final.${metric.key}`) !== null)) ?? null;
+  const wanted = plotState.y === Y[0] ? Y.filter(({ headline }) => headline) : [plotState.y];
+  return wanted.find((metric) => list.some((run) => run.get(`final.${metric.key}`) !== null)) ?? null;
 }
 
 function drawSubjects(list) {
