@@ -222,6 +222,18 @@ def test_what_a_method_reports_is_shown_under_its_own_name(browser: Chrome, tmp_
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
+def test_a_series_of_one_phase_is_no_error_in_the_others(browser: Chrome, tmp_path: Path) -> None:
+    path = make(tmp_path / "runs", schedule="finetune") / "metrics.csv"
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    found = [f"{head},method/gates", *(f"{row},{2 if row.startswith('finetune') else ''}" for row in rows)]
+    path.write_text("\n".join(found), encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    browser.find_element(CSS, "#all tbody a").click()
+    assert opened(browser)
+    assert "method/gates" in browser.find_element(By.ID, "detail-body").text
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
 def accuracies(result: dict[str, Any]) -> list[str]:
     return [ACCURACY.show(result["metrics"][stage]["accuracy"]) for stage in ("dense", "pruned", "final")]
 

@@ -156,7 +156,8 @@ function curve(title, phases, names, factor) {
     names.forEach((name, i) => {
       const series = phase.series[name] ?? [];
       const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(Math.min(v * factor, most))}`)).join("");
-      node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
+      // a phase may know nothing of a series
+      if (d) node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
     });
   });
   const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
