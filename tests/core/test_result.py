@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prunebench.core.result import is_complete, masked_share, read_result, removed, summary
+from prunebench.core.result import is_complete, masked_share, points_summary, read_result, removed, summary
 from prunebench.disk.atomic import write_json
 from prunebench.errors import UserError
 
@@ -36,6 +36,41 @@ def test_the_table_shows_percent_and_hides_what_was_not_measured() -> None:
     assert rows["ECE %"] == ["–", "–", "4.10"]
     assert rows["MACs"] == ["125,485,696", "–", "62,222,400"]
     assert "top-5 %" not in rows
+
+
+def test_the_table_shows_what_a_method_reports_under_its_own_name() -> None:
+    stage = {"accuracy": 0.5, "method": {"uce": 0.0123456, "robust accuracy": 0.31, "widths": [3, 4], "why": "text"}}
+    final = {"method": {"uce": 0.02}}
+    result = {"metrics": {"pruned": stage, "final": final}, "cost": {"final": {"macs": 10}}}
+    rows = summary(result)
+    assert [label for label, _ in rows] == ["test accuracy %", "uce", "robust accuracy", "MACs"]
+    assert dict(rows)["uce"] == ["–", "0.01235", "0.02"]
+    assert dict(rows)["robust accuracy"] == ["–", "0.31", "–"]
+
+
+POINTS = [
+    {
+        "name": "width 0.5",
+        "settings": {"width": 0.5},
+        "metrics": {"accuracy": 0.912, "nll": 0.31, "uncertainty": {"error_auroc_entropy": 0.8}},
+        "cost": {"macs": 62_222_400, "flops": 124_444_800, "params": 420_000},
+    },
+    {
+        "name": "width [1/4]",
+        "settings": {"width": 0.25},
+        "metrics": {"accuracy": 0.85, "nll": None},
+        "cost": {"macs": 1_000, "params": 2_000},
+    },
+]
+
+
+def test_operating_points_have_a_table_of_their_own() -> None:
+    head, rows = points_summary({"points": POINTS})
+    assert head == ["", "test accuracy %", "NLL", "MACs", "parameters"]
+    assert rows == [
+        ["width 0.5", "91.20", "0.3100", "62,222,400", "420,000"],
+        ["width [1/4]", "85.00", "–", "1,000", "2,000"],
+    ]
 
 
 def cost(params: int, nonzero: int) -> dict[str, Any]:
