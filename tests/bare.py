@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class MadeUp(Data):
 
 
 def bare_run(
-    net: nn.Module,
+    net: nn.Module | DenseNet,
     example: Tensor | None = None,
     *,
     schedule: str = "finetune",
@@ -54,12 +55,21 @@ def bare_run(
     seed: int = 0,
     fraction: float = 1.0,
 ) -> BareRun:
-    """A run of one phase of ``epochs`` epochs with two steps each, whose dense net is ``net`` itself."""
+    """A run in its one phase, of ``epochs`` epochs with two steps each.
+
+    Args:
+        net: the dense net, or how to build it.
+        example: one input, where ``net`` does not know it; a CIFAR-sized picture unless given.
+        fraction: of the target, for the cut of the phase.
+    """
     example = torch.zeros(1, 3, 32, 32) if example is None else example
+    if not isinstance(net, DenseNet):
+        whole = copy.deepcopy(net)
+        net = DenseNet({"name": "given"}, make=lambda *_: copy.deepcopy(whole), example=example)
     phase = Phase(name="train", epochs=epochs, lr=0.1, prune=True, active=True, fraction=fraction)
     return BareRun(
-        dense=DenseNet({"name": "given"}, make=lambda *_: net, example=example),
-        data=MadeUp(example),
+        dense=net,
+        data=MadeUp(net.example),
         task=Classification(num_classes=10),
         schedule=schedule,
         phases=(phase,),

@@ -30,24 +30,19 @@ def test_a_ramp_of_one_epoch_is_a_step() -> None:
     assert cubic_sparsity(0, initial=0.05, final=0.9, start=0, end=1) == 0.9
 
 
-def ramp(*, start: float = 0.0, end: float = 0.5, every: float = 1.0, epochs: int = 10, steps: int = 7) -> CubicRamp:
-    made = CubicRamp(initial=0.05, final=0.9, start=start, end=end, every=every)
-    made.set_length(epochs, steps)
-    return made
+def ramp(*, start: float = 0.0, end: float = 0.5, every: float = 1.0) -> CubicRamp:
+    return CubicRamp(initial=0.05, final=0.9, start=start, end=end, every=every)
 
 
-def run(made: CubicRamp, num_steps: int) -> tuple[list[float], list[int]]:
-    """The sparsity before each step, and after which steps an update is due."""
-    values, due = [], []
-    for step in range(1, num_steps + 1):
-        values.append(made.sparsity())
-        if made.step():
-            due.append(step)
-    return values, due
+def run(made: CubicRamp, *, epochs: int = 10, steps: int = 7) -> tuple[list[float], list[int]]:
+    """The sparsity in each step of a phase, and before which steps an update is due within an epoch."""
+    every_step = range(epochs * steps)
+    values = [made.sparsity(step, epochs, steps) for step in every_step]
+    return values, [step for step in every_step if made.is_due(step, epochs, steps)]
 
 
 def test_a_ramp_by_epochs_is_that_of_distiller() -> None:
-    values, due = run(ramp(start=0.2, end=0.8), 70)
+    values, due = run(ramp(start=0.2, end=0.8))
     by_epoch = [cubic_sparsity(epoch, initial=0.05, final=0.9, start=2, end=8) for epoch in range(10)]
     assert values == [by_epoch[step // 7] for step in range(70)]
     assert due == []  # all at the start of an epoch
@@ -56,24 +51,23 @@ def test_a_ramp_by_epochs_is_that_of_distiller() -> None:
 
 def test_a_ramp_within_an_epoch() -> None:
     # 2 epochs of 8 steps: a ramp over the first, with updates at steps 0, 2, 4 and 6
-    values, due = run(ramp(end=0.5, every=0.25, epochs=2, steps=8), 16)
+    values, due = run(ramp(end=0.5, every=0.25), epochs=2, steps=8)
     expected = [0.9 - 0.85 * (1 - done / 6) ** 3 for done in (0, 2, 4, 6)]
     assert values[:8:2] == pytest.approx(expected)
     assert values[1::2] == pytest.approx(values[::2]) and values[8:] == [0.9] * 8
-    assert due == [2, 4, 6, 10, 12, 14]  # those at 8 and 16 are the next epoch's
+    assert due == [2, 4, 6, 10, 12, 14]  # those at 0 and 8 are the start of an epoch
 
 
 def test_short_phases_have_a_ramp_too() -> None:
-    assert run(ramp(epochs=1), 7)[0] == [0.9] * 7
-    assert run(ramp(start=0.9, end=1.0, epochs=3), 21)[0] == [0.0] * 14 + [0.9] * 7
+    assert run(ramp(), epochs=1)[0] == [0.9] * 7
+    assert run(ramp(start=0.9, end=1.0), epochs=3)[0] == [0.0] * 14 + [0.9] * 7
 
 
-def test_the_count_of_steps_is_in_the_checkpoint() -> None:
-    made = ramp(every=0.25)
-    run(made, 10)
-    again = ramp(every=0.25)
-    again.load_state_dict(made.state_dict())
-    assert again.sparsity() == made.sparsity() > 0.05
+def test_a_step_has_its_sparsity_whatever_was_asked_before() -> None:
+    # 10 epochs of 7 steps, an update every round(0.25 * 7) = 2 of them until step 34
+    resumed = ramp(every=0.25).sparsity(10, 10, 7)
+    assert resumed == pytest.approx(0.9 - 0.85 * (1 - 10 / 34) ** 3)
+    assert run(ramp(every=0.25))[0][10] == resumed
 
 
 @pytest.mark.parametrize(

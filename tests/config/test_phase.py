@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prunebench.config.phase import Phase, build_phases, lr_factor
+from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from prunebench.errors import UserError
 from prunebench.training.optimizers import build_optimizer
@@ -165,12 +166,17 @@ def test_group_settings_win_over_the_phase() -> None:
 def test_a_shortened_epoch_is_a_whole_epoch_to_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """437 digits in batches of 64 are 7 steps; half of them are 3."""
     seen: list[str] = []
-    monkeypatch.setattr(Method, "after_step", lambda self, net: seen.append("step"))
-    monkeypatch.setattr(Method, "end_epoch", lambda self, net, epoch: seen.append(f"end of {epoch}"))
+
+    def after_step(self: Method, net: torch.nn.Module, clock: Clock) -> None:
+        seen.append(f"step {clock.step} of {clock.num_steps}")
+
+    monkeypatch.setattr(Method, "after_step", after_step)
+    monkeypatch.setattr(Method, "end_epoch", lambda self, net, clock: seen.append(f"end of {clock.epoch}"))
     train = "schedule.phases.train"
     settings = (*SHORT, "method=none", "model=lenet300_100", "schedule=simultaneous")
     result, _ = run(tmp_path, *settings, f"{train}.epoch_share=0.5")
-    assert seen == [*["step"] * 3, "end of 0", *["step"] * 3, "end of 1"]
+    steps = [f"step {i} of 6" for i in range(6)]
+    assert seen == [*steps[:3], "end of 0", *steps[3:], "end of 1"]
     (record,) = result["phases"]
     assert record["train_macs"] == 3 * result["cost"]["dense"]["macs"] * 437
     with pytest.raises(UserError, match=r"train\.epoch_share=0\.1 leaves no whole batch"):

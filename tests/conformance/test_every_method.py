@@ -188,6 +188,7 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
     job, net, built, _ = assemble.build(config, outputs / "unused")
     built.check(net, job)
     job.phase = phase = job.phases[-1]
+    clock = job.clock()
     net = built.attach(net, job)
     lit = Lit(net, built, job.task, phase, job.data, seed=0)
     groups = built.param_groups(net, phase)
@@ -197,7 +198,7 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
 
     optimizer = torch.optim.SGD(groups, lr=0.1)
     batch = next(iter(job.data.train(epoch=0, seed=0)))
-    built.start_epoch(net.train(), 0)
+    built.start_epoch(net.train(), clock)
     seen: list[dict[str, float]] = []
     for step in range(2):
         torch.manual_seed(0)  # the same draws each time: a change comes from the step
@@ -205,12 +206,12 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
         seen.append({name: float(term.detach()) for name, term in terms.items()})
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
-        built.before_step(net)
+        built.before_step(net, clock.at(step))
         before = copy.deepcopy(net.state_dict())
         optimizer.step()
         moved = [name for name, p in net.named_parameters() if not torch.equal(p, before[name])]
         assert step or moved == [name for name, p in net.named_parameters() if p.requires_grad]
-        built.after_step(net)
+        built.after_step(net, clock.at(step))
     first, second = seen
     assert all(math.isfinite(value) for value in (*first.values(), *second.values()))
     assert first.keys() == second.keys()

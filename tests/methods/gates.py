@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.methods.sanp import SelfAdaptive
+from tests.bare import bare_run
 
 
 def gate(net: nn.Module, example: Tensor, *, wild: bool = False, **options: Any) -> tuple[nn.Module, SelfAdaptive]:
     """``net`` with gates, and the method that made them; ``wild`` gates keep about half, differently per sample."""
     method = SelfAdaptive(**{"target_macs": 0.99, **options})
-    job = StubJob(net, example)
-    method.check(net, job)  # type: ignore[arg-type]
-    gated = method.attach(net, job)  # type: ignore[arg-type]
+    run = bare_run(net, example)
+    method.check(net, run)
+    gated = method.attach(net, run)
     if wild:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm
 from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet_cifar import resnet56
 from prunebench.nets.checkpoints import load_foreign
+from tests.bare import bare_run
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +51,9 @@ def accuracy(net: nn.Module, test_set: tuple[Tensor, Tensor], count: int = 2000)
 
 
 def one_shot(net: nn.Module, criterion: Criterion, prune_ratio: float, **options: Any) -> nn.Module:
-    job = StubJob(net)
+    run = bare_run(net)
     method = FilterPruning(criterion=criterion, prune_ratio=prune_ratio, layers="interior", **options)
-    return method.prune(net, job).eval()  # type: ignore[arg-type]
+    return method.prune(net, run).net.eval()
 
 
 def test_dense(trained: nn.Module, test_set: tuple[Tensor, Tensor]) -> None:

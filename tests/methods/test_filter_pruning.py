@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench import criteria
+from prunebench.config.phase import Phase
 from prunebench.criteria.scorers import BatchNormStatistic, Criterion, FilterNorm, GeometricMedian, Random, Subject
 from prunebench.errors import UserError
 from prunebench.measure import cost
@@ -17,22 +17,26 @@ from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.models.resnet import resnet34, resnet50
 from prunebench.models.resnet_cifar import resnet20, resnet56, resnet110
 from prunebench.models.vgg_cifar import vgg16
+from prunebench.run.bare import BareRun
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.zero import zero
+from tests.bare import bare_run
 
 L1, L2, FPGM = FilterNorm(order=1), FilterNorm(order=2), GeometricMedian()
 
 
 def prune(
-    net: nn.Module, criterion: Criterion, job: StubJob | None = None, **options: Any
-) -> tuple[nn.Module, StubJob]:
-    job = job or StubJob(net)
+    net: nn.Module, criterion: Criterion, run: BareRun | None = None, **options: Any
+) -> tuple[nn.Module, BareRun]:
+    run = run or bare_run(net)
     method = FilterPruning(criterion=criterion, **options)
-    method.check(net, job)  # type: ignore[arg-type]
-    return method.prune(net, job), job  # type: ignore[arg-type]
+    method.check(net, run)
+    return run.note(method.prune(net, run)), run
 
 
-def widths(job: StubJob, names: list[str]) -> list[int]:
-    return [len(job.plan.keep.get(name, range(job.graph.layers[name].out_channels))) for name in names]
+def widths(run: BareRun, names: list[str]) -> list[int]:
+    return [len(run.plan.keep.get(name, range(run.graph.layers[name].out_channels))) for name in names]
 
 
 class TestPublishedArchitectures:
@@ -69,25 +73,25 @@ class TestPublishedArchitectures:
     )
     def test_cifar_resnets(self, name: str, build: Any, macs: int, params: int) -> None:
         table = self.tables[name]
-        compact, job = prune(build(), L1, layers="interior", count="keep_floor", prune_ratio=table)
-        counted = cost.count(compact, job.example)
+        compact, run = prune(build(), L1, layers="interior", count="keep_floor", prune_ratio=table)
+        counted = cost.count(compact, run.example)
         assert (counted.macs - 640, counted.params) == (macs, params)  # the paper leaves the classifier out
         if name == "resnet56_b":
             blocks = [[f"layer{stage}.{block}.conv1" for block in range(9)] for stage in (1, 2, 3)]
-            assert [widths(job, names) for names in blocks] == [
+            assert [widths(run, names) for names in blocks] == [
                 [6, 6, 6, 6, 6, 6, 6, 16, 16],
                 [32, 22, 22, 22, 22, 22, 22, 32, 22],
                 [64, 57, 57, 57, 57, 57, 57, 57, 64],
             ]
-            assert {"layer": "layer1.7.conv1", "reason": "its prune ratio is 0"} in job.not_pruned
+            assert {"layer": "layer1.7.conv1", "reason": "its prune ratio is 0"} in run.not_pruned
 
     def test_vgg16_a(self) -> None:
         net = vgg16()
-        convs = [name for name, layer in StubJob(net).graph.layers.items() if layer.kind == "conv"]
+        convs = [name for name, layer in bare_run(net).graph.layers.items() if layer.kind == "conv"]
         table = {name: 0.5 for place, name in enumerate(convs) if place == 0 or place >= 7}
-        compact, job = prune(net, L1, layers="interior", count="keep_floor", prune_ratio=table)
-        assert widths(job, convs) == [32, 64, 128, 128, 256, 256, 256] + [256] * 6
-        counted = cost.count(compact, job.example)
+        compact, run = prune(net, L1, layers="interior", count="keep_floor", prune_ratio=table)
+        assert widths(run, convs) == [32, 64, 128, 128, 256, 256, 256] + [256] * 6
+        counted = cost.count(compact, run.example)
         assert (counted.macs, counted.params) == (206_279_680, 5_397_034)
 
     def test_resnet34_b_and_c(self) -> None:
@@ -101,33 +105,29 @@ class TestPublishedArchitectures:
             "layer3.*": 0.4,
         }
         options: dict[str, Any] = {"layers": "interior", "count": "keep_floor"}
-        compact, job = prune(net, L1, StubJob(net, example), prune_ratio=table, **options)
+        compact, run = prune(net, L1, bare_run(net, example), prune_ratio=table, **options)
         counted = cost.count(compact, example)
         assert (counted.macs, counted.params) == (2_782_269_440, 19_469_372)
 
         # C cuts the residual stream of stage 3 by the ranking of its projection
         projection = "layer3.0.downsample.0"
-        _, job = prune(net, L1, StubJob(net, example), prune_ratio=0.2, coupling="aligned", layers=[projection])
+        run = bare_run(net, example)
+        run.carry_out = False  # the plan is all that is asked
+        prune(net, L1, run, prune_ratio=0.2, coupling="aligned", layers=[projection])
         members = [projection, *(f"layer3.{block}.conv2" for block in range(6))]
         best = criteria.l1_norm(net.get_submodule(projection).weight).argsort(descending=True)[:205]
-        assert job.plan.keep == dict.fromkeys(members, tuple(best.sort().values.tolist()))
-        _, job = prune(
-            net,
-            L1,
-            StubJob(net, example),
-            prune_ratio=0.2,
-            coupling="aligned",
-            layers=[projection],
-            count="keep_floor",
-        )
-        assert widths(job, members) == [204] * 7
+        assert run.plan.keep == dict.fromkeys(members, tuple(best.sort().values.tolist()))
+        run.phase = Phase(name="again", epochs=1, lr=0.1, prune=True)
+        run.plan = Plan()
+        prune(net, L1, run, prune_ratio=0.2, coupling="aligned", layers=[projection], count="keep_floor")
+        assert widths(run, members) == [204] * 7
 
     def test_fpgm_counts_of_resnet56(self) -> None:
         """The paper counts each stream at full width, so the two first writers of each are made to cover it."""
         net = resnet56()
-        job = StubJob(net)
-        convs = [name for name, layer in job.graph.layers.items() if layer.kind == "conv"]
-        rankings = {name: torch.arange(job.graph.layers[name].out_channels).double() for name in convs}
+        run = bare_run(net)
+        convs = [name for name, layer in run.graph.layers.items() if layer.kind == "conv"]
+        rankings = {name: torch.arange(run.graph.layers[name].out_channels).double() for name in convs}
         rankings["layer1.0.conv2"] = -rankings["layer1.0.conv2"]
         middle = (torch.arange(32) - 15.5).abs().double(), (torch.arange(64) - 31.5).abs().double()
         rankings["layer2.0.conv2"], rankings["layer3.0.conv2"] = middle  # the outer channels, which the padding lacks
@@ -136,16 +136,16 @@ class TestPublishedArchitectures:
             def __call__(self, subject: Subject) -> Tensor:
                 return rankings[subject.layer.name]
 
-        compact, job = prune(net, Given(), job, prune_ratio=0.4)
-        assert widths(job, convs) == [10] * 19 + [20] * 18 + [39] * 18
-        assert cost.count(compact, job.example).macs - 640 == 62_222_400
-        assert job.not_pruned == []
+        compact, run = prune(net, Given(), run, prune_ratio=0.4)
+        assert widths(run, convs) == [10] * 19 + [20] * 18 + [39] * 18
+        assert cost.count(compact, run.example).macs - 640 == 62_222_400
+        assert run.not_pruned == []
 
     def test_fpgm_skips_projections(self) -> None:
         net, example = resnet50(), torch.zeros(1, 3, 64, 64)
-        _, job = prune(net, L1, StubJob(net, example), prune_ratio=0.3)
-        convs = [name for name, layer in job.graph.layers.items() if layer.kind == "conv" and "downsample" not in name]
-        assert list(job.plan.keep) == convs
+        _, run = prune(net, L1, bare_run(net, example), prune_ratio=0.3)
+        convs = [name for name, layer in run.graph.layers.items() if layer.kind == "conv" and "downsample" not in name]
+        assert list(run.plan.keep) == convs
         assert "conv1" in convs
 
 
@@ -157,7 +157,11 @@ class TestChoice:
             for place, parameter in enumerate(scaled.parameters()):
                 parameter *= 1.5**place
         for criterion in (L1, L2, FPGM):
-            assert prune(net, criterion, prune_ratio=0.4)[1].plan == prune(scaled, criterion, prune_ratio=0.4)[1].plan
+            runs = [bare_run(one) for one in (net, scaled)]
+            for run, one in zip(runs, (net, scaled), strict=True):
+                run.carry_out = False  # the outputs of the scaled net overflow
+                prune(one, criterion, run, prune_ratio=0.4)
+            assert runs[0].plan.keep and runs[0].plan == runs[1].plan
 
     def test_shrunk_is_zeroed(self, examples: Tensor) -> None:
         net = resnet20(width=8).eval()
@@ -167,56 +171,56 @@ class TestChoice:
             {"target_params": 0.4, "scope": "global", "round_to": 4},
             {"prune_ratio": 0.7, "scope": "global", "min_channels": 0},
         ):
-            compact, job = prune(net, FPGM, **options)
-            assert job.zeroed is not None
-            torch.testing.assert_close(compact.eval()(examples), job.zeroed.eval()(examples), atol=1e-5, rtol=0)
+            compact, run = prune(net, FPGM, **options)
+            zeroed = zero(net, run.graph, run.plan)
+            torch.testing.assert_close(compact.eval()(examples), zeroed.eval()(examples), atol=1e-5, rtol=0)
 
     def test_a_target_replaces_the_ratio_and_is_met(self) -> None:
         for coupling in ("free", "aligned"):
-            compact, job = prune(resnet20(), FPGM, prune_ratio=0.9, target_macs=0.5, coupling=coupling)
-            assert job.achieved["reached"] == pytest.approx(0.5, abs=0.005)
-            share = cost.count(compact, job.example).macs / job.dense_cost.macs
-            assert share == pytest.approx(job.achieved["macs_kept"], abs=1e-12)
+            compact, run = prune(resnet20(), FPGM, prune_ratio=0.9, target_macs=0.5, coupling=coupling)
+            assert run.achieved["reached"] == pytest.approx(0.5, abs=0.005)
+            share = cost.count(compact, run.example).macs / run.dense.cost.macs
+            assert share == pytest.approx(run.achieved["macs_kept"], abs=1e-12)
 
     @pytest.mark.parametrize("scope", ["layer", "global"])
     def test_a_target_takes_few_counts(self, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The search bisects on counts from the plan; the net is never cut or run (bench.py has the seconds)."""
-        job = StubJob(resnet56())
+        run = bare_run(resnet56())
         method = FilterPruning(criterion=L1, target_macs=0.5, scope=scope)
         scores = {
-            name: torch.rand(layer.out_channels) for name, layer in job.graph.layers.items() if layer.kind == "conv"
+            name: torch.rand(layer.out_channels) for name, layer in run.graph.layers.items() if layer.kind == "conv"
         }
         counted = []
         original = ChannelGraph.macs
         monkeypatch.setattr(ChannelGraph, "macs", lambda graph, plan: counted.append(plan) or original(graph, plan))
         monkeypatch.setattr(nn.Module, "__call__", None)
-        choice = method._choose(scores, job.graph)
+        choice = method.choose(scores, run.graph)
         assert choice.achieved["reached"] == pytest.approx(0.5, abs=0.001)
         # two bisections: over shares of 2,032 channels, then over 55 layers, and what is asked once
         assert 0 < len(counted) < 50
 
     def test_aligned_streams_share_their_channels(self) -> None:
-        _, job = prune(resnet20(), FPGM, prune_ratio=0.3, coupling="aligned", round_to=4)
-        for group in job.graph.groups():
-            kept = {job.plan.keep.get(name) for name in group if not job.graph.layers[name].is_output}
+        _, run = prune(resnet20(), FPGM, prune_ratio=0.3, coupling="aligned", round_to=4)
+        for group in run.graph.groups():
+            kept = {run.plan.keep.get(name) for name in group if not run.graph.layers[name].is_output}
             assert len(kept) <= 1
-        assert all(len(kept) % 4 == 0 for kept in job.plan.keep.values())
+        assert all(len(kept) % 4 == 0 for kept in run.plan.keep.values())
         _, whole = prune(resnet20(), FPGM, prune_ratio=0.3, coupling="aligned", skip=["conv1"])
         told = {entry["layer"]: entry["reason"] for entry in whole.not_pruned}
         assert told["layer1.2.conv2"] == "it shares its channels with conv1: it is to stay whole"
 
     def test_mix_takes_both_floors(self) -> None:
-        _, job = prune(resnet20(), GeometricMedian(norm_ratio=0.1), prune_ratio=0.4)
-        assert widths(job, ["conv1", "layer2.0.conv1", "layer3.0.conv1"]) == [11, 20, 39]
+        _, run = prune(resnet20(), GeometricMedian(norm_ratio=0.1), prune_ratio=0.4)
+        assert widths(run, ["conv1", "layer2.0.conv1", "layer3.0.conv1"]) == [11, 20, 39]
 
     def test_bn_scores_only_what_a_norm_follows(self) -> None:
         net = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)
         )
         nn.init.uniform_(net[1].bias)
-        _, job = prune(net, BatchNormStatistic(statistic="mean"), prune_ratio=0.5)
-        assert list(job.plan.keep) == ["0"]
-        assert job.not_pruned == [{"layer": "3", "reason": "no norm layer follows"}]
+        _, run = prune(net, BatchNormStatistic(statistic="mean"), prune_ratio=0.5)
+        assert list(run.plan.keep) == ["0"]
+        assert run.not_pruned == [{"layer": "3", "reason": "no norm layer follows"}]
         bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
         with pytest.raises(
             UserError, match="can score none of the layers to prune, for example 0: no norm layer follows"
@@ -233,7 +237,7 @@ class TestChoice:
         shifts = []
         for compensate in (False, True):
             norms = BatchNormStatistic(statistic="mean")
-            compact, _ = prune(net, norms, StubJob(net, example), compensate_mean=compensate, **options)
+            compact, _ = prune(net, norms, bare_run(net, example), compensate_mean=compensate, **options)
             with torch.no_grad():
                 difference = compact.eval()(images) - net.eval()(images)
             shifts.append(float(difference.mean(dim=(0, 2, 3)).abs().max()))
@@ -249,7 +253,7 @@ class TestChoice:
             net[2].weight.copy_(torch.tensor([[5.0, 1.0], [0.0, 2.0]]).reshape(2, 2, 1, 1))
         example = torch.zeros(1, 1, 4, 4)
         plans = [
-            prune(net, FilterNorm(order=1, strategy=strategy), StubJob(net, example), prune_ratio=0.5)[1].plan.keep
+            prune(net, FilterNorm(order=1, strategy=strategy), bare_run(net, example), prune_ratio=0.5)[1].plan.keep
             for strategy in ("independent", "greedy")
         ]
         assert plans == [{"0": (1,), "2": (0,)}, {"0": (1,), "2": (1,)}]
@@ -264,7 +268,7 @@ class TestChoice:
 
     def test_random_follows_the_seed(self) -> None:
         net = resnet20(width=8)
-        plans = [prune(net, Random(), StubJob(net, seed=seed), prune_ratio=0.5)[1].plan for seed in (0, 0, 1)]
+        plans = [prune(net, Random(), bare_run(net, seed=seed), prune_ratio=0.5)[1].plan for seed in (0, 0, 1)]
         assert plans[0] == plans[1] != plans[2]
 
     def test_like_another_run(self, tmp_path: Path) -> None:
@@ -272,28 +276,28 @@ class TestChoice:
         _, model = prune(net, FPGM, prune_ratio=0.6, scope="global")
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "plan.json").write_text(model.plan.to_json())
-        _, job = prune(net, Random(), prune_ratio=0.1, like=str(tmp_path))
+        _, run = prune(net, Random(), prune_ratio=0.1, like=str(tmp_path))
         names = list(model.graph.layers)[:-1]
-        assert widths(job, names) == widths(model, names)
-        assert job.plan != model.plan
+        assert widths(run, names) == widths(model, names)
+        assert run.plan != model.plan
         with pytest.raises(UserError, match=r"is no folder of a finished run: it has no model/plan.json"):
             prune(net, Random(), like=str(tmp_path / "model"))
 
     def test_steps_go_on_from_the_plan_in_force(self) -> None:
         net = resnet20()
-        job = StubJob(net, fraction=0.5)
-        prune(net, FPGM, job, prune_ratio=0.51)
-        half = job.plan
-        job.fraction = 1.0
-        prune(net, FPGM, job, prune_ratio=0.51)
-        assert all(set(job.plan.keep[name]) < set(kept) for name, kept in half.keep.items())
-        assert widths(job, ["layer3.0.conv1"]) == [64 - 32]
+        run = bare_run(net, fraction=0.5)
+        prune(net, FPGM, run, prune_ratio=0.51)
+        half = run.plan
+        run.phase = Phase(name="second", epochs=1, lr=0.1, prune=True)
+        prune(net, FPGM, run, prune_ratio=0.51)
+        assert all(set(run.plan.keep[name]) < set(kept) for name, kept in half.keep.items())
+        assert widths(run, ["layer3.0.conv1"]) == [64 - 32]
         assert len(half.keep["layer3.0.conv1"]) == 64 - 19  # 1 - sqrt(0.49) = 30 %
 
     def test_a_net_without_convolutions_loses_neurons(self) -> None:
         net = nn.Sequential(nn.Flatten(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 2))
-        _, job = prune(net, L2, StubJob(net, torch.zeros(1, 3, 2, 2)), prune_ratio=0.3)
-        assert {name: len(kept) for name, kept in job.plan.keep.items()} == {"1": 7}
+        _, run = prune(net, L2, bare_run(net, torch.zeros(1, 3, 2, 2)), prune_ratio=0.3)
+        assert {name: len(kept) for name, kept in run.plan.keep.items()} == {"1": 7}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +322,7 @@ class TestChoice:
 def test_mistakes_are_refused_before_training(options: dict[str, Any], message: str) -> None:
     net = resnet20(width=8)
     with pytest.raises(UserError, match=message):
-        FilterPruning(criterion=L2, **options).check(net, StubJob(net))  # type: ignore[arg-type]
+        FilterPruning(criterion=L2, **options).check(net, bare_run(net))
 
 
 def test_more_mistakes() -> None:
@@ -327,7 +331,7 @@ def test_more_mistakes() -> None:
         FilterPruning(criterion=FilterNorm(order=1, strategy="greedy"), prune_ratio=0.5, coupling="aligned")
     method = FilterPruning(criterion=L2, prune_ratio=0.5, compensate_mean=True)
     with pytest.raises(UserError, match="with schedule=simultaneous set it to false"):
-        method.check(net, StubJob(net, schedule="simultaneous"))  # type: ignore[arg-type]
+        method.check(net, bare_run(net, schedule="simultaneous"))
     soft = FilterPruning(criterion=L2, prune_ratio=0.5, schedules=["simultaneous", "scratch"])
     with pytest.raises(UserError, match="schedule=oneshot is not supported by this method; use one of: scratch, simul"):
-        soft.check(net, StubJob(net, schedule="oneshot"))  # type: ignore[arg-type]
+        soft.check(net, bare_run(net, schedule="oneshot"))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.config.phase import Phase
+from prunebench.core.clock import Clock
 from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers.convert import gated_layers
@@ -18,7 +18,9 @@ from prunebench.layers.gated import Gated, HardConcreteGate
 from prunebench.layers.selected import SelectedLinear
 from prunebench.methods.flop_l0 import FlopL0, expected_sparsity, lagrangian
 from prunebench.models.lenet import lenet300_100
+from prunebench.run.bare import BareRun
 from prunebench.training.optimizers import build_optimizer
+from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 
 CONFORMANCE = {
@@ -43,12 +45,12 @@ def recurrent_like() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16, bias=False), nn.Tanh(), pair, nn.Tanh(), nn.Linear(24, 10))
 
 
-def gated(net: nn.Module | None = None, **options: Any) -> tuple[nn.Module, FlopL0, StubJob]:
+def gated(net: nn.Module | None = None, **options: Any) -> tuple[nn.Module, FlopL0, BareRun]:
     net = net or digits_net()
-    job = StubJob(net, torch.zeros(1, 1, 8, 8), schedule="simultaneous")
+    run = bare_run(net, torch.zeros(1, 1, 8, 8), schedule="simultaneous")
     method = FlopL0(**{"target_sparsity": 0.7, "drop_rate": 0.5, "target_warmup": 0.0, **options})
-    method.check(net, job)  # type: ignore[arg-type]
-    return method.attach(net, job), method, job  # type: ignore[arg-type]
+    method.check(net, run)
+    return method.attach(net, run), method, run
 
 
 def layers_of(net: nn.Module) -> dict[str, Gated]:
@@ -86,13 +88,14 @@ def test_first_step_of_ascent() -> None:
 @pytest.mark.parametrize(("k", "target"), [(0, 0.0), (1000, 0.0125), (32000, 0.4), (64000, 0.8), (10**6, 0.8)])
 def test_the_target_rises_linearly(k: int, target: float) -> None:
     net = digits_net()
+    first = Clock.first(num_epochs=200_000, steps_per_epoch=2, lr=1e-3)
     for share, expected in ((0.16, target), (0.0, 0.8)):
-        job = StubJob(net, torch.zeros(1, 1, 8, 8), schedule="simultaneous", epochs=200_000)  # of 2 steps each
         method = FlopL0(target_sparsity=0.8, target_warmup=share)
-        method.check(net, job)  # type: ignore[arg-type]
-        method.attach(net, job)  # type: ignore[arg-type]
-        method.num_steps.fill_(k)
-        assert method.target() == pytest.approx(expected)
+        if k == 0:
+            method.start_epoch(net, first)
+        else:
+            method.after_step(net, first.at(k - 1))
+        assert method.target == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("drop_rate", "expected"), [(0.5, 1 / 12), (0.05, 1 / 210)])
@@ -126,8 +129,8 @@ def test_the_output_layer_is_left_alone_and_others_are_found() -> None:
 
 
 def test_attaching_again_changes_nothing() -> None:
-    net, method, job = gated()
-    assert method.attach(net, job) is net  # type: ignore[arg-type]
+    net, method, run = gated()
+    assert method.attach(net, run) is net
 
 
 def test_pairs_keep_their_weights_and_drop_their_own_module() -> None:
@@ -141,64 +144,65 @@ def test_pairs_keep_their_weights_and_drop_their_own_module() -> None:
 
 def test_one_cut_factorises_and_the_next_step_gates() -> None:
     dense = digits_net()
-    job = StubJob(dense, torch.zeros(1, 1, 8, 8), schedule="finetune")
+    run = bare_run(dense, torch.zeros(1, 1, 8, 8))
     method = FlopL0(target_sparsity=0.5, rank="full")
-    method.check(dense, job)  # type: ignore[arg-type]
-    cut = method.prune(dense, job)  # type: ignore[arg-type]
+    method.check(dense, run)
+    cut = method.prune(dense, run).net
     x = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(cut(x), dense(x), atol=1e-5, rtol=1e-4)  # full rank: the SVD is exact
     assert isinstance(cut.fc1, FactorisedLinear) and not layers_of(cut)
-    net = method.attach(cut, job)  # type: ignore[arg-type]
+    net = method.attach(cut, run)
     torch.testing.assert_close(net.fc1.layer.first, cut.fc1.first)
 
 
 def test_extracted_net_equals_gated_net_and_has_the_parameters_that_are_left() -> None:
-    net, method, job = gated(merge=False)
+    net, method, run = gated(merge=False)
     torch.manual_seed(1)
     for layer in layers_of(net).values():
         nn.init.normal_(layer.gate.log_alpha, -2.0, 2.0)
-    compact, plan = method.extract(net.eval(), job)  # type: ignore[arg-type]
+    compact = run.note(method.extract(net.eval(), run))
     x = torch.randn(8, 1, 8, 8)
     torch.testing.assert_close(compact(x), net(x), atol=1e-5, rtol=1e-5)
-    assert job.achieved["max_abs_diff"] < 1e-5 and not plan.keep
+    assert run.difference is not None and run.difference < 1e-5 and not run.plan.keep
     kept = {name: int((layer.scales() > 0).sum()) for name, layer in layers_of(net).items()}
     assert 0 < kept["fc1"] < 52 and 0 < kept["fc2"] < 75
     by_hand = kept["fc1"] * (64 + 300) + kept["fc2"] * (300 + 100)
     total = 52 * 364 + 75 * 400
-    assert (job.achieved["kept_params"], job.achieved["gated_params"]) == (by_hand, total)
-    assert job.achieved["reached"] == pytest.approx(1 - by_hand / total)
+    assert (run.achieved["kept_params"], run.achieved["gated_params"]) == (by_hand, total)
+    assert run.achieved["reached"] == pytest.approx(1 - by_hand / total)
     rest = 300 + 100 + 1010  # biases and the output layer
     assert sum(p.numel() for p in compact.parameters()) == by_hand + rest
 
 
 def test_a_layer_that_is_gone_leaves_its_bias_or_zeros() -> None:
-    net, method, job = gated(recurrent_like(), plain="inputs")
+    net, method, run = gated(recurrent_like(), plain="inputs")
     for layer in layers_of(net).values():
         nn.init.constant_(layer.gate.log_alpha, -50.0)
-    compact, _ = method.extract(net.eval(), job)  # type: ignore[arg-type]
+    compact = run.note(method.extract(net.eval(), run))
     assert isinstance(compact[1], SelectedLinear) and isinstance(compact[3], FactorisedLinear)
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(compact(x), compact[5].bias.expand(2, 10))
-    assert job.achieved["reached"] == 1.0
+    assert run.achieved["reached"] == 1.0
 
 
 def test_training_reaches_the_target_and_multipliers_take_their_signs() -> None:
     net, method, _ = gated(target_sparsity=0.6, gate_lr=0.05, multiplier_lr=0.05)
     optimizer = build_optimizer(PHASE, method.param_groups(net, PHASE))
+    first = Clock.first(num_epochs=1, steps_per_epoch=500, lr=PHASE.lr)
     x, y = batch()
     seen = []
-    for _ in range(500):
+    for step in range(500):
         optimizer.zero_grad()
         torch.stack(list(method.losses(net.train(), (x, y), TASK).values())).sum().backward()
         optimizer.step()
-        method.after_step(net)
+        method.after_step(net, first.at(step))
         seen.append(method.report(net))
     assert seen[5]["lambda_1"] < 0 < seen[5]["lambda_2"]
     last = seen[-1]
     assert last["expected_sparsity"] == pytest.approx(0.6, abs=0.02)
     assert last["sparsity"] == pytest.approx(last["expected_sparsity"], abs=0.02)  # rounding of each layer
     assert method.selectable(net)
-    assert int(method.num_steps) == 500
+    assert last["target_sparsity"] == 0.6
 
 
 def test_hardly_pruned_epochs_cannot_be_the_best() -> None:
@@ -211,14 +215,19 @@ def test_hardly_pruned_epochs_cannot_be_the_best() -> None:
     assert method.selectable(net)
 
 
-def test_state_is_in_the_checkpoint() -> None:
-    _, method, _ = gated()
+def test_a_resumed_phase_has_its_multipliers_and_its_target() -> None:
+    net, method, _ = gated(target_warmup=0.5)
+    first = Clock.first(num_epochs=10, steps_per_epoch=2, lr=1e-3)
     with torch.no_grad():
         method.multipliers.copy_(torch.tensor([-1.0, 2.0]))
-    method.num_steps += 7
-    again = FlopL0(target_sparsity=0.7)
+    method.start_epoch(net, first)
+    for step in range(6):
+        method.after_step(net, first.at(step))
+    again = FlopL0(target_sparsity=0.7, target_warmup=0.5)
     again.load_state_dict(copy.deepcopy(method.state_dict()))
-    assert again.multipliers.tolist() == [-1.0, 2.0] and int(again.num_steps) == 7
+    again.start_epoch(net, first.at(6))
+    assert again.multipliers.tolist() == [-1.0, 2.0]
+    assert again.target == method.target == pytest.approx(0.7 * 6 / 10)
 
 
 @pytest.mark.parametrize(

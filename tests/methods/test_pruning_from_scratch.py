@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
+from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
 
@@ -81,13 +81,13 @@ class TestPublishedNets:
     def test_gates_of_the_widened_net(self, build: Any, settings: dict[str, Any], num_gates: int) -> None:
         dense = described(build, **settings)
         method = PruningFromScratch(target_macs=0.5)
-        job: Any = SimpleNamespace(dense=dense, schedule="scratch", phase=method.search)
-        method.check(dense.template, job)
-        wide = described(build, **settings, width=80 if build is vgg_cifar.vgg16 else 20)
-        job.graph = wide.graph
-        gated = method.attach(wide.fresh("x"), job)
+        bare = bare_run(dense, schedule="scratch")
+        bare.phase = method.search
+        method.check(dense.template, bare)
+        wide = dense.variant(width=80 if build is vgg_cifar.vgg16 else 20)
+        gated = method.attach(bare.adopt(wide), bare)
         assert sum(len(gate.gate) for gate in gates_of(gated)) == num_gates == method.gates.shape[1]
-        assert method.attach(gated, job) is gated
+        assert method.attach(gated, bare) is gated
         trained = [name for name, parameter in gated.named_parameters() if parameter.requires_grad]
         assert all(name.endswith("gate.gate") for name in trained)
         if build is resnet_cifar.resnet56:
@@ -109,12 +109,13 @@ class TestPublishedNets:
         self, build: Any, settings: dict[str, Any], width: int, target: float
     ) -> None:
         dense = described(build, **settings)
-        wide = described(build, **settings, width=width)
+        wide = dense.variant(width=width)
         method = PruningFromScratch(target_macs=target)
-        job: Any = SimpleNamespace(dense=dense, base=wide, graph=wide.graph, history=[], phase=method.search)
-        method.attach(wide.fresh("x"), job)
+        bare = bare_run(dense, schedule="scratch")
+        bare.phase = method.search
+        method.attach(bare.adopt(wide), bare)
         method.gates.uniform_(-0.3, 1.3).clamp_(0, 1)  # many are exactly 0 or 1, as after a search
-        choice = method._choose(job)
+        choice = method._choose(bare)
         small = shrink(wide.fresh("x"), wide.graph, choice.plan)
         macs = cost.count(small, torch.zeros(1, 3, 32, 32)).macs
         assert choice.achieved["reached"] == pytest.approx(macs / dense.cost.macs)
@@ -144,7 +145,7 @@ def test_only_gates_and_statistics_move_in_the_search(tmp_path: Path) -> None:
     job, _, method = built(tmp_path)
     wide = job.adopt(job.dense.variant(width=10))
     before = {name: value.clone() for name, value in wide.state_dict().items()}
-    searched = job.fit(wide, method.search, method)
+    searched = job.fit(wide, method.search)
     after = {name.replace(".norm.", "."): value for name, value in searched.state_dict().items()}
     gates = torch.cat([after.pop(name) for name in list(after) if name.endswith("gate.gate")])
     assert after.keys() == before.keys()
@@ -211,7 +212,7 @@ def test_nothing_is_inherited(tmp_path: Path) -> None:
     method.run(net, job)
     searched = job.folder / "phases" / "search" / "weights.safetensors"
     assert searched.exists()
-    small = job.fresh(method.prune(net, job))
+    small = job.fresh(method.prune(net, job).net)
     wide = job.dense.variant(width=10)
     values = torch.cat([p.detach().flatten() for p in wide.fresh("variant").parameters() if p.dim() == 4])
     drawn = torch.cat([p.detach().flatten() for p in small.parameters() if p.dim() == 4])

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import nn
 
 import prunebench
 from prunebench.config.phase import Phase
-from prunebench.core.task import Classification
+from prunebench.core.task import Batch, Classification
 from prunebench.errors import UserError
 from prunebench.layers.gated_conv import gated_layers
 from prunebench.layers.saliency import recorded_decisions
@@ -20,6 +19,7 @@ from prunebench.models.resnet import resnet18
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
 from prunebench.nets.export import export
+from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
 from tests.methods.gates import gate
@@ -68,12 +68,12 @@ def test_the_closed_form_of_the_open_net_is_the_counted_net() -> None:
 def test_attach_is_idempotent_and_leaves_the_net_alone() -> None:
     net = resnet20()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    method, job = SelfAdaptive(target_macs=0.5), StubJob(net, IMAGE)
-    once = method.attach(net, job)  # type: ignore[arg-type]
-    assert method.attach(once, job) is once  # type: ignore[arg-type]
+    method, bare = SelfAdaptive(target_macs=0.5), bare_run(net, IMAGE)
+    once = method.attach(net, bare)
+    assert method.attach(once, bare) is once
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.manual_seed(5)
-    again = SelfAdaptive(target_macs=0.5).attach(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+    again = SelfAdaptive(target_macs=0.5).attach(net, bare_run(net, IMAGE))
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), again.parameters(), strict=True))
 
 
@@ -108,26 +108,29 @@ def test_hinge_asks_for_nothing_below_the_target() -> None:
 
 
 def test_the_target_falls_from_the_whole_net_through_the_ramp() -> None:
-    job = StubJob(resnet20(), IMAGE, epochs=5)  # of two steps; ramp 0.4: four steps from 1 to 0.5, then constant
+    bare = bare_run(resnet20(), IMAGE, epochs=5)  # of two steps; ramp 0.4: four steps from 1 to 0.5, then constant
     method = SelfAdaptive(target_macs=0.5, ramp=0.4)
-    net = method.attach(job.template, job)  # type: ignore[arg-type]
+    net = method.attach(bare.template, bare)
+    method.start_epoch(net, bare.clock())
     seen, selectable = [], []
-    for _ in range(6):
-        seen.append(method.target_now())
+    for step in range(6):
+        seen.append(method.target_now)
         selectable.append(method.selectable(net))
-        method.after_step(net)
+        method.after_step(net, bare.clock().at(step))
     assert seen == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5, 0.5])
     assert selectable == [False] * 4 + [True] * 2
-    resumed = SelfAdaptive(target_macs=0.5, ramp=0.4)
-    resumed.load_state_dict(method.state_dict())
-    resumed.attach(net, job)  # type: ignore[arg-type]
-    assert resumed.target_now() == 0.5
+    for step in (2, 6):  # where the second and the fourth epoch start
+        resumed = SelfAdaptive(target_macs=0.5, ramp=0.4)
+        resumed.load_state_dict(method.state_dict())
+        resumed.attach(net, bare)
+        resumed.start_epoch(net, bare.clock().at(step))
+        assert resumed.target_now == ([*seen, method.target_now])[step]
 
 
-class CostOnly:
+class CostOnly(Classification):
     """A task without a loss of its own."""
 
-    def losses(self, net: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         net(batch[0])
         return {}
 
@@ -140,7 +143,7 @@ def test_the_cost_alone_drives_the_mean_to_the_target(target: float) -> None:
     gates = [p for layer in gated_layers(gated).values() for p in layer.gate.parameters()]
     optimizer = torch.optim.SGD(gates, lr=1.0)
     for _ in range(60):
-        terms: dict[str, Any] = dict(method.losses(gated, (images, images), CostOnly()))  # type: ignore[arg-type]
+        terms = method.losses(gated, (images, images), CostOnly(num_classes=10))
         optimizer.zero_grad()
         terms["cost"].backward()
         optimizer.step()
@@ -210,11 +213,11 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_what_cannot_work_is_refused_before_training() -> None:
     net = resnet20()
     with pytest.raises(UserError, match=r"target_macs=0.005 is out of reach: layers without a gate cost 0.011"):
-        SelfAdaptive(target_macs=0.005).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.005).check(net, bare_run(net, IMAGE))
     with pytest.raises(UserError, match=r"'layer9.\*' matches no layer"):
-        SelfAdaptive(target_macs=0.5, layers=["layer9.*"]).check(net, StubJob(net, IMAGE))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5, layers=["layer9.*"]).check(net, bare_run(net, IMAGE))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     with pytest.raises(UserError, match="gates convolutions, and none"):
-        SelfAdaptive(target_macs=0.5).check(flat, StubJob(flat, IMAGE))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5).check(flat, bare_run(flat, IMAGE))
     with pytest.raises(UserError, match="schedule=oneshot is not supported"):
-        SelfAdaptive(target_macs=0.5).check(net, StubJob(net, IMAGE, schedule="oneshot"))  # type: ignore[arg-type]
+        SelfAdaptive(target_macs=0.5).check(net, bare_run(net, IMAGE, schedule="oneshot"))

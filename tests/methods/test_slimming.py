@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import Tensor, nn
 
 from prunebench.config.phase import Phase
+from prunebench.core.task import Batch, Classification
 from prunebench.errors import UserError
 from prunebench.layers.scatter import Gather
 from prunebench.methods.slimming import Slimming
@@ -25,27 +24,16 @@ from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11, vgg16, vgg19
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from tests.bare import bare_run
 from tests.kit import SHORT, run
 
 NET = ("model=preresnet20", "model.width=4")
 
 
-@dataclass
-class PassJob(StubJob):
-    """A job with several cuts."""
-
-    rounds: int = 1
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        fractions = [(i + 1) / self.rounds for i in range(self.rounds)]
-        return tuple(Phase(name=f"tune_{f}", epochs=1, lr=0.1, prune=True, fraction=f) for f in fractions)
-
-
-class NoTask:
+class NoLoss(Classification):
     """A loss without gradient."""
 
-    def losses(self, net: nn.Module, batch: Any) -> dict[str, Tensor]:
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"ce": 0.0 * sum(p.sum() for p in net.parameters())}
 
 
@@ -61,7 +49,7 @@ class OneNorm(nn.Module):
 
 def watched(net: nn.Module, **settings: Any) -> Slimming:
     method = Slimming(**{"penalty": 1e-2, "prune_ratio": 0.5, **settings})
-    method.check(net, PassJob(net, example=torch.zeros(1, 3, 32, 32)))
+    method.check(net, bare_run(net, torch.zeros(1, 3, 32, 32)))
     return method
 
 
@@ -71,7 +59,7 @@ def test_one_step_is_the_sub_gradient() -> None:
     method = watched(net)
     net.norm.weight.data = torch.tensor([0.5, -0.5, 0.0])
     before = copy.deepcopy(net.state_dict())
-    terms = method.losses(net, None, NoTask())
+    terms = method.losses(net, (torch.zeros(0), torch.zeros(0)), NoLoss(num_classes=5))
     assert set(terms) == {"ce", "scale_l1"}
     assert float(terms["scale_l1"].detach()) == pytest.approx(0.01 * 1.0)
     sum(terms.values()).backward()
@@ -126,8 +114,8 @@ def random_scales(net: nn.Module, seed: int = 0) -> nn.Module:
 
 def test_the_stream_of_a_preresnet_stays_whole() -> None:
     net = random_scales(CifarPreResNet(blocks=2, num_classes=10, in_channels=3, width=8))
-    job = PassJob(net)
-    compact = Slimming(penalty=1e-5, prune_ratio=0.6).prune(net, job)
+    bare = bare_run(net)
+    compact = bare.note(Slimming(penalty=1e-5, prune_ratio=0.6).prune(net, bare))
     modules = dict(compact.named_modules())
     for name, dense in net.named_modules():
         if name.endswith("conv3"):
@@ -136,10 +124,10 @@ def test_the_stream_of_a_preresnet_stays_whole() -> None:
             assert modules[name].num_features == dense.num_features
             assert modules[name.replace("bn1", "conv1")].in_channels < dense.num_features
     selected = [len(m.places) for m in compact.modules() if isinstance(m, Gather)]
-    reading = [modules[name].in_channels for name in job.plan.inputs if name != "linear"]
+    reading = [modules[name].in_channels for name in bare.plan.inputs if name != "linear"]
     assert sorted(selected) == sorted([*reading, modules["linear"].in_features])
     assert len(selected) == 7
-    kept = sum(len(k) for k in (*job.plan.keep.values(), *job.plan.inputs.values()))
+    kept = sum(len(k) for k in (*bare.plan.keep.values(), *bare.plan.inputs.values()))
     total = sum(m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     assert kept == total - (int(total * 0.6) + 1)  # all scales differ and no layer is at its floor
 
@@ -152,9 +140,9 @@ def test_the_scale_of_a_convolution_does_not_matter() -> None:
             module.weight.mul_(0.1 + index)
     plans = []
     for one in (net, other):
-        job = PassJob(one)
-        Slimming(penalty=1e-4, prune_ratio=0.7).prune(one, job)
-        plans.append(job.plan)
+        bare = bare_run(one)
+        bare.note(Slimming(penalty=1e-4, prune_ratio=0.7).prune(one, bare))
+        plans.append(bare.plan)
     assert plans[0] == plans[1]
     assert len(plans[0].keep) == 8
 
@@ -162,11 +150,13 @@ def test_the_scale_of_a_convolution_does_not_matter() -> None:
 def test_a_second_pass_counts_only_what_is_left_and_watches_it() -> None:
     net = random_scales(CifarPreResNet(blocks=1, num_classes=10, in_channels=3, width=8))
     method = Slimming(penalty=1.0, prune_ratio=0.75, max_layer_ratio=0.5)
-    job = PassJob(net, rounds=2, fraction=0.5)
-    compact = method.prune(net, job)
-    first = job.plan
+    bare = bare_run(net)
+    bare.phases = tuple(Phase(name=f"tune_{f}", epochs=1, lr=0.1, prune=True, fraction=f) for f in (0.5, 1.0))
+    bare.phase = bare.phases[0]
+    compact = bare.note(method.prune(net, bare))
+    first = bare.plan
     total = sum(len(live) for live in watched(net)._live.values())
-    method.attach(compact, job)
+    method.attach(compact, bare)
     live = sum(len(live) for live in method._live.values())
     assert total / 2 <= live <= total * 0.6  # half, but for the layers whose half is kept
     gammas = method._gammas(compact)
@@ -175,11 +165,11 @@ def test_a_second_pass_counts_only_what_is_left_and_watches_it() -> None:
     kept = list(first.inputs["linear"])
     assert torch.equal(gammas[-len(kept) :], compact.get_parameter("bn.weight")[kept])
 
-    job.fraction = 1.0
-    method.prune(net, job)
-    assert all(set(kept) <= set(first.keep.get(name, kept)) for name, kept in job.plan.keep.items())
-    assert all(set(kept) <= set(first.inputs.get(name, kept)) for name, kept in job.plan.inputs.items())
-    left = sum(len(kept) for kept in (*job.plan.keep.values(), *job.plan.inputs.values()))
+    bare.phase = bare.phases[1]
+    bare.note(method.prune(net, bare))
+    assert all(set(kept) <= set(first.keep.get(name, kept)) for name, kept in bare.plan.keep.items())
+    assert all(set(kept) <= set(first.inputs.get(name, kept)) for name, kept in bare.plan.inputs.items())
+    left = sum(len(kept) for kept in (*bare.plan.keep.values(), *bare.plan.inputs.values()))
     assert left < 0.62 * live
 
 
@@ -200,18 +190,18 @@ def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:
 def test_a_net_without_norms_is_refused_before_training() -> None:
     net = lenet300_100(in_channels=1, image_size=8)
     with pytest.raises(UserError, match="no scale of a norm layer"):
-        Slimming(penalty=1e-4, prune_ratio=0.5).check(net, PassJob(net, example=torch.zeros(1, 1, 8, 8)))
+        Slimming(penalty=1e-4, prune_ratio=0.5).check(net, bare_run(net, torch.zeros(1, 1, 8, 8)))
     with pytest.raises(UserError, match=r"method\.skip: 'bn9' matches no layer"):
         watched(OneNorm(), skip=["bn9"])
 
 
 def test_post_activation_nets_lose_the_insides_of_blocks() -> None:
     net = random_scales(resnet20())
-    job = PassJob(net)
-    Slimming(penalty=1e-4, prune_ratio=0.5).prune(net, job)
-    assert not job.plan.inputs
-    assert all(name.endswith("conv1") and "layer" in name for name in job.plan.keep)
-    reasons = {entry["layer"]: entry["reason"] for entry in job.not_pruned}
+    bare = bare_run(net)
+    bare.note(Slimming(penalty=1e-4, prune_ratio=0.5).prune(net, bare))
+    assert not bare.plan.inputs
+    assert all(name.endswith("conv1") and "layer" in name for name in bare.plan.keep)
+    reasons = {entry["layer"]: entry["reason"] for entry in bare.not_pruned}
     assert "addition" in reasons["layer1.0.bn2"]
 
 
@@ -262,8 +252,8 @@ def test_the_penalty_separates_the_scales(tmp_path: Path) -> None:
 def test_the_mnist_net_of_the_paper() -> None:
     # Table 3: 784-500-300-10 becomes 784-100-60-10, 84.4 % of the parameters go
     net = random_scales(mlp_784_500_300())
-    job = PassJob(net, example=torch.zeros(1, 1, 28, 28))
-    compact = Slimming(penalty=1e-4, prune_ratio=0.8, scope="layer").prune(net, job)
-    assert [len(kept) for kept in job.plan.keep.values()] == [100, 60]
+    bare = bare_run(net, torch.zeros(1, 1, 28, 28))
+    compact = bare.note(Slimming(penalty=1e-4, prune_ratio=0.8, scope="layer").prune(net, bare))
+    assert [len(kept) for kept in bare.plan.keep.values()] == [100, 60]
     left = sum(p.numel() for p in compact.parameters())
     assert 1 - left / sum(p.numel() for p in net.parameters()) == pytest.approx(0.844, abs=5e-4)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.methods.stub import StubJob
 from torch import nn
 
 import prunebench
 from prunebench.config import named
 from prunebench.config.phase import Phase, build_phases, lr_factor
+from prunebench.core.clock import Clock
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import to_vector, write_vector
 from prunebench.measure.calibration import nll
-from prunebench.methods.swag import REFRESH_BATCH, SWAG
+from prunebench.methods.swag import SWAG
 from prunebench.rows import register
+from prunebench.run.bare import BareRun
 from prunebench.surgery.shrink import shrink
 from prunebench.training.lit import Lit
+from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
 from tests.small_nets import small_resnet
@@ -34,42 +35,18 @@ NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.na
 COLLECT = ("method=swag", "method.start=0", "method.collect_every=0.25", "method.num_samples=4")
 
 
-class Pictures:
-    """Training data of ``num_batches`` steps, without any picture."""
-
-    num_train = 100
-
-    def __init__(self, num_batches: int) -> None:
-        self.num_batches = num_batches
-
-    def train(self, *, batch_size: int | None, **_: Any) -> range:
-        """The steps of an epoch; none of the size in which batch norms are refreshed."""
-        return range(0 if batch_size == REFRESH_BATCH else self.num_batches)
-
-    def to(self, device: Any) -> None:
-        return
-
-
-def job_of(net: nn.Module, *, epochs: int = 2, steps: int = 4, schedule: str = "oneshot") -> Any:
-    """A run whose batch norms see no picture: the parts that a method asks for."""
-    job: Any = StubJob(net, schedule=schedule, epochs=epochs)
-    job.data = Pictures(steps)
-    job.steps_per_epoch = lambda phase: steps
-    job.settings = SimpleNamespace(devices=1, device=torch.device("cpu"))
-    return job
-
-
-def collecting_steps(method: SWAG, *, epochs: int, steps: int) -> list[tuple[int, int]]:
-    """(epoch, step), both from 0, after which the method collects."""
+def collecting_steps(method: SWAG, *, epochs: int, steps: int, begin: int = 0) -> list[tuple[int, int]]:
+    """(epoch, step in the epoch), both from 0, after which the method collects in a phase from epoch ``begin`` on."""
     net = nn.Linear(1, 1)
-    method.attach(net, job_of(net, epochs=epochs, steps=steps))
+    method.attach(net, bare_run(net))
     found = []
     assert method.posterior is not None
-    for epoch in range(epochs):
-        method.start_epoch(net, epoch)
+    first = Clock.first(num_epochs=epochs, steps_per_epoch=steps, lr=0.1)
+    for epoch in range(begin, epochs):
+        method.start_epoch(net, first.at(epoch * steps))
         for step in range(steps):
             before = int(method.posterior.num_collected)
-            method.after_step(net)
+            method.after_step(net, first.at(epoch * steps + step))
             if int(method.posterior.num_collected) > before:
                 found.append((epoch, step))
     return found
@@ -107,6 +84,15 @@ def test_several_collections_an_epoch_are_equally_spaced() -> None:
     assert collecting_steps(SWAG(collect_every=2.0, start=0.5), epochs=10, steps=3) == [(6, 2), (8, 2)]
 
 
+@pytest.mark.parametrize(("every", "start"), [(2.0, 0.5), (0.7, 0.0), (0.25, 0.3)])
+@pytest.mark.parametrize("begin", [1, 6, 7])
+def test_a_resumed_phase_collects_where_the_whole_one_does(every: float, start: float, begin: int) -> None:
+    settings: dict[str, Any] = {"collect_every": every, "start": start}
+    whole = collecting_steps(SWAG(**settings), epochs=10, steps=3)
+    again = collecting_steps(SWAG(**settings), epochs=10, steps=3, begin=begin)
+    assert again == [(epoch, step) for epoch, step in whole if epoch >= begin] != []
+
+
 def with_posterior(net: nn.Module, **options: Any) -> SWAG:
     """A method that has collected five noisy copies of ``net``'s weights, the noise growing with the index."""
     method = SWAG(**options)
@@ -120,14 +106,14 @@ def with_posterior(net: nn.Module, **options: Any) -> SWAG:
 
 def test_samples_are_drawn_once_and_do_not_depend_on_the_batches() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    method, job = with_posterior(net, num_samples=5), job_of(net)
+    method, bare = with_posterior(net, num_samples=5), bare_run(net, torch.zeros(1, 3, 2, 2))
     task = prunebench.core.task.Classification(num_classes=3)
     images, labels = torch.randn(10, 3, 2, 2), torch.randint(3, (10,))
-    ensemble = method.before_measure(net, job)
+    ensemble = method.before_measure(net, bare)
     torch.rand(7)  # the global stream does not matter
     whole = method.predict(ensemble, (images, labels), task)
     assert whole.shape == (5, 10, 3)
-    again = method.before_measure(net, job)
+    again = method.before_measure(net, bare)
     parts = [method.predict(again, (images[i : i + 3], labels[i : i + 3]), task) for i in range(0, 10, 3)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
     assert (whole[0] - whole[1]).abs().max() > 0.01
@@ -139,16 +125,16 @@ def test_samples_are_drawn_once_and_do_not_depend_on_the_batches() -> None:
 
 def test_before_anything_is_collected_the_net_itself_predicts() -> None:
     net = nn.Linear(2, 2)
-    method, job = SWAG(), job_of(net)
-    assert method.before_measure(net, job) is net
-    method.attach(net, job)
-    assert method.before_measure(net, job) is net
+    method, bare = SWAG(), bare_run(net)
+    assert method.before_measure(net, bare) is net
+    method.attach(net, bare)
+    assert method.before_measure(net, bare) is net
 
 
 def test_the_mean_alone_is_one_prediction_of_the_average() -> None:
     net = nn.Linear(2, 2)
     method = with_posterior(net, variant="swa", num_samples=30)
-    (member,) = method.before_measure(net, job_of(net)).children()
+    (member,) = method.before_measure(net, bare_run(net)).children()
     assert method.posterior is not None
     torch.testing.assert_close(to_vector(member), method.posterior.mean.float())
 
@@ -158,6 +144,10 @@ def small_net() -> nn.Module:
     return small_resnet(num_classes=10, in_channels=3)
 
 
+def run_of(net: nn.Module, schedule: str = "oneshot") -> BareRun:
+    return bare_run(net, torch.zeros(1, 3, 8, 8), schedule=schedule)
+
+
 def weights_of(net: nn.Module) -> list[torch.Tensor]:
     return [m.weight.detach() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
@@ -165,10 +155,10 @@ def weights_of(net: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_the_weights_of_lowest_ratio_go_from_every_sample(scope: str) -> None:
     net = small_net()
-    method, job = with_posterior(net, prune_ratio=0.75, scope=scope, num_samples=2), job_of(net)
+    method, bare = with_posterior(net, prune_ratio=0.75, scope=scope, num_samples=2), run_of(net)
     assert method.posterior is not None
     ratio = method.posterior.mean.abs() / method.posterior.std(scale=0.5, low_rank=True)
-    pruned = method.prune(net, job)
+    pruned = bare.note(method.prune(net, bare))
     index = torch.arange(len(ratio))
     numbered = small_net()
     write_vector(numbered, index)
@@ -181,9 +171,9 @@ def test_the_weights_of_lowest_ratio_go_from_every_sample(scope: str) -> None:
         assert sorted(torch.cat(dead).tolist()) == sorted(expected.tolist())
     else:
         assert [len(d) for d in dead] == [int(0.75 * w.numel()) for w in weights_of(net)]
-    assert job.achieved["weights_kept"] == pytest.approx(0.25, abs=1e-3)
+    assert bare.achieved["weights_kept"] == pytest.approx(0.25, abs=1e-3)
     gone = torch.cat(dead)
-    for member in method.before_measure(pruned, job).children():
+    for member in method.before_measure(pruned, bare).children():
         assert to_vector(member)[gone].count_nonzero() == 0
     norms = [m for m in pruned.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(norm.weight.count_nonzero() == norm.num_features for norm in norms)
@@ -193,7 +183,7 @@ def test_ratio_and_magnitude_choose_differently() -> None:
     kept = {}
     for score in ("snr", "magnitude"):
         net = small_net()
-        pruned = with_posterior(net, prune_ratio=0.5, score=score).prune(net, job_of(net))
+        pruned = with_posterior(net, prune_ratio=0.5, score=score).prune(net, run_of(net)).net
         kept[score] = torch.cat([weight.flatten() != 0 for weight in weights_of(pruned)])
     # the noise grows along the net: by the ratio the last layer loses more
     assert kept["snr"][-300:].double().mean() < kept["magnitude"][-300:].double().mean() - 0.2
@@ -201,19 +191,20 @@ def test_ratio_and_magnitude_choose_differently() -> None:
 
 def test_training_after_the_cut_keeps_dead_weights_at_zero() -> None:
     net = small_net()
-    method, job = with_posterior(net, prune_ratio=0.5), job_of(net, schedule="finetune")
-    net = method.prune(net, job)
+    method, bare = with_posterior(net, prune_ratio=0.5), run_of(net, schedule="finetune")
+    net = method.prune(net, bare).net
     dead = to_vector(net) == 0
-    method.attach(net, job)
+    method.attach(net, bare)
     assert method.posterior is not None and int(method.posterior.num_collected) == 0
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-2)
-    method.start_epoch(net, 0)
-    for _ in range(4):
+    first = Clock.first(num_epochs=2, steps_per_epoch=4, lr=1e-3)
+    method.start_epoch(net, first)
+    for step in range(4):
         optimizer.zero_grad()
         net(torch.randn(4, 3, 8, 8)).square().mean().backward()
-        method.before_step(net)
+        method.before_step(net, first.at(step))
         optimizer.step()
-        method.after_step(net)
+        method.after_step(net, first.at(step))
     alive = method.posterior.live
     assert int((~alive).sum()) > 0 and dead[~alive].all()
     assert to_vector(net)[~alive].count_nonzero() == 0
@@ -224,18 +215,18 @@ def test_training_after_the_cut_keeps_dead_weights_at_zero() -> None:
 def test_channels_take_their_part_of_the_gaussian_along(coupling: str) -> None:
     net = small_net()
     method = with_posterior(net, prune_ratio=0.5, unit="channel", coupling=coupling, num_samples=2)
-    job = job_of(net)
+    bare = run_of(net)
     assert method.posterior is not None
     whole = method.posterior
     dense = small_net()
     write_vector(dense, whole.draw(torch.Generator().manual_seed(3), scale=0.0, low_rank=False))
-    compact = method.prune(net, job)
-    torch.testing.assert_close(to_vector(compact), to_vector(shrink(dense, job.graph, job.plan)))
+    compact = bare.note(method.prune(net, bare))
+    torch.testing.assert_close(to_vector(compact), to_vector(shrink(dense, bare.graph, bare.plan)))
     # the deviations too: each row is a weight vector that the same cut makes smaller
     write_vector(dense, whole.deviations[-1])
-    torch.testing.assert_close(method.posterior.deviations[-1], to_vector(shrink(dense, job.graph, job.plan)))
-    assert prunebench.measure.cost.count(compact, job.example).macs < job.dense_cost.macs
-    members = list(method.before_measure(compact, job).children())
+    torch.testing.assert_close(method.posterior.deviations[-1], to_vector(shrink(dense, bare.graph, bare.plan)))
+    assert bare.count(compact).macs < bare.dense.cost.macs
+    members = list(method.before_measure(compact, bare).children())
     assert all(to_vector(member).shape == to_vector(compact).shape for member in members)
 
 
@@ -301,13 +292,13 @@ def phases(**pretrain: Any) -> tuple[Phase, ...]:
 
 
 @pytest.mark.parametrize(
-    ("options", "job", "words"),
+    ("options", "settings", "words"),
     [
         ({}, {"phases": phases()}, "method.acts.pretrain=true"),
         ({"start": 0.9}, {"phases": phases(active=True)}, "phase pretrain would collect 1 weight vectors in 4 epochs"),
         ({"posterior": "there"}, {"phases": phases(active=True)}, "method.posterior replaces training"),
         ({"posterior": "there"}, {"phases": phases()}, "method.posterior=there is no folder of a finished run"),
-        ({"bn_images": 101}, {"phases": phases(active=True)}, "1 to 100 training pictures"),
+        ({"bn_images": 5}, {"phases": phases(active=True)}, "1 to 4 training pictures"),
         ({"prune_ratio": 0.5, "layers": ["con"]}, {"phases": phases(active=True)}, "'con' matches no layer"),
         (
             {"prune_ratio": 0.5},
@@ -317,9 +308,11 @@ def phases(**pretrain: Any) -> tuple[Phase, ...]:
         ({}, {"schedule": "iterative", "phases": phases()}, "schedule=iterative is not supported"),
     ],
 )
-def test_what_cannot_work_is_refused_before_training(options: dict[str, Any], job: dict[str, Any], words: str) -> None:
+def test_what_cannot_work_is_refused_before_training(
+    options: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
     net = small_net()
-    stub = job_of(net, schedule=job.get("schedule", "finetune"))
-    stub.phases = job["phases"]
+    bare = run_of(net, schedule=settings.get("schedule", "finetune"))
+    bare.phases = settings["phases"]
     with pytest.raises(UserError, match=words):
-        SWAG(**options).check(net, stub)
+        SWAG(**options).check(net, bare)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from tests.kit import SHORT, run
 
@@ -18,8 +19,8 @@ NET = (*SHORT, "model=lenet300_100", "method=none", "schedule=simultaneous", "da
 def test_a_terminated_run_leaves_no_result_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, _ = run(tmp_path / "straight", *NET)
 
-    def stop(self: Method, net: nn.Module, epoch: int) -> None:
-        if epoch == 1:
+    def stop(self: Method, net: nn.Module, clock: Clock) -> None:
+        if clock.epoch == 1:
             os.kill(os.getpid(), signal.SIGTERM)  # what a cluster sends when a job's time is up
 
     handler = signal.getsignal(signal.SIGTERM)
