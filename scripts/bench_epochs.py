@@ -24,7 +24,7 @@ from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from prunebench.core.task import Classification
 from prunebench.data.cifar import CIFAR10
-from prunebench.data.memory import Raw
+from prunebench.data.memory import Augment, Raw
 from prunebench.errors import UserError
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.models.resnet_cifar import resnet20
@@ -50,7 +50,7 @@ class Part(CIFAR10):
             std=STD,
             validation=0,
             split_seed=0,
-            augment={"crop": 4, "flip": True},
+            augment=Augment(crop=4, flip=True),
         )
         self.num = num
         self.channels_last = True
