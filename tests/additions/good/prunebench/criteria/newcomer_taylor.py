@@ -36,7 +36,7 @@ class Taylor(Criterion):
         ready.scores = {
             name.removesuffix(".weight"): taylor(p, p.grad).cpu()
             for name, p in net.named_parameters()
-            if name.endswith(".weight") and p.grad is not None
+            if p.ndim > 1 and p.grad is not None
         }
         return ready
 

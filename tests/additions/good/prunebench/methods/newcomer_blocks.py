@@ -38,7 +38,7 @@ class BlockSelection(Method):
         return run.cut(net, run.choose(lambda: self._smallest(net, run)))
 
     def _smallest(self, net: nn.Module, run: Run) -> Choice:
-        norms = {name: float(net.get_parameter(f"{name}.weight").norm()) for name in _bypassed(run.graph)}
+        norms = {name: float(net.get_parameter(f"{name}.weight").detach().norm()) for name in _bypassed(run.graph)}
         gone = sorted(norms, key=lambda name: norms[name])[: self.number]
         whole = [{"layer": name, "reason": "its block stays"} for name in norms if name not in gone]
         return Choice(Plan(keep=dict.fromkeys(gone, ())), whole, {})
