@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.run import runtime
 
 runtime.limit_spinning()  # as the command line does; it has to come before torch
@@ -46,7 +47,7 @@ EXAMPLE = torch.zeros(1, 3, 32, 32)
 def training_step(net: nn.Module, *, channels_last: bool = True, bf16: bool = False) -> Callable[[], None]:
     """One step of SGD of a copy of ``net`` on a random batch."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = copy.deepcopy(net).train().to(memory_format=layout)
+    net = to_memory_format(copy.deepcopy(net).train(), layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images, labels = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=layout), torch.randint(0, 10, (BATCH,))
 
@@ -63,7 +64,7 @@ def training_step(net: nn.Module, *, channels_last: bool = True, bf16: bool = Fa
 def scores(net: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     """FPGM's score of each filter of each convolution."""
     layers = [name for name, layer in graph.layers.items() if layer.kind == "conv"]
-    return {name: geometric_median(net.get_submodule(name).weight.detach()) for name in layers}
+    return {name: geometric_median(net.get_parameter(f"{name}.weight")) for name in layers}
 
 
 def macs_column(nets: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -105,7 +106,7 @@ def precisions(quick: bool) -> None:
 
 def latencies(quick: bool) -> None:
     for name, net in (("ResNet-56", resnet56()), ("VGG-16", vgg16())):
-        net = net.eval().to(memory_format=torch.channels_last)
+        net = to_memory_format(net.eval(), torch.channels_last)
         graph = ChannelGraph.trace(net, EXAMPLE)
         nets: dict[str, nn.Module] = {"dense": net}
         for label, options in (

@@ -24,8 +24,9 @@ from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from prunebench.core.task import Classification
 from prunebench.data.cifar import CIFAR10
-from prunebench.data.memory import Raw
+from prunebench.data.memory import Augment, Raw
 from prunebench.errors import UserError
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.nets.dense_net import DenseNet
 from prunebench.run.job import Job
@@ -49,7 +50,7 @@ class Part(CIFAR10):
             std=STD,
             validation=0,
             split_seed=0,
-            augment={"crop": 4, "flip": True},
+            augment=Augment(crop=4, flip=True),
         )
         self.num = num
         self.channels_last = True
@@ -154,7 +155,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
 
 
 def _epoch_over(batches: Callable[[int], Iterable[Any]]) -> Callable[[], None]:
-    net = resnet20().train().to(memory_format=torch.channels_last)
+    net = to_memory_format(resnet20().train(), torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     numbers = itertools.count()
 

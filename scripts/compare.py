@@ -17,13 +17,16 @@ if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
 
 from prunebench.core.result import read_result  # noqa: E402
 from prunebench.errors import UserError, here  # noqa: E402
+from prunebench.measure.metrics import ACCURACY, METRICS  # noqa: E402
 from prunebench.measure.statistics import mcnemar  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
 from prunebench.report.configurations import Group  # noqa: E402
 from prunebench.report.pairs import Pair, compare, read_correct  # noqa: E402
 from prunebench.report.record import Pool, from_result  # noqa: E402
-from prunebench.report.tables import p_value, percent, points, signed  # noqa: E402
+from prunebench.report.tables import over_seeds, p_value, points, signed  # noqa: E402
 from prunebench.rows.fairness import GATE, LADDER, TOTALS  # noqa: E402
+
+REMOVED = METRICS["macs_removed"]
 
 
 def load(folder: Path) -> Group:
@@ -45,8 +48,8 @@ def lines(pair: Pair) -> list[str]:
         more = f" ({'; '.join(missing)})" if missing else ""
         head = f"{mark}: {item.first.method}, {item.first.model} on {item.first.dataset}, {item.first.schedule}"
         removed = item.estimate("macs_removed")
-        size = "" if removed is None else f", MACs removed {percent(removed, 1).text} %"
-        accuracy = percent(item.estimate("final.accuracy")).text
+        size = "" if removed is None else f", {REMOVED.label} {over_seeds(REMOVED, removed).text} %"
+        accuracy = over_seeds(ACCURACY, item.estimate(f"final.{ACCURACY.key}")).text
         found.append(f"{head}: accuracy {accuracy} %{size}, guarantee: {level.replace('_', ' ')}{more}")
     low, high = pair.interval
     found.append(
@@ -59,12 +62,11 @@ def lines(pair: Pair) -> list[str]:
     fairness = pair.fairness
     if fairness is None:
         return [*found, "what the runs share is unknown: their results lack settings"]
-    shared = list(LADDER)[: list(LADDER).index(fairness.label) + 1] if fairness.label in LADDER else []
-    meaning = ", ".join(LADDER[label] for label in shared) or TOTALS.get(
-        fairness.label or "", "not even the same data, net and rate"
-    )
+    label = fairness.label or ""
+    shared = list(LADDER)[: list(LADDER).index(label) + 1] if label in LADDER else []
+    meaning = ", ".join(LADDER[step] for step in shared) or TOTALS.get(label, "not even the same data, net and rate")
     verdict = "" if fairness.fair else f"; below {GATE}, so the difference says little about the methods"
-    found.append(f"setup {fairness.label or 'none'}: {meaning}{verdict}")
+    found.append(f"setup {label or 'none'}: {meaning}{verdict}")
     if fairness.differences:
         found.append(f"differ outside of the method: {', '.join(fairness.differences)}")
     return found

@@ -59,7 +59,7 @@ def settings(name: str, given: list[str]) -> dict[str, Any]:
         found: Any = OmegaConf.to_container(merged, resolve=True)
     except ConfigKeyError as error:
         key = error.full_key
-        known = f"it has {', '.join(config)}{nearest(key, config)}"
+        known = f"it has {', '.join(config)}{nearest(str(key), config)}"
         raise UserError(f"dataset.{key} is no setting of {name}; {known}") from None
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(given)} cannot be read: {' '.join(str(error).split())}") from None

@@ -29,10 +29,11 @@ from omegaconf import OmegaConf  # noqa: E402
 
 from prunebench.cli.main import resolve  # noqa: E402
 from prunebench.errors import UserError, nearest  # noqa: E402
+from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
 from prunebench.report.configurations import failures, group  # noqa: E402
 from prunebench.report.papers import views  # noqa: E402
-from prunebench.report.tables import NOTHING, Table  # noqa: E402
+from prunebench.report.tables import Table  # noqa: E402
 from prunebench.rows import compose, find, load_papers  # noqa: E402
 from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 

@@ -32,9 +32,9 @@ class MadeUp(Data):
     def _batches(self, **_: Any) -> Batches:
         draws = torch.Generator().manual_seed(0)
         inputs = torch.randn(4, *self._example.shape[1:], generator=draws)
-        return [(part, torch.zeros(2, dtype=torch.long)) for part in inputs.split(2)]  # type: ignore[return-value]
+        return [(part, torch.zeros(2, dtype=torch.long)) for part in inputs.split(2)]
 
-    train = validation = test = _batches  # type: ignore[assignment]
+    train = validation = test = _batches
 
     def train_eval(self, num: int | None = None, **_: Any) -> Batches:
         return self._batches()

@@ -18,8 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ADDITIONS = Path(__file__).with_name("additions")
 CHECKS = (
-    *("tests/conformance", "tests/config/test_comments.py", "tests/rows/test_files.py", "tests/rows/test_counts.py"),
-    *("tests/rows/test_verify.py", "tests/methods", "tests/models", "tests/data"),
+    *("tests/conformance", "tests/config/test_comments.py", "tests/rows/test_files.py", "tests/rows/test_counting.py"),
+    *("tests/rows/test_compare.py", "tests/rows/test_printed.py", "tests/methods", "tests/models", "tests/data"),
 )
 """Where the suite looks at everything that exists, and the newcomers' own tests."""
 
@@ -28,10 +28,10 @@ MODEL = "tests/conformance/test_every_model.py::"
 DATA = "tests/conformance/test_every_data_set.py::"
 ROWS = "tests/rows/test_files.py::"
 COMMENT = "tests/config/test_comments.py::test_every_value_has_a_comment"
-COUNTS = "tests/rows/test_counts.py::test_rows_on_small_pictures"
+COUNTS = "tests/rows/test_counting.py::test_rows_on_small_pictures"
 
 TAKEN_UP = {
-    *(f"{COMMENT}[method/newcomer_{name}]" for name in ("peak", "decay")),
+    *(f"{COMMENT}[method/newcomer_{name}]" for name in ("taylor", "decay", "blocks")),
     *(f"{COMMENT}[dataset/newcomer_{name}]" for name in ("dots", "asks")),
     f"{COMMENT}[model/newcomer_net]",
     *(
@@ -39,13 +39,14 @@ TAKEN_UP = {
         for check in (
             "test_the_optimiser_holds_what_trains_and_two_steps_move_it",
             "test_an_unsupported_schedule_is_refused_before_training",
+            "test_a_value_of_another_type_is_refused_by_name",
         )
-        for method in ("peak", "decay")
+        for method in ("taylor", "decay", "blocks")
     ),
     *(
         f"{METHOD}{check}[newcomer_{run}]"
         for check in ("test_runs_and_keeps_its_promises", "test_an_interrupted_run_ends_with_the_same_numbers")
-        for run in ("peak-finetune", "decay-simultaneous")
+        for run in ("taylor-finetune", "decay-simultaneous", "blocks-oneshot")
     ),
     f"{MODEL}test_its_values_are_those_of_its_function[newcomer_net]",
     f"{MODEL}test_it_gives_a_logit_for_each_class[newcomer_net]",
@@ -60,7 +61,7 @@ TAKEN_UP = {
     f"{ROWS}test_a_value_that_follows_is_not_typed_twice[newcomer]",
     f"{ROWS}test_a_file_says_what_omegaconf_reads_in_it[newcomer]",
     f"{COUNTS}[newcomer]",
-    "tests/methods/test_newcomer_peak.py::test_its_row_is_a_run",
+    "tests/methods/test_newcomer_taylor.py::test_its_row_is_a_run",
     "tests/data/test_newcomer_dots.py::test_the_script_asks_for_the_value",
 }
 """What must have run for the good ones, and passed."""
@@ -129,7 +130,10 @@ def test_additions_are_taken_up_and_pass(copy: Path) -> None:
     assert found.keys() == {"PASSED"}
     assert found["PASSED"] >= TAKEN_UP
     listed = call(copy, "-m", "prunebench", "--help")
-    assert all(name in listed for name in ("newcomer_peak", "newcomer_decay", "newcomer_net", "newcomer_asks"))
+    assert all(
+        name in listed
+        for name in ("newcomer_taylor", "newcomer_blocks", "newcomer_decay", "newcomer_net", "newcomer_asks")
+    )
 
 
 def test_what_is_broken_is_caught(copy: Path) -> None:

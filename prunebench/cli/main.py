@@ -100,6 +100,7 @@ def run(cfg: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from prunebench.cli.closing import show
     from prunebench.config import recipes
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
@@ -196,43 +197,6 @@ def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
         runner.set_threads(trainer_settings(config["trainer"]).num_threads)
         job, net, _, weights = assemble.build(config, folder)
     return runner.execute(job, net, config=config, config_text=text, weights=weights)
-
-
-def show(result: Mapping[str, Any]) -> None:
-    """Print the closing table: dense / pruned / final, and before the cut where that is not the dense net."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from prunebench.core.result import removed, shown_stages, summary
-
-    run_, cost = result["run"], result["cost"]
-    names = " · ".join(result[key]["name"] for key in ("method", "model", "dataset", "schedule"))
-    table = Table(title=f"{names} · seed {run_['seed']}", title_justify="left")
-    for column in ("", *shown_stages(result)):
-        table.add_column(column.replace("_", " "), justify="left" if not column else "right")
-    for label, cells in summary(result):
-        table.add_row(label, *cells)
-    console = Console()
-    console.print(table)
-    console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s")
-    for line in result.get("warnings") or ():
-        console.print(Text(f"warning: {line}", style="bold red"))
-    for line in beside_the_paper(result):
-        print(line)
-
-
-def beside_the_paper(result: Mapping[str, Any]) -> list[str]:
-    """The run's row of a paper, if it has one: the paper's values, ours, the difference."""
-    from prunebench.rows import find
-    from prunebench.rows.compare import describe
-
-    if not result.get("row"):
-        return []
-    try:
-        return describe(result, find(result["row"]))
-    except UserError as error:  # a stored result may be of a row that has been renamed since
-        return [f"row {result['row']}: {error}"]
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

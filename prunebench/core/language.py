@@ -18,6 +18,7 @@ from prunebench.data.base import Data
 from prunebench.data.text import TextData
 from prunebench.errors import UserError
 from prunebench.measure.evaluate import Evaluation
+from prunebench.measure.metrics import BPC, NLL
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,12 +33,12 @@ class LanguageModelling:
 
     Args:
         num_symbols: size of the vocabulary.
-        context: how an evaluation presents the text, see ``TextData.context``; stored beside each bpc.
+        context: how an evaluation presents the text, see ``TextData.context``; stored beside the metrics.
         label_smoothing: mass moved from the target to the uniform distribution, in training only.
     """
 
-    monitor = "val/bpc"
-    mode = "min"
+    monitor = BPC.logged
+    mode = BPC.mode
 
     def __init__(self, *, num_symbols: int, context: Mapping[str, Any], label_smoothing: float = 0.0) -> None:
         self.num_symbols = num_symbols
@@ -80,7 +81,7 @@ class LanguageModelling:
     def validation(self, probabilities: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """NLL (nats per symbol) and bits per character of ``[streams * time, symbols]``, means over the batch."""
         nll = _nll(probabilities, batch[1]).mean()
-        return {"val/nll": nll, "val/bpc": nll / math.log(2)}
+        return {NLL.logged: nll, BPC.logged: nll / math.log(2)}
 
     def evaluate(
         self, predict: Callable[[Batch], Tensor], batches: Iterable[Batch]
@@ -116,7 +117,7 @@ class LanguageModelling:
 
     def headline(self, metrics: Mapping[str, Any]) -> str:
         """The bits per character, for the log."""
-        return f"{metrics['bpc']:.4f} bits per character"
+        return f"{BPC.show(BPC.within(metrics))} {BPC.label}"
 
     def _run(self, net: nn.Module, symbols: Tensor) -> Tensor:
         """Logits ``[streams, time, symbols]``; the state moves on to the next batch."""

@@ -8,12 +8,16 @@ from typing import Any
 
 from prunebench.disk.atomic import read_json
 from prunebench.errors import UserError
+from prunebench.measure.metrics import NOTHING, in_order, own_of
+from prunebench.measure.stages import STAGES, Stage
 
 SCHEMA = 1
 STATUSES = ("complete", "failed", "missed_target")
 FILE = "result.json"
 MASKED = 0.01
 """A net is called masked if more than this share of its parameters is exactly zero but still there."""
+_SIZES = ("macs", "params")
+"""Costs of an operating point that the closing table shows."""
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -53,40 +57,38 @@ def removed(cost: Mapping[str, Any]) -> str:
     return f"{text}, MASKED: {100 * share:.2f} % of those that are left are zero but still there" if share else text
 
 
-def shown_stages(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns of the closing table.
-
-    ``before_cut`` only where the method has trained the whole net, ``saved_net`` only where ``final`` is a mean.
-    """
-    stages = ("dense", "before_cut", "pruned", "final", "saved_net")
-    return tuple(stage for stage in stages if stage in result["metrics"] or stage in ("dense", "pruned", "final"))
+def shown_stages(result: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Columns of the closing table."""
+    measured = result["metrics"]
+    return tuple(
+        stage
+        for stage in STAGES.values()
+        if stage.closing == "always" or (stage.closing == "measured" and stage.name in measured)
+    )
 
 
 def summary(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Rows of the closing table: a label and a cell for each of ``shown_stages``; percent only here."""
-    metrics, cost, latency = result["metrics"], result["cost"], result.get("latency") or {}
     stages = shown_stages(result)
-
-    def cells(values: Mapping[str, Any], key: str, form: str, scale: int = 1) -> list[str]:
-        picked = [(values.get(stage) or {}).get(key) for stage in stages]
-        return ["–" if value is None else form.format(value * scale) for value in picked]
-
-    def inner(group: str, key: str) -> list[str]:
-        return cells({stage: (metrics.get(stage) or {}).get(group) for stage in stages}, key, "{:.4f}")
-
+    reported = (key for stage in stages for key in own_of(result["metrics"].get(stage.name) or {}))
     rows = [
-        ("test accuracy %", cells(metrics, "accuracy", "{:.2f}", 100)),
-        ("bits per character", cells(metrics, "bpc", "{:.4f}")),
-        ("top-5 %", cells(metrics, "top5", "{:.2f}", 100)),
-        ("NLL", cells(metrics, "nll", "{:.4f}")),
-        ("ECE %", cells(metrics, "ece", "{:.2f}", 100)),
-        ("error AUROC (entropy)", inner("uncertainty", "error_auroc_entropy")),
-        ("OOD AUROC (entropy)", inner("ood", "auroc_entropy")),
-        ("MACs", cells(cost, "macs", "{:,}")),
-        ("MACs, all predictions", cells(cost, "macs_all_predictions", "{:,}")),
-        ("parameters", cells(cost, "params", "{:,}")),
-        ("non-zero parameters", cells(cost, "nonzero_params", "{:,}")),
-        ("latency ms, batch 1", cells(latency, "batch_1_ms", "{:.2f}")),
-        ("latency ms, batch 64", cells(latency, "batch_64_ms", "{:.1f}")),
+        (metric.heading, [metric.show(metric.of(result, stage.name)) for stage in stages])
+        for metric in in_order(reported, "summary")
     ]
-    return [(label, row) for label, row in rows if any(cell != "–" for cell in row)]
+    return [(label, cells) for label, cells in rows if any(cell != NOTHING for cell in cells)]
+
+
+def points_summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the second closing table: the operating points of the trained net, each measured like ``final``.
+
+    Points downwards, main metrics across; settings, doubts and what the method reports stay in ``result.json``.
+    """
+    points = result.get("points") or []
+    rows = []
+    for metric in in_order((), "summary"):
+        if metric.key in _SIZES or (metric.place == "metrics" and not metric.nested):
+            values = [metric.within(point.get(metric.place)) for point in points]
+            if any(value is not None for value in values):
+                rows.append([metric.heading, *map(metric.show, values)])
+    head, *body = zip(*[["", *(str(point["name"]) for point in points)], *rows], strict=True)
+    return list(head), [list(line) for line in body]

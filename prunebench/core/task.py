@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunebench.core.language import LanguageModelling
 from prunebench.data.base import Data
 from prunebench.measure import evaluate
+from prunebench.measure.metrics import ACCURACY, NLL
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Predict: TypeAlias = Callable[[Batch], Tensor]
@@ -70,8 +71,8 @@ class Classification:
 
     num_classes: int
     label_smoothing: float = 0.0
-    monitor: str = "val/accuracy"
-    mode: str = "max"
+    monitor: ClassVar[str] = ACCURACY.logged
+    mode: ClassVar[str] = ACCURACY.mode
 
     @classmethod
     def of(cls, data: Data) -> Classification:
@@ -104,8 +105,8 @@ class Classification:
         labels = batch[1]
         picked = probabilities.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
         return {
-            "val/accuracy": (probabilities.argmax(1) == labels).float().mean(),
-            "val/nll": -picked.log().mean(),
+            ACCURACY.logged: (probabilities.argmax(1) == labels).float().mean(),
+            NLL.logged: -picked.log().mean(),
         }
 
     def evaluate(self, predict: Predict, batches: Iterable[Batch]) -> tuple[dict[str, Any], evaluate.Evaluation | None]:
@@ -115,7 +116,7 @@ class Classification:
 
     def headline(self, metrics: Mapping[str, Any]) -> str:
         """The accuracy, for the log."""
-        return f"accuracy {100 * metrics['accuracy']:.2f} %"
+        return f"accuracy {ACCURACY.show(ACCURACY.within(metrics))} %"
 
 
 TASKS: Mapping[str, Callable[[Data], Task]] = {

@@ -159,7 +159,7 @@ class TextData(Data):
         return torch.zeros(1, self.window, dtype=torch.long)
 
     def context(self) -> dict[str, Any]:
-        """How evaluation presents the text: a bpc says little without it.
+        """How evaluation presents the text: bits per character say little without it.
 
         ``window`` and ``stride`` in symbols (each symbol is predicted once), ``streams`` read side by side.
         """

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from prunebench.errors import UserError
 from prunebench.layers.gated_conv import GatedConv, gated_layers
+from prunebench.layers.memory_format import to_memory_format
 
 
 class SkippingNet(nn.Module):
@@ -27,7 +28,7 @@ class SkippingNet(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         # rows and columns of a weight are copied fastest where they lie one behind the other
-        net = copy.deepcopy(net).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        net = to_memory_format(copy.deepcopy(net).eval(), torch.contiguous_format)
         made = {path: SkippingConv(layer) for path, layer in gated_layers(net).items()}
         for path, layer in made.items():
             layer.link([(None if name is None else made[name], width) for name, width in layer.reads])

@@ -71,7 +71,7 @@ def _value(text: Any) -> float | None:
 def reliability(record: Record) -> list[list[float]] | None:
     """Non-empty confidence bins as ``[index, count, mean confidence, accuracy]``; None without readable predictions.
 
-    Equal width, ``[low, high)``, the last one closed: the bins of ``measure.calibration.ece``.
+    Equal width, ``[low, high)``, the last one closed: the bins of ``measure.calibration``.
     """
     try:
         with np.load(record.folder / "predictions.npz", allow_pickle=False) as arrays:

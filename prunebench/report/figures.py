@@ -11,6 +11,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prunebench.measure.metrics import ACCURACY, METRICS
 from prunebench.report.configurations import Group
 
 MAX_FIGURES = 24
@@ -29,11 +30,7 @@ class Axis(NamedTuple):
     scale: float
 
 
-AXES = (
-    Axis("final.macs", "MACs (millions)", 1e-6),
-    Axis("final.params", "parameters (millions)", 1e-6),
-    Axis("final.batch_1_ms", "latency, batch 1 (ms)", 1.0),
-)
+AXES = tuple(Axis(f"final.{key}", *METRICS[key].axis) for key in ("macs", "params", "batch_1_ms"))
 
 
 def subjects(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
@@ -90,7 +87,7 @@ def draw(title: str, groups: Sequence[Group], methods: Sequence[str]) -> Figure:
     panels = figure.subplots(1, len(AXES), sharey=True)
     for panel, axis in zip(panels, AXES, strict=True):
         _panel(panel, axis, groups, methods)
-    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].set_ylabel(ACCURACY.heading)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.suptitle(_plain(title), fontsize=11, x=0.01, ha="left")
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)

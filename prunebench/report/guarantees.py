@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunebench.measure.guarantee import MARGIN, SEEDS
+from prunebench.measure.metrics import ACCURACY, NOTHING
 from prunebench.measure.statistics import clopper_pearson, holm
 from prunebench.report.configurations import Group
-from prunebench.report.tables import NOTHING, Cell, Column, Table, p_value, signed, text
+from prunebench.report.tables import Cell, Column, Table, p_value, signed, text
 
 LOOKS = {"full": ("full", "good"), "interval_only": ("interval only", "info"), "none": ("none", "warn")}
 """Level → its words and the look of its chip."""
@@ -19,7 +20,7 @@ def table(groups: Sequence[Group]) -> Table:
     columns = [Column(title) for title in ("Net and data", "Method", "Guarantee")]
     columns += [
         Column("Seeds", numeric=True),
-        Column("Accuracy %", numeric=True, name="accuracy"),
+        Column(ACCURACY.column, numeric=True, name=ACCURACY.key),
         Column("All hold", numeric=True, name="interval_family"),
         Column("Δ dense", numeric=True, name="accuracy_minus_dense"),
         Column("b", numeric=True),
@@ -78,7 +79,7 @@ def _accuracy(item: Group, evaluations: int) -> list[Cell]:
         return [Cell(), Cell(note="no interval")]
     wide = clopper_pearson(round(accuracy * count), int(count), family=evaluations)
     return [
-        Cell(f"{100 * accuracy:.2f}", accuracy, below=_range(first.interval)),
+        Cell(ACCURACY.show(accuracy), accuracy, below=_range(first.interval)),
         Cell(_range(wide), note=f"{evaluations} test evaluations of this data set and model"),
     ]
 
@@ -101,4 +102,4 @@ def _against(test: dict[str, Any], p_holm: float | None) -> list[Cell]:
 
 
 def _range(interval: tuple[float, float]) -> str:
-    return NOTHING.join(f"{100 * value:.2f}" for value in interval)
+    return NOTHING.join(map(ACCURACY.show, interval))

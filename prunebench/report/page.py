@@ -14,10 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prunebench.disk.atomic import write_text
+from prunebench.measure.metrics import CALIBRATION, METRICS, VALIDATION, Metric
+from prunebench.measure.stages import STAGES
 from prunebench.report import details, guarantees, summaries, support
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.leagues import Family
+from prunebench.report.numbers import metrics_of
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
@@ -115,13 +118,45 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         "runs": rows,
         "words": list(words),
         "pool": collection.pool.values,
+        "metrics": list(map(_metric, _shown(collection.records))),
+        "stages": [{"name": s.name, "label": s.label, "meaning": s.meaning} for s in STAGES.values()],
         "methods": sorted({record.method for record in collection.records}),
         "estimates": {item.id: _estimate(item) for item in groups if item.estimate("final.accuracy")},
         "details": {
             record.key: {"curves": details.curves(record), "bins": details.reliability(record)}
             for record in details.chosen(collection.records)
         },
+        "calibration": CALIBRATION.key,
+        "validation": VALIDATION,
         "limits": {"details": details.MAX_RUNS, "bins": details.NUM_BINS},
+    }
+
+
+def _shown(records: Sequence[Record]) -> list[Metric]:
+    """What the page can show by name: metrics of the stages in the order of tables, then those of whole runs."""
+    whole = [metric for metric in METRICS.values() if not metric.staged and metric.shown == "summary"]
+    return [*metrics_of((record.numbers for record in records), "summary", "detail"), *whole]
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    """How the script writes a metric; it does in ``show`` what ``Metric.show`` does."""
+    registered = metric.key in METRICS  # the name of a method's own number stays as it is
+    axis, factor = metric.axis
+    return {
+        "key": metric.key,
+        "label": metric.heading[:1].upper() + metric.heading[1:] if registered else metric.heading,
+        "title": metric.title or metric.label,
+        "mark": metric.unit.mark,
+        "axis": axis,
+        "factor": factor,
+        "scale": metric.unit.scale,
+        "digits": metric.digits,
+        "better": metric.better,
+        "place": metric.place,
+        "staged": metric.staged,
+        "shown": metric.shown,
+        "nested": metric.nested,
+        "headline": metric.headline,
     }
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group, estimate
+from prunebench.measure.metrics import CALIBRATION, HEADLINES, METRICS, NOTHING
+from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group
 from prunebench.report.record import Record
-from prunebench.report.tables import NOTHING, Cell, Column, Table, signed
-from prunebench.report.values import TITLES, form, ours, unit
+from prunebench.report.tables import Cell, Column, Table, mean, signed
+from prunebench.report.values import ORDER, form, heading, ours
 from prunebench.rows import Row
 from prunebench.rows.compare import remarks
 from prunebench.rows.conventions import CONVENTIONS
@@ -34,14 +35,15 @@ built. Quoted: another paper's number, never ranked.
 _GUARANTEES = {"full": "full guarantee", "interval_only": "interval only", "none": "no guarantee"}
 _ALWAYS = ("macs_removed", "params_removed")
 """Shown wherever there is a run, since one of them alone says little (Blalock et al. 2019)."""
-_HEADLINES = ("accuracy", "bpc")
-_COMMON = ("dense_accuracy", "accuracy", "bpc", "macs_removed", "params_removed")
-_COMPARED = ("dense_accuracy", "accuracy", "bpc")
+_HEADLINES = tuple(metric.key for metric in HEADLINES)
+_COMPARED = tuple(f"{prefix}{key}" for key in _HEADLINES for prefix in ("dense_", ""))
+_COMMON = (*_COMPARED, *_ALWAYS)
 _MASKED = ("params", "params_removed", "compression")
 """Sizes beside which it must stand that weights are only zero and not gone."""
 _BESIDE = ("reproduced", "known difference")
 """Remarks that stand elsewhere: the state of the row, and the row's own note."""
 _SIZES = ("macs", "dense_macs", "macs_removed", "macs_kept", "flops", "dense_flops")
+_LATENCY = (("final.batch_1_ms", METRICS["batch_1_ms"]), ("speedup.batch_1", METRICS["speedup.batch_1"]))
 _OURS = ("conv_linear", "none")
 """Conventions that need no explanation: ours, and that of papers without counts."""
 
@@ -78,17 +80,17 @@ def paper_table(name: str, title: str, lines: Sequence[Line]) -> Table:
     """The table ``title`` of a paper; columns of ours appear as soon as one of its rows has a run."""
     run = any(line.group for line in lines)
     published = dict.fromkeys(key for line in lines for key in line.row.reported if not key.endswith("_sd"))
-    names = [key for key in TITLES if key in published or (run and key in _ALWAYS)]
-    names += [key for key in published if key not in TITLES]
+    names = [key for key in ORDER if key in published or (run and key in _ALWAYS)]
+    names += [key for key in published if key not in ORDER]
     shown = [key for key in names if run and any(line.group and ours(line.group, key) for line in lines)]
     columns = [Column("Row"), Column("State"), Column("Model"), Column("Data set")]
     for key in names:
-        heading = f"{TITLES.get(key, key.replace('_', ' '))}{unit(key)}"
-        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
+        over = heading(key)
+        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=over, starts=True))
         if key in shown:
-            columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
+            columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=over))
         if key in shown and key in _COMPARED:
-            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=heading))
+            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=over))
     if run:
         columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
         columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
@@ -101,12 +103,13 @@ def run_table(name: str, title: str, lines: Sequence[Line]) -> Table:
     keys = [key for key in _COMMON if any(_known(line, key) for line in lines)]
     columns = [Column("Row"), Column("State")]
     for key in keys:
-        heading = f"{TITLES[key]}{unit(key)}"
-        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=heading, starts=True))
-        columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=heading))
+        over = heading(key)
+        columns.append(Column("paper", numeric=True, name=f"{key}_paper", group=over, starts=True))
+        columns.append(Column("ours", numeric=True, name=f"{key}_ours", group=over))
         if key in _HEADLINES:
-            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=heading))
-    columns.append(Column("ours", numeric=True, name="ece_ours", group="ECE %", starts=True))
+            columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=over))
+    calibration = CALIBRATION.key
+    columns.append(Column("ours", numeric=True, name=f"{calibration}_ours", group=CALIBRATION.column, starts=True))
     columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
     columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
     rows = []
@@ -114,7 +117,7 @@ def run_table(name: str, title: str, lines: Sequence[Line]) -> Table:
         setting, state, *_ = _head(line)
         first = Cell(f"{line.row.paper}, {line.row.table}: {setting.text}", below=setting.below)
         values = _values(line, keys, keys, differences=_HEADLINES)
-        rows.append([first, state, *values, _measured(line.group, "ece"), *_latency(line, run=True)])
+        rows.append([first, state, *values, _measured(line.group, calibration), *_latency(line, run=True)])
     return Table(name, title, tuple(columns), rows, tuple(_refusals(lines)))
 
 
@@ -202,19 +205,18 @@ def _difference(line: Line, key: str) -> Cell:
     if key == line.found["metric"] and line.found["refused"]:
         return Cell("refused", note=line.found["refused"])
     value = line.found["difference"] if key == line.found["metric"] else line.found["baseline"]["difference"]
-    if value is None or key not in (line.found["metric"], "dense_accuracy"):
+    if value is None or key not in (line.found["metric"], f"dense_{line.found['metric']}"):
         return Cell()
     unchecked = key == line.found["metric"] and line.found["baseline"]["why"]
-    shown = signed(value if key == "bpc" else 100 * value)
+    shown = signed(value * METRICS[line.found["metric"]].unit.scale)
     return Cell(shown, value, note=unchecked or "", below="baseline not checked" if unchecked else "")
 
 
 def _latency(line: Line, run: bool) -> list[Cell]:
     if not run:
         return []
-    names = ("final.batch_1_ms", "speedup_batch_1")
-    found = [line.group.estimate(name) if line.group else estimate([]) for name in names]
-    return [Cell() if value is None else Cell(f"{value.mean:.2f}", value.mean) for value in found]
+    group = line.group
+    return [Cell() if group is None else mean(metric, group.estimate(name)) for name, metric in _LATENCY]
 
 
 def _notes(lines: Sequence[Line]) -> tuple[str, ...]:

@@ -12,11 +12,13 @@ from typing import Any
 
 from prunebench.core.result import read_result
 from prunebench.errors import UserError
+from prunebench.measure.stages import STAGES
 from prunebench.report.configurations import Group
 from prunebench.report.paper_table import STATES, Line, paper_table, run_table
 from prunebench.report.record import Record
 from prunebench.report.tables import Cell, Column, Table
 from prunebench.rows import Paper, Row, compare
+from prunebench.rows.compare import headline_of
 from prunebench.rows.sizes import Own, mean_sizes, own_sizes, published
 
 _RUN = ("reproduced", "run", "changed", "failed")
@@ -150,8 +152,7 @@ def _changed(group: Group) -> bool:
 
 def _dense(row: Row, baseline: Sequence[Group]) -> float | None:
     """What our runs of the row's dense net have reached."""
-    name = "final.accuracy" if row.value("accuracy") is not None else "final.bpc"
-    dense = baseline[0].estimate(name) if baseline else None
+    dense = baseline[0].estimate(f"final.{headline_of(row).key}") if baseline else None
     return dense.mean if dense else None
 
 
@@ -171,7 +172,7 @@ def _mean_result(group: Group) -> dict[str, Any]:
     for name in dict.fromkeys(name for record in group.records for name in record.numbers):
         found, (stage, _, key) = group.estimate(name), name.partition(".")
         assert found is not None
-        if key:
+        if stage in STAGES:
             means["metrics"].setdefault(stage, {})[key] = found.mean
     first = group.first
     status = "missed_target" if group.missed else first.status

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.config.groups import NOT_ARGUMENTS
-from prunebench.core.result import masked_share
 from prunebench.errors import UserError
+from prunebench.measure.metrics import HEADLINES, METRICS
+from prunebench.measure.stages import STAGES
 from prunebench.report import untrusted
+from prunebench.report.numbers import numbers_of
 
-STAGES = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 
-_METRICS = ("accuracy", "top5", "nll", "ece", "brier", "bpc", "num_samples", "next_symbol_accuracy", "num_predictions")
-_DOUBTS = (("uncertainty", "error_auroc_entropy", "error_auroc"), ("ood", "auroc_entropy", "ood_auroc"))
-"""A group of values in a stage's metrics, the key that tables show, its name there."""
-_COSTS = ("macs", "macs_all_predictions", "params", "nonzero_params", "file_bytes")
-_LATENCIES = ("batch_1_ms", "batch_64_ms", "batch_1_spread_ms", "batch_64_spread_ms")
 _GROUPS = ("method", "model", "dataset", "schedule")
 _PHASE = ("name", "epochs", "seconds", "train_macs", "best_epoch", "selected_epoch")
 
@@ -50,9 +46,10 @@ class Record:
     Attributes:
         folder: where it lies. ``place``: the same below the folder of all runs, for readers.
         id: hash of the configuration, the same for all seeds.
-        numbers: measured values by name, e.g. ``final.accuracy``, ``dense.macs``, ``macs_removed``,
-            ``final.batch_1_ms``; fractions, counts, ms, seconds. What was not measured is absent, and so is ``masked``
-            (share of the final net's parameters that are zero but still there) where nothing is masked.
+        numbers: measured values by name, ``<stage>.<key>`` or ``<key>`` of a metric of the registry, e.g.
+            ``final.accuracy``, ``macs_removed``, ``final.method.<name>``; fractions, counts, ms, seconds. What was not
+            measured is absent, and so is ``masked`` (share of the final net's parameters that are zero but still
+            there) where nothing is masked.
         settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
         guarantee: how the net was chosen and tested, see :mod:`prunebench.measure.guarantee`.
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
@@ -106,7 +103,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
         UserError: a field that every result has is missing, or one has another type than it should.
     """
     run, row, expected = untrusted.mapping(result, "run"), result.get("row"), result.get("expected")
-    numbers = dict(_numbers(result))
+    numbers = dict(numbers_of(result))
     if result["status"] != "failed":
         _check_complete(numbers)
     layers, kept = _layers(result)
@@ -135,61 +132,12 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
 
 
 def _check_complete(numbers: Mapping[str, float]) -> None:
-    if not {"final.accuracy", "final.bpc"} & numbers.keys():
-        raise UserError("metrics.final has neither accuracy nor bpc")
+    for stage in (stage.name for stage in STAGES.values() if not stage.optional):
+        if not any(f"{stage}.{metric.key}" in numbers for metric in HEADLINES):
+            raise UserError(f"metrics.{stage} has neither {' nor '.join(metric.key for metric in HEADLINES)}")
     for name in ("dense.macs", "final.macs", "dense.params", "final.params"):
         if name not in numbers:
             raise UserError(f"cost.{name} is missing")
-
-
-def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every measured value with its name; null is absent, another type than a number is an error."""
-    for group, stages, keys in (
-        ("metrics", STAGES, _METRICS),
-        ("cost", ("dense", "final"), _COSTS),
-        ("latency", ("dense", "final"), _LATENCIES),
-    ):
-        source = untrusted.mapping(result, group, optional=True)
-        for stage in stages:
-            values = untrusted.mapping(source, f"{group}.{stage}", optional=True)
-            for key in keys:
-                if values.get(key) is not None:
-                    yield f"{stage}.{key}", untrusted.number(values[key], f"{group}.{stage}.{key}")
-    yield from _doubts(untrusted.mapping(result, "metrics", optional=True))
-    cost = untrusted.mapping(result, "cost", optional=True)
-    yield from _spread(untrusted.mapping(cost, "cost.final", optional=True))
-    speed = untrusted.mapping(untrusted.mapping(result, "latency", optional=True), "latency.speedup", optional=True)
-    single = {name: cost.get(name) for name in ("macs_removed", "params_removed", "speedup_macs")}
-    single |= {f"speedup_{key}": value for key, value in speed.items()}
-    single["seconds"] = untrusted.mapping(result, "run").get("seconds")
-    single["max_abs_diff"] = untrusted.mapping(result, "equivalence", optional=True).get("max_abs_diff")
-    # both counts have been checked above
-    single["masked"] = masked_share(untrusted.mapping(cost, "cost.final", optional=True)) or None
-    for key in ("epochs", "train_macs"):  # of all phases together
-        spent = [phase[key] for phase in untrusted.objects(result, "phases") if phase.get(key) is not None]
-        single[key] = sum(untrusted.number(value, f"phases.{key}") for value in spent) if spent else None
-    for name, value in single.items():
-        if value is not None:
-            yield name, untrusted.number(value, name)
-
-
-def _spread(final: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Standard deviation of the MACs over the test samples, where each sample has its own cost."""
-    path = "cost.final.per_sample"
-    value = untrusted.mapping(final, path, optional=True).get("sd")
-    if value is not None:
-        yield "final.macs_sd", untrusted.number(value, f"{path}.sd")
-
-
-def _doubts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """How well the entropy of the predictions finds errors, and foreign pictures if some were shown."""
-    for stage in STAGES:
-        values = untrusted.mapping(metrics, f"metrics.{stage}", optional=True)
-        for group, key, name in _DOUBTS:
-            path = f"metrics.{stage}.{group}"
-            value = untrusted.mapping(values, path, optional=True).get(key)
-            if value is not None:
-                yield f"{stage}.{name}", untrusted.number(value, f"{path}.{key}")
 
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +153,8 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
 def _cost_facts(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a method says about the final net's cost beside the counts, for example where it depends on the sample."""
     final = untrusted.mapping(untrusted.mapping(result, "cost", optional=True), "cost.final", optional=True)
-    return {key: value for key, value in final.items() if key not in (*_COSTS, "flops", "per_layer")}
+    counted = {metric.key for metric in METRICS.values() if metric.place == "cost"}
+    return {key: value for key, value in final.items() if key not in (*counted, "per_layer")}
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:

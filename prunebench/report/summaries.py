@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from prunebench.measure.metrics import ACCURACY, METRICS, NOTHING, Metric
 from prunebench.report.configurations import Group
 from prunebench.report.leagues import Budget, Family
+from prunebench.report.numbers import metrics_of
 from prunebench.report.pairs import Pair
 from prunebench.report.record import Record
-from prunebench.report.tables import NOTHING, Cell, Column, Table, p_value, percent, plain, points, signed, text
+from prunebench.report.tables import Cell, Column, Table, mean, millions, over_seeds, p_value, points, signed, text
 
 _SEEDS_NOTE = (
     "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
@@ -23,6 +25,8 @@ _WEIGHTS_NOTE = (
     "or faster"
 )
 _UNITS_NOTE = "MACs are multiply-accumulates for one sample, counted on the net that is left; accuracy on the test set"
+_Column = tuple[Column, Callable[[Group], Cell]]
+"""A column of the table of configurations, and what stands in it."""
 
 
 def order(groups: Sequence[Group]) -> list[Group]:
@@ -39,7 +43,7 @@ def order(groups: Sequence[Group]) -> list[Group]:
 
 def configurations(groups: Sequence[Group]) -> Table:
     """One line per configuration, mean over its seeds."""
-    wanted: list[tuple[Column, Callable[[Group], Cell]]] = [
+    wanted: list[_Column] = [
         (Column("Data set"), lambda g: text(g.first.dataset)),
         (Column("Model"), lambda g: text(g.first.model)),
         (Column("Method"), lambda g: text(g.first.method)),
@@ -47,27 +51,18 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("Schedule"), lambda g: text(g.first.schedule)),
         (Column("Row"), lambda g: text(g.first.row)),
         (Column("Seeds", numeric=True), lambda g: Cell(str(len(g.records)), len(g.records))),
-        (Column("Accuracy %", numeric=True, name="accuracy"), _accuracy),
-        (Column("Δ dense", numeric=True, name="accuracy_minus_dense"), lambda g: points(g.drop())),
-        (Column("Top-5 %", numeric=True, name="top5"), lambda g: percent(g.estimate("final.top5"))),
-        (Column("BPC", numeric=True, name="bpc"), lambda g: plain(g.estimate("final.bpc"), "{:.4f}")),
-        (Column("NLL", numeric=True, name="nll"), lambda g: plain(g.estimate("final.nll"), "{:.3f}")),
-        (Column("ECE %", numeric=True, name="ece"), lambda g: percent(g.estimate("final.ece"))),
-        (Column("Error AUROC", numeric=True, name="error_auroc"), lambda g: _auroc(g, "final.error_auroc")),
-        (Column("OOD AUROC", numeric=True, name="ood_auroc"), lambda g: _auroc(g, "final.ood_auroc")),
-        (Column("MACs M", numeric=True, name="macs"), lambda g: plain(g.estimate("final.macs"), "{:.2f}", 1e-6)),
+        *_quality(groups),
+        (Column("MACs M", numeric=True, name="macs"), lambda g: millions(g.estimate("final.macs"), "{:.2f}")),
         (
             Column("sd over samples", numeric=True, name="macs_sd"),
-            lambda g: plain(g.estimate("final.macs_sd"), "± {:.2f}", 1e-6),
+            lambda g: millions(g.estimate("final.per_sample.sd"), "± {:.2f}"),
         ),
-        (Column("MACs removed %", numeric=True, name="macs_removed"), lambda g: _share(g, "macs_removed")),
-        (Column("Params M", numeric=True, name="params"), lambda g: plain(g.estimate("final.params"), "{:.3f}", 1e-6)),
-        (Column("Params removed %", numeric=True, name="params_removed"), lambda g: _share(g, "params_removed")),
+        _whole("macs_removed"),
+        (Column("Params M", numeric=True, name="params"), lambda g: millions(g.estimate("final.params"), "{:.3f}")),
+        _whole("params_removed"),
         (Column("Weights"), _weights),
-        (Column("ms, batch 1", numeric=True, name="batch_1_ms"), lambda g: plain(g.estimate("final.batch_1_ms"))),
-        (Column("×", numeric=True, name="speedup_batch_1"), lambda g: plain(g.estimate("speedup_batch_1"))),
-        (Column("ms, batch 64", numeric=True, name="batch_64_ms"), lambda g: plain(g.estimate("final.batch_64_ms"))),
-        (Column("×", numeric=True, name="speedup_batch_64"), lambda g: plain(g.estimate("speedup_batch_64"))),
+        *(_of(METRICS["batch_1_ms"]), _whole("speedup.batch_1")),
+        *(_of(METRICS["batch_64_ms"]), _whole("speedup.batch_64")),
         (
             Column("Status"),
             lambda g: Cell("missed target" if g.missed else "complete", chip="warn" if g.missed else "good"),
@@ -161,7 +156,7 @@ def ranks(found: Sequence[Family]) -> Table:
         Column("MACs removed %", numeric=True, name="macs_removed"),
         Column("Method"),
         Column("Seeds", numeric=True),
-        Column("Accuracy %", numeric=True, name="accuracy"),
+        Column(ACCURACY.column, numeric=True, name=ACCURACY.key),
         Column("Place", numeric=True),
         Column("Places left open", numeric=True, name="places"),
     ]
@@ -171,7 +166,7 @@ def ranks(found: Sequence[Family]) -> Table:
             Cell(f"{100 * b.low:.1f}", b.low),
             Cell(r.group.first.method, run=r.group.id, below=r.group.label),
             Cell(str(len(r.group.records)), len(r.group.records)),
-            percent(r.group.estimate("final.accuracy")),
+            over_seeds(ACCURACY, r.group.estimate(f"final.{ACCURACY.key}")),
             Cell(str(r.place), r.place),
             Cell(str(r.best) if r.best == r.worst else f"{r.best}–{r.worst}", r.best),
         ]
@@ -203,14 +198,37 @@ def _grid(name: str, family: Family) -> Table:
 def _place(budget: Budget, method: str) -> Cell:
     for rank in budget.ranks:
         if rank.group.first.method == method:
-            cell = percent(rank.group.estimate("final.accuracy"))
+            cell = over_seeds(ACCURACY, rank.group.estimate(f"final.{ACCURACY.key}"))
             places = f"{rank.best}" if rank.best == rank.worst else f"{rank.best}–{rank.worst}"
             return Cell(cell.text, cell.value, note=rank.group.name, run=rank.group.id, below=places)
     return Cell()
 
 
+def _quality(groups: Sequence[Group]) -> list[_Column]:
+    """What each final net predicts, and what its method reports of it; the drop is beside the accuracy."""
+    numbers = [record.numbers for item in groups for record in item.records]
+    found = [_of(metric) for metric in metrics_of(numbers, "summary") if metric.place == "metrics"]
+    after = 1 + [column.name for column, _ in found].index(ACCURACY.key)
+    drop = Column("Δ dense", numeric=True, name="accuracy_minus_dense")
+    return [*found[:after], (drop, lambda g: points(g.drop())), *found[after:]]
+
+
+def _of(metric: Metric) -> _Column:
+    """A column with a metric of the final net."""
+    column = Column(metric.column, numeric=True, name=metric.key.replace(".", "_"))
+    if metric is ACCURACY:
+        return column, _accuracy
+    return column, lambda g: over_seeds(metric, g.estimate(f"final.{metric.key}"))
+
+
+def _whole(key: str) -> _Column:
+    """A column with a metric of the whole run."""
+    metric = METRICS[key]
+    return Column(metric.column, numeric=True, name=key.replace(".", "_")), lambda g: mean(metric, g.estimate(key))
+
+
 def _accuracy(found: Group) -> Cell:
-    cell = percent(found.estimate("final.accuracy"))
+    cell = over_seeds(ACCURACY, found.estimate(f"final.{ACCURACY.key}"))
     source = "checkpoint" if found.first.checkpoint else "trained"
     return Cell(cell.text, cell.value, source if cell.text != NOTHING else "", cell.note, found.id)
 
@@ -221,15 +239,6 @@ def _weights(found: Group) -> Cell:
     words = ["removed"] if gone is not None and gone.mean > 0 else []
     words += [f"masked, {100 * masked:.1f} % zero"] if masked else []
     return Cell(" and ".join(words) or NOTHING, masked or None, chip="warn" if masked else "")
-
-
-def _auroc(found: Group, name: str) -> Cell:
-    return plain(found.estimate(name), "{:.3f}")
-
-
-def _share(found: Group, name: str) -> Cell:
-    value = found.estimate(name)
-    return Cell() if value is None else Cell(f"{100 * value.mean:.1f}".replace("-", "−"), value.mean)
 
 
 def _without_empty(table: Table) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunebench.config.groups import controls
+from prunebench.measure.metrics import TOP5
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.figures import subjects
 from prunebench.report.tables import Cell, Column, Table, text
@@ -20,7 +21,9 @@ KINDS = ("random", "magnitude")
 def table(groups: Sequence[Group]) -> Table:
     """One line per data set and model: how many methods meet each demand, and what is missing."""
     columns = [Column("Data set"), Column("Model"), Column("Methods", numeric=True)]
-    columns += [Column(title) for title in ("Seeds", "Operating points", "Baselines", "Base net", "Collapse", "Top-5")]
+    columns += [
+        Column(title) for title in ("Seeds", "Operating points", "Baselines", "Base net", "Collapse", TOP5.title)
+    ]
     rows = [_line(dataset, model, found) for (dataset, model), found in subjects(groups).items()]
     notes = (
         f"Seeds: configurations with at least {CLAIM_SEEDS} seeds. Operating points: methods with at least "
@@ -41,7 +44,7 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
     absent = [kind for kind in KINDS if kind not in present]
     bases = {item.first.checkpoint for item in groups}
     collapsed = sum(any(_collapsed(item) for item in found) for found in by_method.values())
-    top5 = any("final.top5" in item.first.numbers for item in groups)
+    stored = any(f"final.{TOP5.key}" in item.first.numbers for item in groups)
     return [
         *(text(word) for word in (dataset, model)),
         Cell(str(len(by_method)), len(by_method)),
@@ -50,7 +53,7 @@ def _line(dataset: str, model: str, groups: Sequence[Group]) -> list[Cell]:
         Cell(f"no {' and no '.join(absent)}" if absent else "both", chip="warn" if absent else "good"),
         Cell(f"{len(bases)} different" if len(bases) > 1 else "one kind", chip="warn" if len(bases) > 1 else "good"),
         _share(collapsed, len(by_method)),
-        Cell("stored" if top5 else "not asked for", chip="good" if top5 else "off"),
+        Cell("stored" if stored else "not asked for", chip="good" if stored else "off"),
     ]
 
 

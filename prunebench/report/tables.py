@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from prunebench.measure.metrics import FRACTION, NOTHING, Metric
 from prunebench.report.configurations import CLAIM_SEEDS, Estimate
-
-NOTHING = "–"
 
 MARKS: Mapping[str, tuple[str, str]] = {
     "official-repo": ("R", "read in the authors' repository"),
@@ -112,12 +111,17 @@ def text(value: object, note: str = "") -> Cell:
     return Cell(str(value) if value not in (None, "") else NOTHING, note=note)
 
 
-def percent(found: Estimate | None, digits: int = 2) -> Cell:
-    """A fraction over seeds as percent: mean ± sample standard deviation."""
-    if found is None:
-        return Cell()
-    spread = "" if found.sd is None else f" ± {100 * found.sd:.{digits}f}"
-    return Cell(f"{100 * found.mean:.{digits}f}{spread}", found.mean, note=seeds_note(found))
+def over_seeds(metric: Metric, found: Estimate | None) -> Cell:
+    """A metric over seeds: the mean, fractions with ± sample standard deviation."""
+    if found is None or metric.unit is not FRACTION:
+        return mean(metric, found)
+    spread = "" if found.sd is None else f" ± {metric.show(found.sd)}"
+    return Cell(f"{metric.show(found.mean)}{spread}", found.mean, note=seeds_note(found))
+
+
+def mean(metric: Metric, found: Estimate | None) -> Cell:
+    """The mean of a metric over seeds alone."""
+    return Cell() if found is None else Cell(metric.show(found.mean), found.mean)
 
 
 def points(found: Estimate | None, digits: int = 2) -> Cell:
@@ -128,9 +132,9 @@ def points(found: Estimate | None, digits: int = 2) -> Cell:
     return Cell(f"{signed(100 * found.mean, digits)}{spread}", found.mean, note=seeds_note(found))
 
 
-def plain(found: Estimate | None, form: str = "{:.2f}", scale: float = 1.0) -> Cell:
-    """The mean in another unit: ``scale`` times the store's value."""
-    return Cell() if found is None else Cell(form.format(found.mean * scale), found.mean)
+def millions(found: Estimate | None, form: str) -> Cell:
+    """The mean of a count in millions."""
+    return Cell() if found is None else Cell(form.format(found.mean * 1e-6), found.mean)
 
 
 def signed(value: float, digits: int = 2) -> str:

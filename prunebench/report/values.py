@@ -4,53 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from prunebench.measure.metrics import BITS, COUNT, FRACTION, METRICS, NATS, NUMBER, RATIO
 from prunebench.report.configurations import Estimate, Group, estimate
 from prunebench.report.record import Record
-from prunebench.rows.fields import UNITS
+from prunebench.rows.fields import DROPS, FIELDS, MEASURED
 
-TITLES: Mapping[str, str] = {
-    "dense_accuracy": "Dense accuracy",
-    "accuracy": "Accuracy",
-    "accuracy_drop": "Drop",
-    "pruned_accuracy": "Right after the cut",
-    "dense_top5": "Dense top-5",
-    "top5": "Top-5",
-    "top5_drop": "Top-5 drop",
-    "bpc": "BPC",
-    "nll": "NLL",
-    "ece": "ECE",
-    "dense_macs": "Dense MACs",
-    "macs": "MACs",
-    "dense_flops": "Dense FLOPs",
-    "flops": "FLOPs",
-    "macs_removed": "MACs removed",
-    "macs_kept": "MACs kept",
-    "dense_params": "Dense parameters",
-    "params": "Parameters",
-    "params_removed": "Params removed",
-    "compression": "Compression",
+_STORED: Mapping[str, str] = {
+    name: metric.key if stage is None else f"{stage.name}.{metric.key}" for name, (stage, metric) in MEASURED.items()
 }
-"""Names in the order of the columns; others follow under their own name."""
+"""Published name → the name of the same value in a record."""
+_AROUND = ("dense_{}", "{}", "{}_drop", "sparse_{}", "pruned_{}")
+_SIZES = (
+    *("dense_macs", "macs", "dense_flops", "flops", "macs_removed", "macs_kept"),
+    *("dense_params", "params", "params_removed", "compression"),
+)
+_QUALITY = [name.format(metric.key) for metric in METRICS.values() if metric.place == "metrics" for name in _AROUND]
+ORDER = tuple(name for name in (*_QUALITY, *_SIZES) if name in FIELDS)
+"""Of the columns; other values follow."""
+_WORDS = {"dense_flops": "Dense FLOPs", "flops": "FLOPs", "macs_kept": "MACs kept", "compression": "Compression"}
 
-_STORED = {
-    "accuracy": "final.accuracy",
-    "dense_accuracy": "dense.accuracy",
-    "pruned_accuracy": "pruned.accuracy",
-    "top5": "final.top5",
-    "dense_top5": "dense.top5",
-    "bpc": "final.bpc",
-    "nll": "final.nll",
-    "ece": "final.ece",
-    "macs": "final.macs",
-    "dense_macs": "dense.macs",
-    "params": "final.params",
-    "dense_params": "dense.params",
-    "macs_removed": "macs_removed",
-    "params_removed": "params_removed",
+_MARKS = {
+    **dict.fromkeys((COUNT.name, NATS.name, BITS.name, NUMBER.name), ""),
+    FRACTION.name: FRACTION.mark,
+    RATIO.name: " ×",
 }
+"""What a heading says of the unit; other units stand in brackets."""
+
+
+def heading(key: str) -> str:
+    """The published value ``key`` over a column, with its unit."""
+    unit = FIELDS[key].unit
+    return _title(key) + _MARKS.get(unit, f" ({unit})")
+
+
+def _title(key: str) -> str:
+    if key in DROPS:
+        return f"{DROPS[key].title} drop"
+    if key not in MEASURED:
+        return _WORDS.get(key, key.replace("_", " "))
+    stage, metric = MEASURED[key]
+    words = metric.title or metric.label
+    if stage is None or not stage.prefix:
+        return words
+    inner = words if words[1].isupper() else words[0].lower() + words[1:]
+    return f"{stage.prefix.rstrip('_').capitalize()} {inner}"
+
+
 _COMPUTED: Mapping[str, tuple[tuple[str, ...], Callable[..., float]]] = {
-    "accuracy_drop": (("dense.accuracy", "final.accuracy"), lambda dense, final: dense - final),
-    "top5_drop": (("dense.top5", "final.top5"), lambda dense, final: dense - final),
+    **{
+        name: ((f"dense.{metric.key}", f"final.{metric.key}"), lambda dense, final: dense - final)
+        for name, metric in DROPS.items()
+    },
     "flops": (("final.macs",), lambda macs: 2 * macs),
     "dense_flops": (("dense.macs",), lambda macs: 2 * macs),
     "macs_kept": (("macs_removed",), lambda removed: 1 - removed),
@@ -75,20 +79,16 @@ def ours(group: Group, key: str) -> Estimate | None:
     return estimate([number for number in found if number is not None])
 
 
-def unit(key: str) -> str:
-    """What the heading says after the name of the value."""
-    kind = UNITS[key][0]
-    return {"fraction": " %", "count": "", "ratio": " ×", "nats": "", "bits per character": ""}.get(kind, f" ({kind})")
-
-
 def form(key: str, value: float, sd: float | None = None) -> str:
-    """``value`` (units of the store) as text: fractions in percent, counts in K, M or G."""
-    kind = UNITS[key][0]
-    if kind == "fraction":
-        digits = 2 if "accuracy" in key or key.startswith(("top5", "dense_top5", "ece")) else 1
-        spread = f" ± {100 * sd:.2f}" if sd is not None and digits == 2 else ""
-        return f"{100 * value:.{digits}f}{spread}".replace("-", "−")
-    if kind == "count":
+    """``value`` (units of the store) as text: fractions in percent, counts in K, M or G, others as papers print them.
+
+    The digits of a published value are the paper's, so that ours beside it has no more than it needs.
+    """
+    field = FIELDS[key]
+    if field.unit == FRACTION.name:
+        spread = f" ± {100 * sd:.{field.digits}f}" if sd is not None and field.digits > 1 else ""
+        return f"{100 * value:.{field.digits}f}{spread}".replace("-", "−")
+    if field.unit == COUNT.name:
         for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "K")):
             if value >= limit:
                 return f"{value / limit if letter != 'K' else value / 1e3:.2f} {letter}"

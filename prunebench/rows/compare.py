@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunebench.measure.guarantee import SEEDS
-from prunebench.rows.fields import SELECTIONS
-from prunebench.rows.fields import UNITS as UNITS_OF
+from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, Metric
+from prunebench.rows.fields import FIELDS, MEASURED, SELECTIONS
 from prunebench.rows.row import Row
 from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
 
-UNITS = {"accuracy": "fraction", "bpc": "bits per character"}
-"""What a row may be about, the first that it reports."""
-BPC_TOLERANCE = 0.01
-"""Bits per character: the last digit that papers print. A row's own tolerance is one of accuracies."""
+PRINTED = 0.01
+"""The last digit that papers print of a headline that is no fraction. A row's own tolerance is one of fractions."""
 
 
 def compare(
@@ -48,21 +46,20 @@ def compare(
         not), ``sizes`` (a list of :class:`prunebench.rows.sizes.Size`) and ``others`` (name -> ``paper``, ``ours``,
         ``difference``, None if refused, ``units``).
     """
-    metrics = result.get("metrics") or {}
-    metric, paper = _headline(row)
-    ours = (metrics.get("final") or {}).get(metric)
-    tolerance = _tolerance(row, metric)
-    own_dense = (metrics.get("dense") or {}).get(metric, own_dense)
+    metric = headline_of(row)
+    paper, ours, dense = _published(row, metric), metric.of(result, "final"), metric.of(result, "dense")
+    tolerance = row.tolerance if metric.unit is FRACTION else PRINTED
+    own_dense = own_dense if dense is None else dense
     baseline = _baseline(row, metric, own_dense)
-    refused = _refused(result, row, metric, paper, ours, baseline)
+    refused = _refused(result, row, metric, paper, ours, baseline, tolerance)
     difference = None if refused or ours is None or paper is None else ours - paper
     sizes = own_sizes(result, row) if sizes is None else sizes
     beside = compare_sizes(sizes, row)
     failed = _failed(metric, difference, tolerance, beside, sizes)
     return {
         "row": row.name,
-        "metric": metric,
-        "units": UNITS[metric],
+        "metric": metric.key,
+        "units": metric.unit.name,
         "paper": paper,
         "ours": ours,
         "difference": difference,
@@ -76,7 +73,7 @@ def compare(
         "selection": SELECTIONS[row.selection] if row.selection else None,
         "baseline": baseline,
         "sizes": beside,
-        "others": _others(result, row, sizes, own_dense if metric == "accuracy" else None, refused=bool(refused)),
+        "others": _others(result, row, sizes, own_dense if metric is ACCURACY else None, refused=bool(refused)),
     }
 
 
@@ -113,14 +110,14 @@ def remarks(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return said
 
 
-def _failed(metric: str, difference: float | None, tolerance: float, beside: list[Size], own: Own) -> list[str]:
+def _failed(metric: Metric, difference: float | None, tolerance: float, beside: list[Size], own: Own) -> list[str]:
     """What keeps a run from being a reproduction of its row."""
-    found, units = [], UNITS[metric]
+    found, units = [], metric.unit.name
     if difference is not None and abs(difference) > tolerance:
-        found.append(f"{metric} {_gap(difference, units)}, at most {_gap(tolerance, units, sign=False)} allowed")
+        found.append(f"{metric.key} {_gap(difference, units)}, at most {_gap(tolerance, units, sign=False)} allowed")
     for size in beside:
         if size.fails:
-            unit = UNITS_OF[size.name][0]
+            unit = FIELDS[size.name].unit
             found.append(f"{_title(size.name)} {_amount(size.ours, unit)}, in the paper {_amount(size.paper, unit)}")
     return [*found, *(f"{_title(name)} not checked: {why}" for name, why in own.missing.items())]
 
@@ -146,36 +143,36 @@ def _amount(value: float | None, units: str) -> str:
     return f"{100 * value:.2f} %" if units == "fraction" else f"{value:,.6g}"
 
 
-def _headline(row: Row) -> tuple[str, float | None]:
-    """What the row is about, and the paper's value; an accuracy that the paper does not give, if it gives neither."""
-    accuracy = row.value("accuracy")
-    if accuracy is None and row.kind == "baseline":
-        accuracy = row.value("dense_accuracy")
-    bpc = row.value("bpc")
-    return ("bpc", bpc) if accuracy is None and bpc is not None else ("accuracy", accuracy)
+def headline_of(row: Row) -> Metric:
+    """What the row is about: the first headline that it reports; the first of all if it reports none."""
+    return next((metric for metric in HEADLINES if _published(row, metric) is not None), HEADLINES[0])
 
 
-def _tolerance(row: Row, metric: str) -> float:
-    return row.tolerance if metric == "accuracy" else BPC_TOLERANCE
+def _published(row: Row, metric: Metric) -> float | None:
+    """The paper's value; a row of a dense net may say that it is one of a dense net."""
+    found = row.value(metric.key)
+    return row.value(f"dense_{metric.key}") if found is None and row.kind == "baseline" else found
 
 
-def _baseline(row: Row, metric: str, ours: float | None) -> dict[str, Any]:
+def _baseline(row: Row, metric: Metric, ours: float | None) -> dict[str, Any]:
     """Our dense net beside the paper's; a row of a dense net is its own baseline."""
-    paper = None if row.kind == "baseline" else row.value(f"dense_{metric}")
+    paper = None if row.kind == "baseline" else row.value(f"dense_{metric.key}")
     difference = None if paper is None or ours is None else ours - paper
     why = None
     if row.kind != "baseline" and difference is None:
-        why = "there is no dense net of ours" if paper is not None else f"the paper gives no {metric} of its dense net"
+        silent = f"the paper gives no {metric.key} of its dense net"
+        why = silent if paper is None else "there is no dense net of ours"
     return {"paper": paper, "ours": ours, "difference": difference, "checked": difference is not None, "why": why}
 
 
 def _refused(
     result: Mapping[str, Any],
     row: Row,
-    metric: str,
+    metric: Metric,
     paper: float | None,
     ours: float | None,
     baseline: Mapping[str, Any],
+    tolerance: float,
 ) -> str | None:
     if row.kind == "quoted":
         return "the row quotes another method; such rows are never compared or ranked"
@@ -189,10 +186,10 @@ def _refused(
     if changed:
         return f"the run has other settings than the row: {', '.join(map(str, changed))}"
     if ours is None:
-        return f"the run has no final {metric}"
+        return f"the run has no final {metric.key}"
     if paper is None:
-        return f"the paper gives no {metric} for this row"
-    tolerance, units = _tolerance(row, metric), UNITS[metric]
+        return f"the paper gives no {metric.key} for this row"
+    units = metric.unit.name
     if baseline["checked"] and abs(baseline["difference"]) > tolerance:
         limit = f"{100 * tolerance:g} points" if units == "fraction" else f"{tolerance:g}"
         return (
@@ -212,19 +209,19 @@ def _others(
     result: Mapping[str, Any], row: Row, own: Own, own_dense: float | None, *, refused: bool
 ) -> dict[str, dict[str, Any]]:
     """What both have beside the headline; sizes only as the paper counts them, and no differences if refused."""
-    metrics = result.get("metrics") or {}
-    final = metrics.get("final") or {}
-    ours: dict[str, Any] = {name: final.get(name) for name in ("top5", "ece", "nll", "bpc")}
-    for name, stage in (("sparse_accuracy", "before_cut"), ("pruned_accuracy", "pruned")):
-        ours[name] = (metrics.get(stage) or {}).get("accuracy")
-    accuracy = final.get("accuracy")
+    ours: dict[str, Any] = {
+        name: metric.of(result, stage.name)
+        for name, (stage, metric) in MEASURED.items()
+        if stage is not None and stage.name != "dense" and metric.place == "metrics"
+    }
+    accuracy = ACCURACY.of(result, "final")
     ours["accuracy_drop"] = None if accuracy is None or own_dense is None else own_dense - accuracy
     ours |= {name: own.values.get(name) for name in SIZES}
     found = {}
     for name, value in ours.items():
         paper = row.value(name)
-        if value is not None and paper is not None and name != _headline(row)[0]:
-            units = UNITS_OF[name][0]
+        if value is not None and paper is not None and name != headline_of(row).key:
+            units = FIELDS[name].unit
             difference = None if refused else value - paper
             found[name] = {"paper": paper, "ours": value, "difference": difference, "units": units}
     return found

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunebench.errors import UserError, nearest
+from prunebench.measure.metrics import ACCURACY, COUNT, FRACTION, METRICS, MS, NATS, RATIO, TOP5, Metric
+from prunebench.measure.stages import STAGES, Stage
 
 Value = float | int | tuple[float, ...]
 """A published value, or several of them: one for each seed, layer or point named in ``at``."""
@@ -27,41 +30,74 @@ SELECTIONS = {
 }
 """How a paper chose the net that it reports, where we do not choose so; named beside each difference."""
 
-_SHARE, _CHANGE, _COUNT, _POSITIVE, _NUMBER = (0.0, 1.0), (-1.0, 1.0), (0.0, 1e15), (0.0, 1e15), (-1e15, 1e15)
 
-UNITS: Mapping[str, tuple[str, tuple[float, float]]] = {
-    # accuracies: of the dense net, after training with a penalty, right after the cut, at the end
-    **dict.fromkeys(
-        ["accuracy", "dense_accuracy", "sparse_accuracy", "pruned_accuracy", "train_accuracy", "top5", "dense_top5"],
-        ("fraction", _SHARE),
-    ),
-    **dict.fromkeys(["accuracy_sd", "dense_accuracy_sd"], ("fraction", _SHARE)),
-    **dict.fromkeys(["adversarial_accuracy_white", "adversarial_accuracy_black"], ("fraction", _SHARE)),
-    "average_precision": ("fraction", _SHARE),
-    "ece": ("fraction", _SHARE),
-    # dense minus pruned; negative where the pruned net is better
-    **dict.fromkeys(["accuracy_drop", "top5_drop", "accuracy_gain", "false_negatives_removed"], ("fraction", _CHANGE)),
-    # sizes: what a count is says the row's convention
-    **dict.fromkeys(["macs", "dense_macs", "macs_thop", "dense_macs_thop"], ("count", _COUNT)),
-    **dict.fromkeys(["flops", "dense_flops", "params", "dense_params", "prunable_params"], ("count", _COUNT)),
-    **dict.fromkeys(["variational_params", "gates"], ("count", _COUNT)),
-    **dict.fromkeys(["macs_removed", "params_removed", "sparsity", "latency_removed"], ("fraction", _SHARE)),
-    **dict.fromkeys(["macs_kept", "macs_kept_old", "kept_per_layer", "sparsity_per_layer"], ("fraction", _SHARE)),
-    # above 1 for nets that need more than the dense one
-    "memory_kept": ("fraction", (0.0, 10.0)),
-    **dict.fromkeys(["speedup", "compression"], ("ratio", _POSITIVE)),
-    # likelihoods
-    "nll": ("nats", _POSITIVE),
-    "bpc": ("bits per character", _POSITIVE),
-    "log_likelihood_sum": ("nats", _NUMBER),
-    # time, memory and the rest
-    **dict.fromkeys(["latency_ms", "dense_latency_ms", "latency_forward_ms", "latency_backward_ms"], ("ms", _POSITIVE)),
-    **dict.fromkeys(["memory_mb", "dense_memory_mb"], ("MB", _POSITIVE)),
-    "seconds_per_epoch": ("s", _POSITIVE),
-    **dict.fromkeys(["vulnerability_white", "vulnerability_black"], ("mean absolute distance", _POSITIVE)),
-    **dict.fromkeys(["gradient_variance_top_10", "gradient_variance_top_100"], ("variance", _POSITIVE)),
-    **dict.fromkeys(["gradient_variance_bottom_10", "gradient_variance_bottom_100"], ("variance", _POSITIVE)),
+@dataclass(frozen=True)
+class Field:
+    """A value that papers publish.
+
+    Attributes:
+        unit: of the store, a name of :class:`prunebench.measure.metrics.Unit` or a word.
+        low, high: what it can be at all.
+        digits: of a fraction as percent, as papers print it.
+    """
+
+    unit: str
+    low: float = 0.0
+    high: float = 1e15
+    digits: int = 1
+
+
+_SHARE = Field(FRACTION.name, high=1.0)
+_COUNT, _RATIO, _MS = Field(COUNT.name), Field(RATIO.name), Field(MS.name)
+
+
+def _of(metric: Metric) -> Field:
+    found = _SHARE if metric.unit is FRACTION else Field(metric.unit.name)
+    return replace(found, digits=metric.digits or 0)
+
+
+MEASURED: Mapping[str, tuple[Stage | None, Metric]] = {
+    **{
+        stage.prefix + metric.key: (stage, metric)
+        for metric in METRICS.values()
+        for stage in STAGES.values()
+        if metric.staged and not metric.nested and metric.better and metric.shown in ("summary", "detail")
+        if stage.prefix is not None and (metric.place == "metrics" or (metric.place == "cost" and stage.costed))
+    },
+    **{key: (None, METRICS[key]) for key in ("macs_removed", "params_removed")},
 }
+"""What papers publish and every run measures: a metric, with the prefix of its stage."""
+
+DROPS: Mapping[str, Metric] = {f"{metric.key}_drop": metric for metric in (ACCURACY, TOP5)}
+"""Dense minus pruned, of which metric; negative where the pruned net is better."""
+
+FIELDS: Mapping[str, Field] = {
+    **{name: _of(metric) for name, (_, metric) in MEASURED.items()},
+    # further accuracies, and spreads over seeds
+    **dict.fromkeys(["accuracy_sd", "dense_accuracy_sd", "train_accuracy"], _of(ACCURACY)),
+    **dict.fromkeys(["adversarial_accuracy_white", "adversarial_accuracy_black"], _of(ACCURACY)),
+    "average_precision": _SHARE,
+    **{name: replace(_of(metric), low=-1.0) for name, metric in DROPS.items()},
+    "accuracy_gain": replace(_of(ACCURACY), low=-1.0),
+    "false_negatives_removed": replace(_SHARE, low=-1.0),
+    # sizes: what a count is says the row's convention
+    **dict.fromkeys(["macs_thop", "dense_macs_thop", "flops", "dense_flops", "prunable_params"], _COUNT),
+    **dict.fromkeys(["variational_params", "gates"], _COUNT),
+    **dict.fromkeys(["sparsity", "latency_removed"], _SHARE),
+    **dict.fromkeys(["macs_kept", "macs_kept_old", "kept_per_layer", "sparsity_per_layer"], _SHARE),
+    # above 1 for nets that need more than the dense one
+    "memory_kept": replace(_SHARE, high=10.0),
+    **dict.fromkeys(["speedup", "compression"], _RATIO),
+    "log_likelihood_sum": Field(NATS.name, low=-1e15),
+    # time, memory and the rest
+    **dict.fromkeys(["latency_ms", "dense_latency_ms", "latency_forward_ms", "latency_backward_ms"], _MS),
+    **dict.fromkeys(["memory_mb", "dense_memory_mb"], Field("MB")),
+    "seconds_per_epoch": Field("s"),
+    **dict.fromkeys(["vulnerability_white", "vulnerability_black"], Field("mean absolute distance")),
+    **dict.fromkeys(["gradient_variance_top_10", "gradient_variance_top_100"], Field("variance")),
+    **dict.fromkeys(["gradient_variance_bottom_10", "gradient_variance_bottom_100"], Field("variance")),
+}
+"""Published values by name."""
 
 
 def values(found: Any, where: str) -> dict[str, Value]:
@@ -72,14 +108,16 @@ def values(found: Any, where: str) -> dict[str, Value]:
     """
     result: dict[str, Value] = {}
     for name, value in mapping(found, where).items():
-        if name not in UNITS:
-            raise UserError(f"{where}.{name} is no known value{nearest(name, UNITS)}")
-        unit, (low, high) = UNITS[name]
+        if name not in FIELDS:
+            raise UserError(f"{where}.{name} is no known value{nearest(name, FIELDS)}")
+        field = FIELDS[name]
         items = value if isinstance(value, list) else [value]
         for item in items:
-            if isinstance(item, bool) or not isinstance(item, int | float) or not low <= item <= high:
-                raise UserError(f"{where}.{name} must be a {unit} in [{low:g}, {high:g}], got {item!r}")
-            if unit == "count" and not float(item).is_integer() and len(items) == 1 and item > 1e6:
+            if isinstance(item, bool) or not isinstance(item, int | float) or not field.low <= item <= field.high:
+                raise UserError(
+                    f"{where}.{name} must be a {field.unit} in [{field.low:g}, {field.high:g}], got {item!r}"
+                )
+            if field.unit == COUNT.name and not float(item).is_integer() and len(items) == 1 and item > 1e6:
                 raise UserError(f"{where}.{name} is a count and must be whole, got {item!r}")
         result[name] = tuple(items) if isinstance(value, list) else value
     return result

@@ -10,7 +10,7 @@ from typing import Any
 from prunebench.errors import UserError
 from prunebench.rows import fields
 from prunebench.rows.conventions import CONVENTIONS
-from prunebench.rows.fields import UNITS
+from prunebench.rows.fields import FIELDS
 from prunebench.rows.row import Paper, Row
 
 PAPER_KEYS = (
@@ -159,7 +159,7 @@ def _run(
     return {
         "reported": fields.values(found.get("reported"), f"{where}.reported"),
         "printed": fields.values(found.get("printed"), f"{where}.printed"),
-        "misprints": _texts(found.get("misprints"), f"{where}.misprints", known=UNITS),
+        "misprints": _texts(found.get("misprints"), f"{where}.misprints", known=FIELDS),
         "overrides": overrides,
         "pending": pending,
         "deviations": {**deviations, **_deviations(found.get("deviations"), where)},

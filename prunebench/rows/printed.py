@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
 
-from prunebench.rows.fields import UNITS, Value
+from prunebench.measure.metrics import COUNT, FRACTION
+from prunebench.rows.fields import FIELDS, Value
 from prunebench.rows.row import Row
 
-ACCURACY_DIGITS = 4  # papers print accuracies to 0.01 points
-SHARE_DIGITS = 3  # and shares to 0.1 points
 COUNT_DIGITS = 2  # significant digits of a count that ends in zeros
 
 
@@ -125,10 +124,10 @@ def interval(name: str, value: Value) -> tuple[float, float]:
     assert not isinstance(value, tuple)
     number = Decimal(repr(value)).normalize()
     exponent = int(number.as_tuple().exponent)
-    if UNITS[name][0] == "fraction":
-        accurate = "accuracy" in name or "top5" in name
-        exponent = min(exponent, -(ACCURACY_DIGITS if accurate else SHARE_DIGITS))
-    elif UNITS[name][0] == "count":
+    field = FIELDS[name]
+    if field.unit == FRACTION.name:
+        exponent = min(exponent, -field.digits - 2)  # the digits are those of percent
+    elif field.unit == COUNT.name:
         exponent = min(exponent, number.adjusted() - COUNT_DIGITS + 1)
     half = Decimal(1).scaleb(exponent) / 2
     return float(number - half), float(number + half)

@@ -20,7 +20,7 @@ class Row:
         paper: name of the rows file. ``id``: unique in it. ``arm``: None for the line itself.
         dataset, model: our names where we have them; None or several where the paper says no more.
         kind: ``own``, ``baseline`` or ``quoted``, see :data:`fields.KINDS`.
-        reported: published values in units of :data:`fields.UNITS`.
+        reported: published values in units of :data:`fields.FIELDS`.
         printed: cells that follow from others (drops, shares), kept only to check the paper.
         misprints: cells that contradict others of the tables -> how; each is checked to do so.
         recomputed: what the published configuration gives, counted by the authors of the specification.

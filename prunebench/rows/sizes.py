@@ -40,7 +40,7 @@ class Size:
 
     Attributes:
         name: one of :data:`SIZES`.
-        paper, ours: in the units of :data:`prunebench.rows.fields.UNITS`, counted as the row counts.
+        paper, ours: in the units of :data:`prunebench.rows.fields.FIELDS`, counted as the row counts.
         miss: their distance, however the paper's was rounded, as a multiple of what :data:`TOLERANCE` and
             :data:`KEPT_TOLERANCE` allow.
         note: why the published value is known to be off, by no more than :data:`EXPLAINED` times what is allowed; such

@@ -16,12 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from prunebench.core.method import Method
 from prunebench.core.result import read_result
 from prunebench.errors import UserError
+from prunebench.measure.metrics import METRICS
 from prunebench.nets import package
 from prunebench.run import assemble, measurement, runner
 from prunebench.run.job import Job
-
-TOLERANCES = {"accuracy": 1e-3, "nll": 1e-3, "bpc": 1e-3}
-"""Largest differences of rounding on another machine: one example in 1,000, and 1e-3 nats or bits."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,11 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     metrics = result["metrics"].get("saved_net") or result["metrics"]["final"]
     now, _ = measurement.on_test_set(net, Method(), job)
     cost = result["cost"]["final"]
-    found = [Again(key, metrics[key], now[key], tolerance) for key, tolerance in TOLERANCES.items() if key in metrics]
+    found = [
+        Again(metric.key, metrics[metric.key], now[metric.key], metric.rounding)
+        for metric in METRICS.values()
+        if metric.rounding is not None and metric.key in metrics
+    ]
     if type(method).cost is Method.cost:
         found.append(Again("macs", cost["macs"], counted.macs))
     return [*found, Again("params", cost["params"], counted.params)]

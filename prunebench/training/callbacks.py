@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import TaskID as RichTask
 
+from prunebench.measure.metrics import METRICS, VALIDATION
 from prunebench.training.lit import Lit
 
 
@@ -87,7 +88,7 @@ class PhaseProgress(pl.Callback):
             return
         assert isinstance(pl_module, Lit)
         shown = {name: float(v) for name, v in trainer.callback_metrics.items()}
-        text = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        text = "  ".join(_words(name, value) for name, value in sorted(shown.items()))
         if self._bar is not None:
             self._bar.update(self._task, metrics=text)
             return
@@ -107,3 +108,9 @@ class PhaseProgress(pl.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _words(name: str, value: float) -> str:
+    """A logged value for the reader: a validation metric as in all tables, a term of the loss with four decimals."""
+    metric = METRICS.get(name.removeprefix(VALIDATION)) if name.startswith(VALIDATION) else None
+    return f"{name} {value:.4f}" if metric is None else f"{name} {metric.show(value)}{metric.unit.mark}"

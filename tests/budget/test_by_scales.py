@@ -94,13 +94,16 @@ def test_a_target_is_met(what: str) -> None:
     torch.manual_seed(0)
     graph = ChannelGraph.trace(Two(40, 60), torch.zeros(1, 3, 8, 8))
     values = {"bn1": torch.rand(40), "bn2": torch.rand(60)}
-    amount = Amount(**{f"target_{what}": 0.3})
-    choice = choose_by_scales(values, norm_scales(graph)[0], graph, amount)
+
+    def amount(share: float) -> Amount:
+        return Amount(target_macs=share) if what == "macs" else Amount(target_params=share)
+
+    choice = choose_by_scales(values, norm_scales(graph)[0], graph, amount(0.3))
     size = graph.macs if what == "macs" else graph.params
     assert size(choice.plan) / size(Plan()) == pytest.approx(0.3, abs=0.006)  # one channel is 0.01
     assert choice.achieved["reached"] == size(choice.plan) / size(Plan())
     with pytest.raises(UserError, match="out of reach"):
-        choose_by_scales(values, norm_scales(graph)[0], graph, Amount(**{f"target_{what}": 1e-6}))
+        choose_by_scales(values, norm_scales(graph)[0], graph, amount(1e-6))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from prunebench.budget.gradual import CubicRamp, cubic_sparsity
@@ -15,7 +17,7 @@ def test_the_ramp_of_distiller(epoch: int, sparsity: float) -> None:
 
 
 def test_before_the_ramp_and_between_updates() -> None:
-    ramp = {"initial": 0.1, "final": 0.7, "start": 4, "end": 15, "every": 5}
+    ramp: dict[str, Any] = {"initial": 0.1, "final": 0.7, "start": 4, "end": 15, "every": 5}
     values = [cubic_sparsity(epoch, **ramp) for epoch in range(20)]
     assert values[:4] == [0.0] * 4
     # the span is (15 - 4 - 1) // 5 * 5 = 10 epochs: one update halfway
@@ -76,7 +78,7 @@ def test_a_step_has_its_sparsity_whatever_was_asked_before() -> None:
         ({"every": 0.0}, r"every must be a number above 0, got 0\.0"),
     ],
 )
-def test_what_is_no_ramp(options: dict[str, float], message: str) -> None:
+def test_what_is_no_ramp(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ramp(**options)
 

@@ -77,14 +77,14 @@ def test_a_run_composes_and_can_be_built(overrides: tuple[str, ...], tmp_path: P
     rows.register(ours)
     config, _ = configure(tmp_path, *ours)
     assert build_phases(config["schedule"]["phases"])
-    assert TrainerSettings(**config["trainer"])
+    TrainerSettings(**config["trainer"])
     method = named.build("method", config["method"])
     assert config["schedule"]["name"] in method.schedules
     assert named.build("dataset", config["dataset"]).name == config["dataset"]["name"]
     if config.get("ood"):
         assert named.build("ood", config["ood"]).name == config["ood"]["name"]
     with torch.device("meta"):
-        assert make_net(config["model"])
+        make_net(config["model"])
 
 
 class Accepted(Exception):

@@ -12,11 +12,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from prunebench.config import named
 from prunebench.config.groups import conf_folder
 from prunebench.core.task import TASKS
 from prunebench.data.base import Data
 from prunebench.data.files import MissingData
-from prunebench.run import assemble
 
 FILES = sorted((conf_folder() / "dataset").glob("*.yaml"))
 COMPLETE = [file for file in FILES if not OmegaConf.missing_keys(OmegaConf.load(file))]
@@ -25,7 +25,7 @@ COMPLETE = [file for file in FILES if not OmegaConf.missing_keys(OmegaConf.load(
 
 def build(file: Path) -> Data:
     found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    data: Data = assemble.make("dataset", found, drop=("epochs",))
+    data: Data = named.build("dataset", found)
     return data
 
 

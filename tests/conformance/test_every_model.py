@@ -20,6 +20,7 @@ from torch import nn
 from prunebench import models
 from prunebench.config import named
 from prunebench.config.groups import conf_folder
+from prunebench.nets.dense_net import make_net
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -68,10 +69,7 @@ for_text = pytest.mark.parametrize("file", FOR_TEXT, ids=lambda file: file.stem)
 
 
 def build(file: Path, **dataset: int) -> nn.Module:
-    found = settings(file, **dataset)
-    target = get_method(found["_target_"])
-    net: nn.Module = target(**named.arguments(target, found))
-    return net
+    return make_net(settings(file, **dataset))
 
 
 def test_every_file_is_of_one_kind() -> None:
@@ -86,7 +84,7 @@ def test_its_values_are_those_of_its_function(file: Path, data: dict[str, int]) 
     assert (found["name"], found["pretrained"], found["pretrained_sha256"]) == (file.stem, None, None)
     function = get_method(found["_target_"])
     taken = inspect.signature(function).parameters
-    options = named.arguments(function, found)
+    options = named.arguments("model", found)
     assert options.keys() == taken.keys()
     assert all(argument.kind is inspect.Parameter.KEYWORD_ONLY for argument in taken.values())
     own = options.keys() - {"image_size", *data}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.core.language import LanguageModelling
+from prunebench.core.task import Batch
 from prunebench.errors import UserError
 from prunebench.models.sru import sru
 
@@ -80,10 +81,11 @@ def test_the_loss_is_the_mean_over_the_symbols_in_nats() -> None:
 def test_a_uniform_predictor_has_log2_of_the_vocabulary() -> None:
     batches = [(torch.zeros(2, t, dtype=torch.long), torch.randint(0, 205, (2, t))) for t in (7, 7, 3)]
     for size, expected in ((205, 7.679480), (204, 7.672425)):
-        metrics, kept = task(size).evaluate(
-            lambda batch, size=size: torch.full((1, batch[1].numel(), size), 1 / size),
-            [(x, y % size) for x, y in batches],
-        )
+
+        def uniform(batch: Batch, size: int = size) -> Tensor:
+            return torch.full((1, batch[1].numel(), size), 1 / size)
+
+        metrics, kept = task(size).evaluate(uniform, [(x, y % size) for x, y in batches])
         assert kept is None
         assert metrics["num_samples"] == 34
         assert metrics["bpc"] == pytest.approx(expected, abs=1e-5)
@@ -125,8 +127,12 @@ def test_windows_do_not_change_the_measured_bits() -> None:
     found = []
     for size in (40, 7, 1):
         lm = task(7)
+
+        def predict(batch: Batch, lm: LanguageModelling = lm) -> Tensor:
+            return lm.probabilities(net, batch)[None]
+
         batches = [(text[:, i : i + size][:, : 40 - i], text[:, i + 1 : i + 1 + size]) for i in range(0, 40, size)]
-        metrics, _ = lm.evaluate(lambda b, lm=lm: lm.probabilities(net, b)[None], batches)
+        metrics, _ = lm.evaluate(predict, batches)
         assert metrics["num_samples"] == 40
         found.append(metrics["bpc"])
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)

@@ -1,40 +1,15 @@
-"""Files are whole or absent, and a broken one says so."""
+"""What a result file must hold to be read, and what a run shows of it."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prunebench.core.result import is_complete, masked_share, read_result, removed, summary
-from prunebench.disk.atomic import read_json, write_json, write_rows, write_text
+from prunebench.core.result import is_complete, masked_share, points_summary, read_result, removed, summary
+from prunebench.disk.atomic import write_json
 from prunebench.errors import UserError
-
-
-def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"nll": float("nan"), "list": [float("inf"), 1.5], "n": 3})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"nll": None, "list": [None, 1.5], "n": 3}
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text(tmp_path / "f", "old")
-
-    def no_space(handle: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="no space"):
-        write_text(tmp_path / "f", "new")
-    assert (tmp_path / "f").read_text() == "old"
-    assert os.listdir(tmp_path) == ["f"]
-
-
-def test_columns_are_the_union_in_order(tmp_path: Path) -> None:
-    write_rows(tmp_path / "m.csv", [{"phase": "a", "ce": 1}, {"phase": "b", "kl": 2}])
-    assert (tmp_path / "m.csv").read_text().splitlines() == ["phase,ce,kl", "a,1,", "b,,2"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 7, "status": "complete"}', '{"schema": 1}'])
@@ -63,9 +38,39 @@ def test_the_table_shows_percent_and_hides_what_was_not_measured() -> None:
     assert "top-5 %" not in rows
 
 
-def test_read_json_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
-        read_json(tmp_path / "nothing.json")
+def test_the_table_shows_what_a_method_reports_under_its_own_name() -> None:
+    stage = {"accuracy": 0.5, "method": {"uce": 0.0123456, "robust accuracy": 0.31, "widths": [3, 4], "why": "text"}}
+    final = {"method": {"uce": 0.02}}
+    result = {"metrics": {"pruned": stage, "final": final}, "cost": {"final": {"macs": 10}}}
+    rows = summary(result)
+    assert [label for label, _ in rows] == ["test accuracy %", "uce", "robust accuracy", "MACs"]
+    assert dict(rows)["uce"] == ["–", "0.01235", "0.02"]
+    assert dict(rows)["robust accuracy"] == ["–", "0.31", "–"]
+
+
+POINTS = [
+    {
+        "name": "width 0.5",
+        "settings": {"width": 0.5},
+        "metrics": {"accuracy": 0.912, "nll": 0.31, "uncertainty": {"error_auroc_entropy": 0.8}},
+        "cost": {"macs": 62_222_400, "flops": 124_444_800, "params": 420_000},
+    },
+    {
+        "name": "width [1/4]",
+        "settings": {"width": 0.25},
+        "metrics": {"accuracy": 0.85, "nll": None},
+        "cost": {"macs": 1_000, "params": 2_000},
+    },
+]
+
+
+def test_operating_points_have_a_table_of_their_own() -> None:
+    head, rows = points_summary({"points": POINTS})
+    assert head == ["", "test accuracy %", "NLL", "MACs", "parameters"]
+    assert rows == [
+        ["width 0.5", "91.20", "0.3100", "62,222,400", "420,000"],
+        ["width [1/4]", "85.00", "–", "1,000", "2,000"],
+    ]
 
 
 def cost(params: int, nonzero: int) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def test_behind_a_depthwise_convolution_its_own_mean_counts() -> None:
     net, graph = normal_net(reader_norm=True, depthwise=True)
     removed = [1, 2, 4, 5]
     changed = compensated(net, graph, Plan(keep={"0": (0, 3)}), Plan())
-    expected = mean(net[4].bias, net[4].weight)
-    shift = kernel_sums(net[6].weight, 6)[:, removed] @ expected[removed]
+    expected = mean(net.get_parameter("4.bias"), net.get_parameter("4.weight"))
+    shift = kernel_sums(net.get_parameter("6.weight"), 6)[:, removed] @ expected[removed]
     torch.testing.assert_close(changed[7].running_mean, net[7].running_mean - shift.float())
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from prunebench.data.cifar import CIFAR10, CIFAR100, Version
+from prunebench.data.memory import Augment
 from prunebench.errors import UserError
 
 Make = Callable[..., Any]
@@ -133,7 +134,7 @@ def test_versions(
     monkeypatch.setattr(cls, "shape", (10, 3, 32))
     data = cls(
         name="c", num_classes=10, in_channels=3, size=32, batch_size=8, eval_batch_size=8, mean=[0.0] * 3,
-        std=[1.0] * 3, validation=10, split_seed=0, augment={"crop": 4, "flip": True},
+        std=[1.0] * 3, validation=10, split_seed=0, augment=Augment(crop=4, flip=True),
     )  # fmt: skip
     data.setup(tmp_path, download=False)
     x = torch.cat([x for x, _ in data.test()])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +35,8 @@ def pair() -> nn.Sequential:
     return nn.Sequential(nn.Linear(12, 4, bias=False), nn.Linear(4, 7))
 
 
-MAKERS = {
+Turn = Callable[[Any], Components]
+MAKERS: dict[str, tuple[Callable[[], nn.Module], Turn, tuple[int, ...]]] = {
     "linear": (linear, lambda layer: factorise(layer, rank="full", init="svd"), LINEAR),
     "conv": (conv, lambda layer: factorise(layer, rank="full", init="svd"), CONV),
     "pair": (pair, lambda layer: factorise(layer, rank="preserve", init="random"), LINEAR),
@@ -65,7 +68,7 @@ def test_components_add_up(both: tuple[nn.Module, Components, torch.Tensor]) -> 
     torch.testing.assert_close(torch.stack(parts).sum(0) + empty, components(x), atol=1e-5, rtol=1e-5)
     # what no component owns is the bias
     owned = n * components.params_per_component
-    assert sum(p.numel() for p in components.parameters()) - owned == len(components.bias)
+    assert sum(p.numel() for p in components.parameters()) - owned == len(components.get_parameter("bias"))
 
 
 def test_leaving_out_in_training_changes_neither_outputs_nor_gradients(
@@ -101,11 +104,11 @@ def test_the_extracted_layer_equals_the_gated_one(
     small = gated.extract(merge=merge)
     torch.testing.assert_close(small(x), gated(x), atol=1e-5, rtol=1e-5)
     if not merge and not (num_kept == 0 and isinstance(components, FactorisedConv2d)):
-        expected = num_kept * components.params_per_component + len(components.bias)
+        expected = num_kept * components.params_per_component + len(components.get_parameter("bias"))
         assert sum(p.numel() for p in small.parameters()) == expected
     if merge:
         dense = sum(p.numel() for p in both[0].parameters())
-        assert sum(p.numel() for p in small.parameters()) <= max(dense, dense if num_kept else 0, len(components.bias))
+        assert sum(p.numel() for p in small.parameters()) <= max(dense, len(components.get_parameter("bias")))
 
 
 def test_soft_scales_are_folded_in() -> None:
@@ -124,6 +127,7 @@ def test_two_factors_or_one_matrix_whichever_is_smaller() -> None:
     layer = factorise(nn.Linear(12, 7), rank="full", init="svd")
     scale = torch.ones(7)
     # 12 * 7 = 84 parameters; a component has 19: four of them are fewer, five are more
+    kind: type[nn.Module]
     for num_kept, kind in ((4, FactorisedLinear), (5, nn.Linear)):
         assert type(layer.keep(torch.arange(num_kept), scale[:num_kept], merge=True)) is kind
     image = factorise(nn.Conv2d(4, 6, 3), rank="full", init="svd")

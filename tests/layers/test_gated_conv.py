@@ -28,7 +28,7 @@ def test_gates_held_open_give_the_net_itself_bit_for_bit(shortcut: str) -> None:
     # and in training, where the norms' statistics are those of the whole convolution
     assert torch.equal(gated.train()(x), net.train()(x))
     moved = dict(gated.named_buffers())
-    assert torch.equal(moved["layer3.0.conv1.norm.running_mean"], net.layer3[0].bn1.running_mean)
+    assert torch.equal(moved["layer3.0.conv1.norm.running_mean"], net.get_buffer("layer3.0.bn1.running_mean"))
     assert method._form is not None
     assert torch.equal(method._form.ratios(decisions), torch.ones(3, dtype=torch.float64))
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.layers.vectors import split, to_vector, write_vector
 
 ITERATES = ((1.0, 2.0), (3.0, 2.0), (2.0, 5.0), (6.0, 3.0))
@@ -115,7 +116,7 @@ def test_vectors_are_independent_of_the_memory_format() -> None:
     net[1].bias.requires_grad_(False)
     vector = to_vector(net)
     assert len(vector) == 3 * 4 * 9 + 4 + 4
-    assert torch.equal(to_vector(net.to(memory_format=torch.channels_last)), vector)
+    assert torch.equal(to_vector(to_memory_format(net, torch.channels_last)), vector)
     write_vector(net, torch.arange(len(vector)))
     assert net[0].weight.flatten().tolist() == list(range(108))
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)

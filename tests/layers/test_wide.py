@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.layers.wide import widened
 from prunebench.measure.cost import count
 
@@ -44,7 +45,7 @@ def test_memory_format_does_not_matter() -> None:
     wide = widened(copy.deepcopy(small), rows=ROWS, columns=COLUMNS)
     x = torch.randn(2, 4, 6, 6)
     plain = wide(x)
-    last = wide.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    last = to_memory_format(wide, torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, plain)
 

@@ -97,7 +97,7 @@ def test_real_nets_are_left_as_they_were() -> None:
     assert result["device_name"]
     assert result["memory_format"] == "channels_last"
     assert large.training
-    assert int(large[1].num_batches_tracked) == 0
+    assert int(large.get_buffer("1.num_batches_tracked")) == 0
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_coverage_of_clopper_pearson_is_at_least_nominal() -> None:
     n = 30
     intervals = [st.clopper_pearson(k, n) for k in range(n + 1)]
     for p in (0.02, 0.3, 0.5, 0.93):
-        weights = scipy.stats.binom.pmf(range(n + 1), n, p)
+        weights = [float(scipy.stats.binom.pmf(k, n, p)) for k in range(n + 1)]
         covered = sum(w for w, (low, high) in zip(weights, intervals, strict=True) if low <= p <= high)
         assert covered >= 0.95
 

@@ -41,13 +41,14 @@ def test_outputs_and_gradients_are_those_of_a_plain_loop(
     mask = (
         torch.tensor([[0.0, 2.0, 2.0], [2.0, 0.0, 2.0]], dtype=torch.float64) if dropped else torch.ones(2, 3).double()
     )
-    ours = recurrence(*inputs, mask if dropped else None)
-    expected = plain(*inputs, mask)
+    projected, x, vector, bias, start = inputs
+    ours = recurrence(projected, x, vector, bias, start, mask if dropped else None)
+    expected = plain(projected, x, vector, bias, start, mask)
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other)
     weights = [torch.randn_like(value) for value in expected]
     grads = [
-        torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, values, strict=True)), inputs)
+        torch.autograd.grad([(w * v).sum() for w, v in zip(weights, values, strict=True)], inputs)
         for values in (ours, expected)
     ]
     for one, other in zip(*grads, strict=True):
@@ -82,7 +83,7 @@ def test_flops_parameters_and_macs() -> None:
         ({"layers": 12, "width": 2048, "rank": 512, "embedding": 256}, 48_805_325),
     ):
         with torch.device("meta"):
-            assert sum(p.numel() for p in sru(**sizes).parameters()) == expected  # type: ignore[arg-type]
+            assert sum(p.numel() for p in sru(**sizes).parameters()) == expected
     parts = {"embedding": 42_025, "layers.0.project": 2_505_920, "layers.3.project": 6_258_688, "output": 626_685}
     for name, expected in parts.items():
         assert sum(p.numel() for p in net.get_submodule(name).parameters()) == expected, name
@@ -134,7 +135,7 @@ def test_initial_weights() -> None:
     assert float(net.embedding.weight.detach().abs().max()) == pytest.approx(0.1, rel=1e-3)  # sqrt(3 / 300)
     assert not net.output.bias.any()
     layer = net.layers[1]
-    assert torch.equal(layer.bias, torch.cat((torch.zeros(400), torch.full((400,), -3.0))))
+    assert torch.equal(layer.get_parameter("bias"), torch.cat((torch.zeros(400), torch.full((400,), -3.0))))
     assert float(layer.vector.detach().abs().max()) == pytest.approx(math.sqrt(1.5), rel=1e-2)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from prunebench.errors import UserError
 from prunebench.measure import cost
@@ -35,7 +34,7 @@ def test_parameters_of_the_official_classes(settings: dict[str, int], expected: 
         net = transformer_xl(**settings)  # type: ignore[arg-type]
     assert sum(p.numel() for p in net.parameters()) == expected
     if len(net.layers) == 12:
-        attention, feed_forward = net.layers[0].attention, net.layers[0].feed_forward
+        attention, feed_forward = (net.get_submodule(f"layers.0.{name}") for name in ("attention", "feed_forward"))
         assert sum(p.numel() for p in attention.parameters()) == 1_311_744
         assert sum(p.numel() for p in feed_forward.parameters()) == 2_100_736
 
@@ -122,7 +121,7 @@ def test_output_and_embedding_share_their_table() -> None:
     net = transformer_xl(**SMALL).eval()
     logits, _ = net(torch.zeros(1, 3, dtype=torch.long))
     F.cross_entropy(logits.flatten(0, 1), torch.tensor([1, 2, 3])).backward()
-    grad: Tensor = net.embedding.weight.grad
+    grad = net.embedding.weight.grad
     assert (grad.abs().sum(1) > 0).all()  # symbols that were not read have a gradient as outputs
     assert float(net.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.4)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -85,8 +86,9 @@ def test_options_are_checked():
     with pytest.raises(UserError, match="classifier must be one of linear, two_layer, got 'two-layer'; did you mean"):
         vgg16(classifier="two-layer")
     with pytest.raises(UserError, match="conv_bias must be true or false, got 'no'"):
-        vgg16(conv_bias="no")
-    for value in (0, -1.0, "half", float("nan"), True):
+        vgg16(conv_bias="no")  # type: ignore[arg-type]  # on purpose, as is what follows
+    wrong: tuple[Any, ...] = (0, -1.0, "half", float("nan"), True)
+    for value in wrong:
         with pytest.raises(UserError, match="norm_weight must be a number above 0"):
             vgg16(norm_weight=value)
 

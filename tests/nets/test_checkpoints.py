@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def make_net(*, channels: int = 3, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     net[1].running_mean.normal_()
-    net[1].num_batches_tracked += seed
+    net.get_buffer("1.num_batches_tracked").add_(seed)
     return net
 
 
@@ -34,7 +35,7 @@ def trained() -> dict[str, Tensor]:
 
 @pytest.fixture
 def save(tmp_path) -> Callable[..., str]:
-    def write(content: object, name: str = "weights.pt", **options: object) -> str:
+    def write(content: object, name: str = "weights.pt", **options: Any) -> str:
         torch.save(content, tmp_path / name, **options)
         return str(tmp_path / name)
 

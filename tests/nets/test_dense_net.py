@@ -49,6 +49,6 @@ def test_arguments_are_the_settings_or_the_targets_defaults(dense: DenseNet) -> 
 
 
 def test_weights_depend_on_the_purpose(dense: DenseNet) -> None:
-    one, same, other = (dense.fresh(purpose).conv1.weight for purpose in ("a", "a", "ab"))
+    one, same, other = (dense.fresh(purpose).get_parameter("conv1.weight") for purpose in ("a", "a", "ab"))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -14,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from prunebench.measure.metrics import ACCURACY, metric_of
 from prunebench.report import build
 from tests.report.browser import chromium
 from tests.report.conftest import Built
@@ -200,6 +201,41 @@ def test_reports_without_accuracies(browser: Chrome, tmp_path: Path, kind: str) 
         assert opened(browser)
         assert ("1.2345" in browser.find_element(By.ID, "detail-body").text) == (kind == "language")
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_what_a_method_reports_is_shown_under_its_own_name(browser: Chrome, tmp_path: Path) -> None:
+    path = make(tmp_path / "runs") / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    reported = {"uce": 0.0123456, "<b>width</b>": 12, "large": 1_234_567, "small": -0.00001234, "kept": [1, 2]}
+    for stage in ("pruned", "final"):
+        result["metrics"][stage] |= {"method": reported}
+    path.write_text(json.dumps(result), encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    assert column(browser, "#all", "uce") == ["0.01235"]
+    browser.find_element(CSS, "#all tbody a").click()
+    assert opened(browser)
+    rows = [row.text for row in browser.find_elements(CSS, "#detail-body section table tr, #detail-body .scroll tr")]
+    for name, value in reported.items():
+        shown = metric_of(f"method.{name}").show(value) if isinstance(value, int | float) else ""
+        assert (f"{name} – {shown} {shown}" in rows) == (name != "kept")
+    assert f"Test accuracy % {' '.join(accuracies(result))}" in rows
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_a_series_of_one_phase_is_no_error_in_the_others(browser: Chrome, tmp_path: Path) -> None:
+    path = make(tmp_path / "runs", schedule="finetune") / "metrics.csv"
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    found = [f"{head},method/gates", *(f"{row},{2 if row.startswith('finetune') else ''}" for row in rows)]
+    path.write_text("\n".join(found), encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    browser.find_element(CSS, "#all tbody a").click()
+    assert opened(browser)
+    assert "method/gates" in browser.find_element(By.ID, "detail-body").text
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def accuracies(result: dict[str, Any]) -> list[str]:
+    return [ACCURACY.show(result["metrics"][stage]["accuracy"]) for stage in ("dense", "pruned", "final")]
 
 
 def test_a_failed_run_shows_its_error(page: Chrome) -> None:

@@ -33,7 +33,7 @@ def test_a_record_holds_what_the_result_says(tmp_path: Path) -> None:
     assert record.key == f"{result['run']['id']}/2"
     assert record.numbers["final.accuracy"] == result["metrics"]["final"]["accuracy"]
     assert record.numbers["dense.macs"] == result["cost"]["dense"]["macs"]
-    assert record.numbers["speedup_batch_64"] == result["latency"]["speedup"]["batch_64"]
+    assert record.numbers["speedup.batch_64"] == result["latency"]["speedup"]["batch_64"]
     assert record.settings["method.prune_ratio"] == 0.4
     assert record.checkpoint == result["model"]["pretrained"]["sha256"]
     assert record.place == folder.relative_to(tmp_path).as_posix()
@@ -43,10 +43,10 @@ def test_a_record_holds_what_the_result_says(tmp_path: Path) -> None:
 
 def test_the_spread_of_the_cost_over_samples_is_read_where_there_is_one(tmp_path: Path) -> None:
     folder = make(tmp_path)
-    assert "final.macs_sd" not in collect(tmp_path).records[0].numbers
+    assert "final.per_sample.sd" not in collect(tmp_path).records[0].numbers
     change(folder, lambda result: result["cost"]["final"].update(per_sample={"mean": 5e6, "sd": 1.25e6}))
     found = collect(tmp_path)
-    assert found.records[0].numbers["final.macs_sd"] == 1.25e6
+    assert found.records[0].numbers["final.per_sample.sd"] == 1.25e6
     table = configurations(group(found.records))
     column = [column.name for column in table.columns].index("macs_sd")
     assert table.rows[0][column].text == "± 1.25"

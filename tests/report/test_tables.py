@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from prunebench.measure.metrics import ACCURACY, NLL
 from prunebench.report.configurations import estimate
 from prunebench.report.tables import (
     MARKS,
     Cell,
     Column,
     Table,
-    percent,
+    over_seeds,
     points,
     signed,
     to_csv,
@@ -76,11 +77,12 @@ def test_marks_are_letters_of_their_own() -> None:
     assert Cell("1", source="secondary+digitised").meaning == "read in a secondary source, read off a plot"
 
 
-def test_percent_and_points() -> None:
-    assert percent(estimate([0.9358, 0.9341, 0.9377])).text == "93.59 ± 0.18"
-    assert percent(estimate([0.5])).text == "50.00"
-    assert percent(estimate([0.5])).note == "one seed: no spread is known"
-    assert percent(None).text == "–"
+def test_metrics_over_seeds_and_points() -> None:
+    assert over_seeds(ACCURACY, estimate([0.9358, 0.9341, 0.9377])).text == "93.59 ± 0.18"
+    assert over_seeds(ACCURACY, estimate([0.5])).text == "50.00"
+    assert over_seeds(ACCURACY, estimate([0.5])).note == "one seed: no spread is known"
+    assert over_seeds(ACCURACY, None).text == "–"
+    assert over_seeds(NLL, estimate([0.25, 0.75])).text == "0.5000"
     assert points(estimate([-0.0123])).text == "−1.23"
     assert [signed(v) for v in (0.001, -0.001, 0.5, -0.5)] == ["0.00", "0.00", "+0.50", "−0.50"]
 

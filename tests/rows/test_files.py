@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from prunebench import rows
 from prunebench.config.groups import conf_folder, options
 from prunebench.errors import UserError
-from prunebench.rows.fields import UNITS
+from prunebench.rows.fields import FIELDS
 from prunebench.rows.read_yaml import read_rows
 
 PAPERS = options("rows")
@@ -147,7 +147,7 @@ def test_recalled_numbers_carry_their_mark() -> None:
 def test_a_value_that_follows_is_not_typed_twice(paper: str) -> None:
     for row in rows.load(papers=[paper]):
         assert not row.printed.keys() & row.reported.keys(), row.name
-        assert row.reported.keys() | row.printed.keys() <= UNITS.keys()
+        assert row.reported.keys() | row.printed.keys() <= FIELDS.keys()
 
 
 def test_unknown_row() -> None:

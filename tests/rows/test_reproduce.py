@@ -236,7 +236,7 @@ def test_the_table_shows_the_state_of_each_row(tmp_path: Path, capsys: pytest.Ca
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     (paper,) = load_papers(papers=["l1norm"])
-    where = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
+    where: dict[str, Any] = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
     names = ["l1norm-t1_resnet56_a", "l1norm-t1_resnet56_b"]
     make(tmp_path, ratio=0.08, row={"id": names[0], "changed": []}, **where)
     make(tmp_path, ratio=0.3, row={"id": names[1], "changed": []}, status="failed", **where)

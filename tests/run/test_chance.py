@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cli.main import show
+from prunebench.cli.closing import show
 from prunebench.measure.statistics import clopper_pearson
 from prunebench.run.measurement import chance
 from tests.kit import SHORT, run

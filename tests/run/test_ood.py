@@ -33,8 +33,8 @@ def test_a_deterministic_net_is_compared_on_noise(tmp_path: Path) -> None:
     assert shown["OOD AUROC (entropy)"][2] == f"{found['auroc_entropy']:.4f}"
     assert shown["error AUROC (entropy)"][2] == f"{final['uncertainty']['error_auroc_entropy']:.4f}"
     numbers = from_result(result, folder, "here", Pool()).numbers
-    assert numbers["final.ood_auroc"] == found["auroc_entropy"]
-    assert numbers["final.error_auroc"] == final["uncertainty"]["error_auroc_entropy"]
+    assert numbers["final.ood.auroc_entropy"] == found["auroc_entropy"]
+    assert numbers["final.uncertainty.error_auroc_entropy"] == final["uncertainty"]["error_auroc_entropy"]
 
     # the stored entropies are those of the metrics
     with np.load(folder / "predictions.npz") as stored:

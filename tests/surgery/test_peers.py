@@ -39,7 +39,7 @@ def test_torch_pruning_agrees() -> None:
     tp = pytest.importorskip("torch_pruning")
     net, x = build("option B"), images()
     graph = ChannelGraph.trace(net, x[:1])
-    keep = {}
+    keep: dict[str, tuple[int, ...]] = {}
     for group in graph.groups():
         if all(graph.why_not(name) is None for name in group):
             width = graph.layers[group[0]].out_channels

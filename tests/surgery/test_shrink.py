@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.layers.wide import WideConv2d
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -62,8 +63,8 @@ def test_gradients_are_those_of_the_zeroed_net() -> None:
     for model in (small, zeroed):
         model(x).square().sum().backward()
     for name, kept in plan.keep.items():
-        whole = zeroed.get_submodule(name).weight.grad  # type: ignore[union-attr]
-        part = small.get_submodule(name).weight.grad  # type: ignore[union-attr]
+        whole = zeroed.get_submodule(name).weight.grad
+        part = small.get_submodule(name).weight.grad
         assert isinstance(whole, torch.Tensor)
         assert isinstance(part, torch.Tensor)
         rows = whole[list(kept)]
@@ -78,14 +79,14 @@ def test_any_batch_and_memory_format(name: str, batch: int) -> None:
     small, *_ = small_net(name)
     x = images(batch)
     expected = small(x)
-    strided = copy.deepcopy(small).to(memory_format=torch.channels_last)
+    strided = to_memory_format(copy.deepcopy(small), torch.channels_last)
     assert torch.allclose(strided(x.to(memory_format=torch.channels_last)), expected, atol=1e-5)
     with torch.inference_mode():
         assert torch.allclose(small(x), expected, atol=1e-6)
 
 
 def test_channels_last_weights_stay_so() -> None:
-    net = build("bottlenecks").to(memory_format=torch.channels_last)
+    net = to_memory_format(build("bottlenecks"), torch.channels_last)
     graph = ChannelGraph.trace(net, images(1))
     small = shrink(net, graph, draw_plan(graph, random.Random(0)))
     weight = small.get_submodule("layer1.0.conv2.0").weight
@@ -99,7 +100,7 @@ def test_half_precision(name: str) -> None:
     small, *_ = small_net(name)
     x = images().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        low = small.to(memory_format=torch.channels_last)(x)
+        low = to_memory_format(small, torch.channels_last)(x)
     assert torch.allclose(low.float(), small(x), atol=0.1, rtol=0.1)
 
 
@@ -126,7 +127,7 @@ def test_equal_sets_add_no_operation() -> None:
     """Aligned plans give the dense net's operations, in its order."""
     net, x = build("option B"), images()
     graph = ChannelGraph.trace(net, x[:1])
-    keep = {}
+    keep: dict[str, tuple[int, ...]] = {}
     for group in graph.groups():
         if all(graph.why_not(name) is None for name in group):
             width = graph.layers[group[0]].out_channels
@@ -198,13 +199,13 @@ def test_selected_inputs() -> None:
     small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
     assert largest_difference(small, zeroed, x) < 1e-5
     assert largest_difference(small, net, x) > 1e-3
-    assert small.get_submodule("bn1").weight.shape == (8,)  # type: ignore[union-attr]
-    assert small.get_submodule("conv1").weight.shape == (3, 3, 3, 3)  # type: ignore[union-attr]
-    assert small.get_submodule("conv3").weight.shape == (8, 2, 3, 3)  # type: ignore[union-attr]
-    assert small.get_submodule("fc").weight.shape == (5, 3)  # type: ignore[union-attr]
+    assert small.get_submodule("bn1").weight.shape == (8,)
+    assert small.get_submodule("conv1").weight.shape == (3, 3, 3, 3)
+    assert small.get_submodule("conv3").weight.shape == (8, 2, 3, 3)
+    assert small.get_submodule("fc").weight.shape == (5, 3)
     assert (graph.macs(plan), graph.params(plan)) == counted(small, x)
     assert largest_difference(restore(net, graph, plan, small), small, x) < 1e-5
-    columns = zeroed.get_submodule("conv1").weight[:, [0, 2, 3, 5, 7]]  # type: ignore[union-attr, index]
+    columns = zeroed.get_submodule("conv1").weight[:, [0, 2, 3, 5, 7]]
     assert torch.count_nonzero(columns) == 0
 
 
@@ -213,7 +214,7 @@ def test_selected_inputs_of_the_net() -> None:
     graph = ChannelGraph.trace(net, x[:1])
     plan = Plan(inputs={"conv1": (0, 2)})
     small = shrink(net, graph, plan)
-    assert small.get_submodule("conv1").weight.shape == (6, 2, 3, 3)  # type: ignore[union-attr]
+    assert small.get_submodule("conv1").weight.shape == (6, 2, 3, 3)
     assert largest_difference(small, zero(net, graph, plan), x) < 1e-5
     assert (graph.macs(plan), graph.params(plan)) == counted(small, x)
 
@@ -225,7 +226,7 @@ def test_selected_features_behind_a_flatten() -> None:
     plan = Plan({"conv2": (0, 1, 5)}, inputs={"hidden": features})
     small = shrink(net, graph, plan)
     alive = [f for f in features if f // 16 in (0, 1, 5)]
-    assert small.get_submodule("hidden").weight.shape == (12, len(alive))  # type: ignore[union-attr]
+    assert small.get_submodule("hidden").weight.shape == (12, len(alive))
     assert largest_difference(small, zero(net, graph, plan), x) < 1e-5
     assert (graph.macs(plan), graph.params(plan)) == counted(small, x)
     assert largest_difference(restore(net, graph, plan, small), small, x) < 1e-5

@@ -20,7 +20,7 @@ def test_in_a_block_the_second_convolution_reads_the_first_and_the_first_reads_t
         assert sources(graph, "layer1.0.conv1") == (("conv1", 16),)
         assert sources(graph, "layer1.1.conv1") == ((None, 16),)
         assert sources(graph, "layer2.0.conv2") == (("layer2.0.conv1", 32),)
-        assert only_read_by(graph, "layer2.0.conv1") == {"layer2.0.conv2"}
+        assert only_read_by(graph, "layer2.0.conv1") == frozenset({"layer2.0.conv2"})
         assert only_read_by(graph, "layer2.0.conv2") is None  # an addition
         assert only_read_by(graph, "conv1") is None  # and here
 
@@ -29,7 +29,7 @@ def test_a_plain_net_reads_layer_by_layer_through_poolings() -> None:
     graph = traced(vgg11())
     assert sources(graph, "features.0") == ((None, 3),)
     assert sources(graph, "features.4") == (("features.0", 64),)
-    assert only_read_by(graph, "features.0") == {"features.4"}
+    assert only_read_by(graph, "features.0") == frozenset({"features.4"})
     assert only_read_by(graph, "features.25") is None  # flattened for the classifier
 
 

@@ -199,8 +199,8 @@ def test_accumulated_batches_are_one_large_one(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- asking and saying
 def test_what_a_method_asks_for_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (*SHORT, *NET, "method=none", "method.name=asking", "schedule=finetune")
-    command = (*command, "method._target_=tests.training.tiny_methods.Asking")
+    method = ("method=none", "method.name=asking", "method._target_=tests.training.tiny_methods.Asking")
+    command = (*SHORT, *NET, *method, "schedule=finetune")
     straight, _ = run(tmp_path / "straight", *command)
     made: list[str] = []
     original = tiny_methods.Asking.__init__

@@ -4,6 +4,7 @@ const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule"
   "error", "machine", "checkpoint", "facts", "kept", "numbers"];
 const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "machine"]);
 const COLUMN = new Map(D.names.map((name, i) => [name, i]));
+const METRICS = new Map(D.metrics.map((metric) => [metric.key, metric]));
 
 class Run {
   constructor(values) {
@@ -95,10 +96,20 @@ const short = (value) => {
   }
   return size >= 1e4 ? `${plain(value / 1e3, 1)} k` : whole(value);
 };
-const withSpread = (found, form) => {
-  if (!found) return NOTHING;
-  return found.sd === null ? form(found.mean) : `${form(found.mean)} ± ${fixed(100 * found.sd, 2)}`;
+// Four digits that matter, as Python's .4g.
+const significant = (value) => {
+  const [mantissa, power] = value.toExponential(3).split("e").map(Number);
+  const text = power >= -4 && power < 4 ? String(Number(value.toPrecision(4)))
+    : `${mantissa}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
+  return text.replace(/^-/, "−");
 };
+// A value of a metric, in the unit of the store, as in all tables.
+const show = ({ scale, digits }, value) => {
+  if (value === null) return NOTHING;
+  if (digits === null) return significant(value * scale);
+  return digits ? fixed(value * scale, digits) : whole(value * scale);
+};
+const withSpread = (found, form) => (found.sd === null ? form(found.mean) : `${form(found.mean)} ± ${fixed(100 * found.sd, 2)}`);
 const STATUS = { complete: ["good", "complete"], missed_target: ["warn", "missed target"], failed: ["bad", "failed"] };
 const chip = (status) => el("span", { class: `chip ${STATUS[status][0]}` }, STATUS[status][1]);
 const link = (run) => `#run/${run.id}/${run.seed}`;

@@ -1,11 +1,5 @@
 // One run: its numbers, charts and facts, in a dialog that the address names (#run/<id>/<seed>).
-const STAGES = [["dense", "dense"], ["before_cut", "before the cut"], ["pruned", "pruned"], ["final", "final"], ["saved_net", "saved net alone"], ["test_best_val", "best on validation"]];
-const MEASURES = [["accuracy", "Accuracy %", percent], ["top5", "Top-5 %", percent], ["bpc", "Bits per character", (v) => plain(v, 4)],
-  ["nll", "NLL", (v) => plain(v, 4)], ["ece", "ECE %", percent], ["brier", "Brier", (v) => plain(v, 4)],
-  ["error_auroc", "AUROC of the entropy for errors", (v) => plain(v, 3)], ["ood_auroc", "AUROC of the entropy for foreign pictures", (v) => plain(v, 3)],
-  ["next_symbol_accuracy", "Next symbol right, %", percent], ["num_predictions", "Predictions averaged", whole], ["macs", "MACs", whole],
-  ["params", "Parameters", whole], ["nonzero_params", "Non-zero parameters", whole], ["file_bytes", "File, bytes", whole],
-  ["batch_1_ms", "Latency, batch 1, ms", plain], ["batch_64_ms", "Latency, batch 64, ms", plain]];
+const STAGED = D.metrics.filter((metric) => metric.staged);
 
 function openRun(id, seed) {
   const found = byId.get(id) ?? [];
@@ -33,13 +27,13 @@ function describe(run, found) {
 }
 
 function numbersTable(run) {
-  const stages = STAGES.filter(([stage]) => MEASURES.some(([name]) => run.get(`${stage}.${name}`) !== null));
-  const rows = MEASURES.map(([name, title, form]) => [title, stages.map(([stage]) => run.get(`${stage}.${name}`)), form])
+  const stages = D.stages.filter(({ name }) => STAGED.some(({ key }) => run.get(`${name}.${key}`) !== null));
+  const rows = STAGED.map((metric) => [metric, stages.map(({ name }) => run.get(`${name}.${metric.key}`))])
     .filter(([, values]) => values.some((value) => value !== null));
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers of this run" }, el("table", {},
-    el("thead", {}, el("tr", {}, el("td"), stages.map(([, title]) => el("th", { scope: "col", class: "num" }, title)))),
-    el("tbody", {}, rows.map(([title, values, form]) => el("tr", {}, el("th", { scope: "row" }, title),
-      values.map((value) => el("td", { class: "num" }, form(value))))))));
+    el("thead", {}, el("tr", {}, el("td"), stages.map(({ label, meaning }) => el("th", { scope: "col", class: "num", title: meaning }, label)))),
+    el("tbody", {}, rows.map(([metric, values]) => el("tr", {}, el("th", { scope: "row" }, metric.label),
+      values.map((value) => el("td", { class: "num" }, show(metric, value))))))));
 }
 
 // -------------------------------------------------------------------------------------------- facts
@@ -100,6 +94,9 @@ const CHART = { width: 460, height: 250, left: 40, right: 10, top: 24, bottom: 4
 const figure = (title, node, caption) => el("figure", { class: "panel" }, el("h4", {}, title), node,
   caption ? el("figcaption", {}, caption) : null);
 
+// The metric that a curve watches on the validation split.
+const watched = (name) => (name.startsWith(D.validation) ? METRICS.get(name.slice(D.validation.length)) : undefined);
+
 function charts(run) {
   const detail = D.details[run.key];
   if (!run.measured) return [];
@@ -108,10 +105,11 @@ function charts(run) {
   const counts = run.fact("cost")?.per_sample?.histogram;
   if (counts?.edges && counts.counts) made.push(perSampleCost(counts));
   const names = [...new Set(detail.curves.flatMap((phase) => Object.keys(phase.series)))];
-  const kinds = [["Validation accuracy %", (name) => name.includes("accuracy"), 100], ["Losses", (name) => name !== "lr" && !name.includes("accuracy"), 1], ["Learning rate", (name) => name === "lr", 1]];
-  for (const [title, wanted, factor] of kinds) {
-    const chosen = names.filter(wanted);
-    if (chosen.length) made.push(curve(title, detail.curves, chosen, factor));
+  const shares = names.filter((name) => watched(name)?.scale === 100);
+  for (const name of shares) made.push(curve(`Validation ${(watched(name).title + watched(name).mark).toLowerCase()}`, detail.curves, [name], 100));
+  const losses = names.filter((name) => name !== "lr" && !shares.includes(name));
+  for (const [title, chosen] of [["Losses", losses], ["Learning rate", names.filter((name) => name === "lr")]]) {
+    if (chosen.length) made.push(curve(title, detail.curves, chosen, 1));
   }
   return made;
 }
@@ -131,7 +129,8 @@ function reliability(run, bins) {
     node.append(explain(bar, text));
   }
   node.append(svg("path", { class: "front", d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}` }));
-  return figure(`Reliability · ECE ${percent(run.get("final.ece"))} %`, node, "Accuracy per bin of confidence; the shaded part is the gap to the mean confidence. Below: examples per bin.");
+  const error = METRICS.get(D.calibration);
+  return figure(`Reliability · ${error.title} ${show(error, run.get(`final.${error.key}`))}${error.mark}`, node, "Accuracy per bin of confidence; the shaded part is the gap to the mean confidence. Below: examples per bin.");
 }
 
 function perSampleCost({ edges, counts }) {
@@ -157,7 +156,8 @@ function curve(title, phases, names, factor) {
     names.forEach((name, i) => {
       const series = phase.series[name] ?? [];
       const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(Math.min(v * factor, most))}`)).join("");
-      node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
+      // a phase may know nothing of a series
+      if (d) node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
     });
   });
   const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));

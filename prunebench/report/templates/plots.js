@@ -1,13 +1,10 @@
 // Trade-off plots: one card per data set and model, three panels each.
 const SUBJECTS = 3;
 const SIZE = { width: 380, height: 260, left: 40, right: 8, top: 22, bottom: 38 };
-const Y = { "final.accuracy": ["accuracy %", 100], "final.bpc": ["bits per character", 1], "final.ece": ["ECE %", 100],
-  "final.nll": ["NLL", 1] };
-const X = [["final.macs", "dense.macs", "MACs, millions", 1e-6], ["final.params", "dense.params", "parameters, millions", 1e-6],
-  ["final.batch_1_ms", "dense.batch_1_ms", "latency, batch 1, ms", 1],
-  ["final.batch_64_ms", "dense.batch_64_ms", "latency, batch 64, ms", 1]];
+const Y = QUALITY.filter(({ better, key }) => better && COLUMN.has(`final.${key}`));
+const X = ["macs", "params", "batch_1_ms", "batch_64_ms"].map((key) => METRICS.get(key));
 const methodIndex = new Map(D.methods.map((method, i) => [method, i]));
-const plotState = { y: "final.accuracy", batch: 1, limit: SUBJECTS, range: 0 };
+const plotState = { y: Y[0], batch: 1, limit: SUBJECTS, range: 0 };
 
 const colour = (i) => `s${i % 8}`;
 const shapeOf = (i) => (i + Math.floor(i / 8)) % 8;
@@ -82,27 +79,28 @@ function front(list, best) {
   return kept;
 }
 
-function panel(items, [name, denseName, xLabel, factor], title, metric) {
-  const [yLabel, times] = Y[metric];
-  const timed = name.includes("batch_") ? commonMachine(items) : null;
-  const all = items.filter((item) => item.get(name) && item.get(metric) && (!timed || item.first.machine === timed))
-    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(metric) * times,
-      sd: (item.get(metric).sd ?? 0) * times, wide: spreadOf(item, name) }));
+function panel(items, { key, axis: xLabel, factor, place }, title, metric) {
+  const { axis: yLabel, factor: times } = metric;
+  const [name, quality, isShare] = [`final.${key}`, `final.${metric.key}`, metric.scale === 100];
+  const timed = place === "latency" ? commonMachine(items) : null;
+  const all = items.filter((item) => item.get(name) && item.get(quality) && (!timed || item.first.machine === timed))
+    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(quality) * times,
+      sd: (item.get(quality).sd ?? 0) * times, wide: place === "latency" ? spreadOf(item, name) : 0 }));
   if (!all.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
-  const dense = summarise(items.map((item) => item.mean(metric.replace("final", "dense"))).filter((v) => v !== null));
-  const denseX = summarise(all.map(({ item }) => item.mean(denseName)).filter((v) => v !== null));
+  const dense = summarise(items.map((item) => item.mean(`dense.${metric.key}`)).filter((v) => v !== null));
+  const denseX = summarise(all.map(({ item }) => item.mean(`dense.${key}`)).filter((v) => v !== null));
   const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
-  const lowest = plotState.range && metric === "final.accuracy" && known ? known.y - plotState.range : -Infinity;
+  const lowest = plotState.range && isShare && metric.better === "higher" && known ? known.y - plotState.range : -Infinity;
   const list = all.filter((p) => p.y >= lowest);
   const below = all.length - list.length;
   if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: all ${below} configurations lie farther below`));
   const chart = frame({
     x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...(known ? [known.x] : [])], { least: 0 }),
-    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])], { most: metric === "final.accuracy" ? 100 : Infinity }),
+    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])], { most: isShare ? 100 : Infinity }),
   }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
   drawFront(chart, list, known, metric);
-  drawPoints(chart, list, yLabel, xLabel);
-  const others = timed ? items.filter((item) => item.get(name) && item.get(metric)).length - all.length : 0;
+  drawPoints(chart, list, metric, xLabel);
+  const others = timed ? items.filter((item) => item.get(name) && item.get(quality)).length - all.length : 0;
   const notes = [timed, others ? `${others} measured on other machines left out` : "", below ? `${below} farther below left out` : ""];
   const note = notes.filter(Boolean).join("; ");
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
@@ -110,7 +108,7 @@ function panel(items, [name, denseName, xLabel, factor], title, metric) {
 
 // Half the width of a point's horizontal whisker: the spread of the repeated timings of a run.
 function spreadOf(item, name) {
-  return name.includes("batch_") ? (item.mean(name.replace("_ms", "_spread_ms")) ?? 0) / 2 : 0;
+  return (item.mean(name.replace("_ms", "_spread_ms")) ?? 0) / 2;
 }
 
 function commonMachine(items) {
@@ -119,8 +117,7 @@ function commonMachine(items) {
 }
 
 function drawFront({ node, x, y }, list, known, metric) {
-  const best = metric === "final.accuracy" ? 1 : -1;
-  const steps = front(list, best);
+  const steps = front(list, metric.better === "higher" ? 1 : -1);
   const path = steps.map((p, i) => (i ? `H${x(p.x)}V${y(p.y)}` : `M${x(p.x)} ${y(p.y)}`)).join("");
   if (steps.length > 1) node.append(svg("path", { class: "front", d: path }));
   if (!known) return;
@@ -129,7 +126,7 @@ function drawFront({ node, x, y }, list, known, metric) {
     svg("text", { x: to, y: y(known.y) - 6, "text-anchor": "end" }, "dense"));
 }
 
-function drawPoints({ node, x, y }, list, yLabel, xLabel) {
+function drawPoints({ node, x, y }, list, metric, xLabel) {
   const lines = groupBy(list, ({ item }) => `${item.first.method} ${item.first.schedule}`);
   for (const found of lines.values()) {
     const path = [...found].sort((a, b) => a.item.mean("macs_removed") - b.item.mean("macs_removed")).map((p, i) => `${i ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("");
@@ -139,7 +136,7 @@ function drawPoints({ node, x, y }, list, yLabel, xLabel) {
     const { first, runs: own } = p.item;
     const index = methodIndex.get(first.method);
     const text = [`${first.method}${first.label ? ` · ${first.label}` : ""}`,
-      `${yLabel} ${plain(p.y)}${p.sd ? ` ± ${plain(p.sd)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
+      `${metric.axis} ${plain(p.y, metric.digits)}${p.sd ? ` ± ${plain(p.sd, metric.digits)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
       `${xLabel} ${plain(p.x)}`, `${first.schedule}, MACs removed ${percent(p.item.mean("macs_removed"), 1)} %`].join("\n");
     const whisker = p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null;
     const level = p.wide ? svg("line", { class: "whisker", x1: x(Math.max(0, p.x - p.wide)), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null;
@@ -164,10 +161,10 @@ function rove(node, made) {
   });
 }
 
-// What the plots of these runs show: the chosen quality; language models have bits per character instead of accuracy.
+// What the plots of these runs show: the chosen quality; beside the first headline that of nets of another task.
 function metricOf(list) {
-  const wanted = plotState.y === "final.accuracy" ? [plotState.y, "final.bpc"] : [plotState.y];
-  return wanted.find((name) => list.some((run) => run.get(name) !== null)) ?? null;
+  const wanted = plotState.y === Y[0] ? Y.filter(({ headline }) => headline) : [plotState.y];
+  return wanted.find((metric) => list.some((run) => run.get(`final.${metric.key}`) !== null)) ?? null;
 }
 
 function drawSubjects(list) {
@@ -190,16 +187,15 @@ function subject(items) {
     const text = `${method} (${found.length})`;
     return el("li", { class: colour(i) }, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(i, 7, 7)), el("span", {}, text));
   });
-  const shown = X.filter(([name]) => !name.includes("batch_") || name.includes(`batch_${plotState.batch}_`));
+  const shown = X.filter(({ key, place }) => place !== "latency" || key.startsWith(`batch_${plotState.batch}_`));
   return el("article", { class: "subject" }, el("h4", {}, `${model} on ${dataset}`), el("ul", { class: "legend" }, legend),
     el("div", { class: "panels" }, shown.map((axis) => panel(items, axis, `${model} on ${dataset}`, metric))));
 }
 
 function buildPlots() {
   const select = $("#metric");
-  for (const [name, [title]] of Object.entries(Y)) if (COLUMN.has(name)) select.append(el("option", { value: name }, title));
-  if (!COLUMN.has(plotState.y)) plotState.y = select.value;
-  select.addEventListener("change", () => { plotState.y = select.value; drawSubjects(filtered()); });
+  for (const { key, axis } of Y) select.append(el("option", { value: key }, axis));
+  select.addEventListener("change", () => { plotState.y = METRICS.get(select.value); drawSubjects(filtered()); });
   $("#batch").addEventListener("change", (event) => { plotState.batch = event.target.value; drawSubjects(filtered()); });
   $("#range").addEventListener("change", (event) => { plotState.range = Number(event.target.value); drawSubjects(filtered()); });
   $("#more-subjects").addEventListener("click", () => { plotState.limit += 2 * SUBJECTS; drawSubjects(filtered()); });

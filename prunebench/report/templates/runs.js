@@ -1,26 +1,18 @@
 // The filters and the table of all runs.
 const PAGE = 50;
+const QUALITY = D.metrics.filter(({ place, shown }) => place === "metrics" && shown === "summary");
+const DELTA = number("Δ dense", "delta", (found) => withSpread(found, points));
 const COLUMNS = [
   { title: "Method", value: (item) => item.first.method.toLowerCase(), cell: nameCell },
   { title: "Net and data", value: ({ first }) => `${first.dataset} ${first.model} ${first.schedule}`, cell: netCell },
   { title: "Seed", num: true, value: (item) => item.first.seed, cell: seedCell },
-  number("Accuracy %", "final.accuracy", (found) => withSpread(found, percent)),
-  number("Δ dense", "delta", (found) => withSpread(found, points)),
-  number("Top-5 %", "final.top5", (found) => withSpread(found, percent)),
-  number("BPC", "final.bpc", (found) => plain(found.mean, 4)),
-  number("NLL", "final.nll", (found) => plain(found.mean, 3)),
-  number("ECE %", "final.ece", (found) => percent(found.mean)),
-  number("MACs −%", "macs_removed", (found) => percent(found.mean, 1)),
-  number("Params −%", "params_removed", (found) => percent(found.mean, 1)),
+  ...QUALITY.filter(({ nested }) => !nested).flatMap((metric) => (metric.key === "accuracy" ? [ofFinal(metric), DELTA] : [ofFinal(metric)])),
+  ofRun("macs_removed", "MACs −%"), // narrower than the metrics' own titles: there are many columns
+  ofRun("params_removed", "Params −%"),
   number("Masked %", "masked", (found) => percent(found.mean, 1)),
-  number("ms, batch 1", "final.batch_1_ms", (found) => plain(found.mean)),
-  number("×", "speedup_batch_1", (found) => plain(found.mean)),
-  number("ms, batch 64", "final.batch_64_ms", (found) => plain(found.mean, 1)),
-  number("×", "speedup_batch_64", (found) => plain(found.mean)),
-  number("Error AUROC", "final.error_auroc", (found) => plain(found.mean, 3)),
-  number("OOD AUROC", "final.ood_auroc", (found) => plain(found.mean, 3)),
-  number("MACs", "final.macs", (found) => short(found.mean)),
-  number("Params", "final.params", (found) => short(found.mean)),
+  ...["batch_1", "batch_64"].flatMap((batch) => [ofFinal(METRICS.get(`${batch}_ms`)), ofRun(`speedup.${batch}`)]),
+  ...QUALITY.filter(({ nested }) => nested).map((metric) => ofFinal(metric)),
+  ...["macs", "params"].map((key) => ofFinal(METRICS.get(key), (found) => short(found.mean))),
   { title: "Status", value: (item) => item.first.status, cell: (item) => chip(worst(item)) },
 ].filter((column) => !column.name || column.name === "delta" || COLUMN.has(column.name));
 
@@ -29,6 +21,19 @@ const state = { sort: 0, down: false, limit: PAGE, mean: false, picked: {}, word
 function number(title, name, form) {
   const cell = (item) => (item.get(name) ? form(item.get(name)) : NOTHING);
   return { title, name, num: true, value: (item) => item.mean(name), cell };
+}
+
+// A metric of the final net; fractions have the spread over seeds beside the mean.
+function ofFinal(metric, form = null) {
+  const text = (value) => show(metric, value);
+  return number(metric.title + metric.mark, `final.${metric.key}`,
+    form ?? (metric.scale === 100 ? (found) => withSpread(found, text) : (found) => text(found.mean)));
+}
+
+// A metric of the whole run.
+function ofRun(key, title = null) {
+  const metric = METRICS.get(key);
+  return number(title ?? metric.title + metric.mark, key, (found) => show(metric, found.mean));
 }
 
 function nameCell(item) {

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from torch import nn
+
+from prunebench.core.clock import Clock
 from prunebench.methods.newcomer_decay import GrowingDecay
 
 
 class Forgetful(GrowingDecay):
     """The growing penalty, which begins anew when a run is resumed."""
 
-    def __init__(self, *, strength: float) -> None:
-        super().__init__(strength=strength)
-        del self.num_steps
-        self.num_steps = 0
+    num_steps = 0
+
+    def start_epoch(self, net: nn.Module, clock: Clock) -> None:
+        self.now = self.strength * (self.num_steps + 1)
+
+    def after_step(self, net: nn.Module, clock: Clock) -> None:
+        self.num_steps += 1
+        self.now = self.strength * (self.num_steps + 1)

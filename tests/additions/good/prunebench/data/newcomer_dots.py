@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from prunebench.data.checks import whole
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Range
 from prunebench.data.memory import MemoryData, Raw
 
 SIZE = 8
 
 
+@validated
 class Dots(MemoryData):
     """Grey pictures of 8x8 pixels, 4 classes.
 
@@ -23,9 +25,9 @@ class Dots(MemoryData):
 
     shape = (4, 1, SIZE)
 
-    def __init__(self, *, darkest: int, **common: Any) -> None:
+    def __init__(self, *, darkest: Annotated[int, Range(low=0, high=255)], **common: Any) -> None:
         super().__init__(**common)
-        self.darkest = whole("darkest", darkest, low=0, high=255)
+        self.darkest = darkest
 
     def fetch(self, root: Path) -> None:
         """Nothing to do: the pictures are drawn."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunebench.models import check_input, check_positive
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import PositiveInt
 
 
 class NewcomerNet(nn.Module):
@@ -25,9 +26,13 @@ class NewcomerNet(nn.Module):
         return logits
 
 
-def newcomer_net(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 8, width: int = 8) -> NewcomerNet:
+@validated
+def newcomer_net(
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 1,
+    image_size: PositiveInt = 8,
+    width: PositiveInt = 8,
+) -> NewcomerNet:
     """The net for images of any size."""
-    name = "newcomer_net"
-    check_input(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, smallest=1, why="")
-    check_positive(name, "width", width)
     return NewcomerNet(num_classes=num_classes, in_channels=in_channels, width=width)

@@ -259,10 +259,11 @@ def test_an_ensemble_is_the_same_for_all_batches_and_leaves_the_stream_alone() -
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
     assert whole.shape == (7, 10, 3)
-    halves = [
-        ensemble.each(lambda drawn, part=part: task.probabilities(drawn, (x[part], y[part])))
-        for part in (slice(0, 4), slice(4, 10))
-    ]
+
+    def of_part(part: slice) -> torch.Tensor:
+        return ensemble.each(lambda drawn: task.probabilities(drawn, (x[part], y[part])))
+
+    halves = [of_part(slice(0, 4)), of_part(slice(4, 10))]
     torch.testing.assert_close(torch.cat(halves, 1), whole)
     assert not torch.allclose(whole[0], whole[1])  # the draws differ
     assert not torch.allclose(

@@ -1,58 +1,17 @@
-"""Contradictions inside tables, comparisons of a run with its row, and the fairness of a comparison."""
+"""Comparisons of a run with its row."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from prunebench import rows
-from prunebench.config.phase import Phase
-from prunebench.rows import Row, check_derived, compare
+from prunebench.rows import Row, compare
 from prunebench.rows.compare import describe, remarks
-from prunebench.rows.fairness import Fairness, judge, setup_of
+from tests.rows.kit import row_of
 
-
-# ---------------------------------------------------------------------------------------------------- printed cells
-def test_the_papers_contradictions_are_known() -> None:
-    """Cells that contradict others are those of which a row says so, neither more nor fewer."""
-    parts = [part for row in rows.load() for part in row.parts]
-    found = {(c.row, c.what): c for c in check_derived(rows.load())}
-    assert set(found) == {(part.name, what) for part in parts for what in part.misprints}
-    worst = found["fpgm-t1_resnet110_only40_pretrained", "accuracy_drop"]
-    assert worst.printed == -0.0016
-    assert sum(worst.computed) / 2 == pytest.approx(-0.0006)
-    assert "printed as -0.0016, dense accuracy - accuracy gives -0.0006" in str(worst)
-    assert worst.note == "93.68 - 93.74 is -0.06; the paper prints -0.16"
-
-
-def row_of(**values: Any) -> Row:
-    given = {"table": "T", "kind": "own", "convention": "conv_linear", "tolerance": 0.005, "source": "official-repo"}
-    return Row(paper="paper", id="one", **{**given, **values})
-
-
-@pytest.mark.parametrize(
-    ("reported", "printed", "agrees"),
-    [
-        ({"dense_accuracy": 0.922, "accuracy": 0.9109}, {"accuracy_drop": 0.0111}, True),
-        # means rounded on their own may be one unit of the last digit apart
-        ({"dense_accuracy": 0.922, "accuracy": 0.9109}, {"accuracy_drop": 0.0112}, True),
-        ({"dense_accuracy": 0.922, "accuracy": 0.9109}, {"accuracy_drop": 0.0113}, False),
-        ({"dense_macs": 313_000_000, "macs": 206_000_000}, {"macs_removed": 0.342}, True),
-        ({"dense_macs": 313_000_000, "macs": 206_000_000}, {"macs_removed": 0.345}, False),
-        # 1.5e7 stands for anything from 1.45e7 to 1.55e7
-        ({"dense_params": 15_000_000, "params": 5_400_000}, {"params_removed": 0.65}, True),
-        ({"dense_latency_ms": 37.05, "latency_ms": 26.77}, {"latency_removed": 0.277}, True),
-        ({"dense_latency_ms": 37.05, "latency_ms": 26.77}, {"latency_removed": 0.287}, False),
-    ],
-)
-def test_rounding_is_no_contradiction(reported: dict[str, float], printed: dict[str, float], agrees: bool) -> None:
-    assert (check_derived([row_of(reported=reported, printed=printed)]) == []) == agrees
-
-
-# ---------------------------------------------------------------------------------------------------------- compare
 RESULT: dict[str, Any] = {
     "schema": 1,
     "status": "complete",
@@ -241,70 +200,3 @@ def test_a_finished_run_says_what_its_row_says() -> None:
     assert "  MACs: paper 595, ours 600" in others
     assert "difference is given: the run has other settings than the row: seed=1" in refused
     assert "difference -" not in refused
-
-
-# --------------------------------------------------------------------------------------------------------- fairness
-PRETRAIN = Phase(name="pretrain", epochs=4, lr=0.1, pretrain=True)
-TUNE = Phase(name="finetune", epochs=2, lr=0.01, prune=True, active=True)
-
-
-def run_of(*phases: Phase, seed: int = 0, removed: float = 0.5, **changes: Any) -> dict[str, Any]:
-    result = {
-        "schema": 1,
-        "run": {"seed": seed},
-        "dataset": {"settings": {"name": "cifar10", "batch_size": 128, "augment": {"flip": True}}},
-        "model": {"settings": {"name": "resnet20", "width": 16, "pretrained": None}},
-        "cost": {"macs_removed": removed},
-        # a result is JSON, which has no infinity
-        "phases": [
-            {"train_macs": 10.0 * phase.epochs, "settings": {**asdict(phase), "max_stretch": None}} for phase in phases
-        ],
-    }
-    return copy.deepcopy(result) | changes
-
-
-BASE = run_of(PRETRAIN, TUNE)
-SEARCH = Phase(name="search", epochs=3, lr=0.1, active=True)
-
-
-def how_fair(one: dict[str, Any], other: dict[str, Any]) -> Fairness:
-    return judge(setup_of(one), setup_of(other))
-
-
-@pytest.mark.parametrize(
-    ("other", "label"),
-    [
-        (run_of(PRETRAIN, TUNE), "S4.2"),
-        (run_of(PRETRAIN, TUNE, removed=0.7), None),  # another rate
-        (run_of(PRETRAIN, TUNE, dataset={"settings": {"name": "cifar10", "augment": {"flip": False}}}), None),
-        (run_of(PRETRAIN, TUNE, seed=1), "SX-B"),  # another base model, the same epochs and compute
-        (run_of(replace(PRETRAIN, lr=0.2), replace(TUNE, epochs=1)), "S1"),
-        (run_of(replace(PRETRAIN, lr=0.2), TUNE), "SX-B"),
-        (run_of(PRETRAIN, replace(TUNE, epochs=3)), "S2"),
-        (run_of(PRETRAIN, replace(TUNE, lr=0.02)), "S3.1"),
-        (run_of(PRETRAIN, replace(TUNE, batch_size=64)), "S3.1"),
-        # a step schedule that happens to be constant is the same schedule
-        (run_of(PRETRAIN, replace(TUNE, lr_schedule="step", step_epochs=9)), "S4.2"),
-        (run_of(PRETRAIN, SEARCH, TUNE), "S3.2"),
-    ],
-)
-def test_the_strictest_label_that_holds(other: dict[str, Any], label: str | None) -> None:
-    assert how_fair(BASE, other).label == label
-    assert how_fair(other, BASE).label == label
-
-
-def test_pruning_schedules_count_too() -> None:
-    one, other = run_of(PRETRAIN, SEARCH, TUNE), run_of(PRETRAIN, replace(SEARCH, lr=0.2), TUNE)
-    found = how_fair(one, other)
-    assert (found.label, found.fair) == ("S4.1", True)
-    assert found.differences == ("pruning training",)
-
-
-def test_the_same_checkpoint_is_the_same_base() -> None:
-    def with_weights(sha: str) -> dict[str, Any]:
-        return run_of(TUNE, model={"settings": {"name": "r"}, "pretrained": {"source": "net.th", "sha256": sha}})
-
-    assert how_fair(with_weights("a"), with_weights("a")).label == "S4.2"
-    found = how_fair(with_weights("a"), with_weights("b"))
-    assert "S2" not in found.holds
-    assert "base model" in found.differences
