@@ -139,6 +139,6 @@ def test_additions_are_taken_up_and_pass(copy: Path) -> None:
 def test_what_is_broken_is_caught(copy: Path) -> None:
     add("broken", copy)
     kinds = ("forgetful", "branchy", "alias", "wrong")
-    found = outcomes(copy, " or ".join(("declared", "every_net", *kinds)))
+    found = outcomes(copy, " or ".join(("declared", "every_net", *(f"newcomer_{kind}" for kind in kinds))))
     assert found["FAILED"] == CAUGHT
     assert "newcomer_forgetful -> prunebench.methods.newcomer_decay" in lint(copy)
