@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from prunebench.cli import main
 from prunebench.config.groups import conf_folder
 from prunebench.config.identity import run_folder
-from prunebench.run import assemble, runner
+from prunebench.run import runner
 
 SHORT = (
     "latency=false",
@@ -42,7 +42,4 @@ def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     """Run a configuration; its result and its folder."""
     config, text = configure(outputs, *overrides)
     folder = run_folder(config)
-    job, net, _, weights = assemble.build(config, folder)
-    runner.set_threads(config["trainer"]["num_threads"])
-    result = runner.execute(job, net, config=config, config_text=text, weights=weights)
-    return result, folder
+    return runner.execute(config, text, folder), folder

@@ -182,21 +182,16 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")
 
 
-def execute(config: dict[str, Any], text: str, folder: Path) -> dict[str, Any]:
-    """Build the objects of ``config`` and run them."""
+def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any]:
+    """Run ``config`` in a process that is set up for it."""
     from prunebench.run import runtime
 
     runtime.limit_spinning()  # before torch starts its threads
     runtime.tune_allocator()  # before torch takes its first block
 
-    from prunebench.config.settings import trainer_settings
-    from prunebench.run import assemble, runner
-    from prunebench.run.sweep_record import recorded
+    from prunebench.run import runner
 
-    with recorded(config, text, folder):
-        runner.set_threads(trainer_settings(config["trainer"]).num_threads)
-        job, net, _, weights = assemble.build(config, folder)
-    return runner.execute(job, net, config=config, config_text=text, weights=weights)
+    return runner.execute(config, text, folder)
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
-from prunebench.core.method import Method
 from prunebench.core.task import task_of
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
@@ -22,11 +21,18 @@ from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
 
 
-def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method, dict[str, Any] | None]:
-    """The job, the dense net, the method, and what is known about pretrained weights (None without)."""
+def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
+    """The job, and the dense net with fresh or pretrained weights.
+
+    Args:
+        config: resolved.
+        folder: of the run.
+
+    Raises:
+        UserError: a value is refused, files are missing, or groups do not fit each other.
+    """
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    method = named.build("method", config["method"])
     data = named.build("dataset", config["dataset"])
     data.use_channels_last(settings.channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
@@ -39,7 +45,7 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
     job = Job(
         dense=dense,
-        method=method,
+        method=named.build("method", config["method"]),
         data=data,
         task=task_of(data),
         schedule=config["schedule"]["name"],
@@ -55,14 +61,14 @@ def build(config: dict[str, Any], folder: Path) -> tuple[Job, nn.Module, Method,
     net = dense.fresh("init")
     pretrained = config["model"].get("pretrained")
     if not pretrained:
-        return job, net, method, None
+        return job, net
     if any(phase.fresh for phase in phases) and not any(phase.pretrain for phase in phases):
         raise UserError(f"schedule={job.schedule} starts from random weights; leave out model.pretrained")
     cache = Path(config["paths"]["outputs"]) / "weights"
     found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
     job.pretrained = True
-    source = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
-    return job, net, method, source
+    job.pretrained_from = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
+    return job, net
 
 
 def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:

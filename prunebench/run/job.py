@@ -45,7 +45,7 @@ class Job(BareRun):
         method: what acts on the net.
         folder: of the run. ``dense_folder``: of a pretraining phase that other runs may share.
         pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
-            method acts in one, it starts from those weights).
+            method acts in one, it starts from those weights). ``pretrained_from``: what is known about that file.
         ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
         metrics: stage -> what was measured.
         trained: some phase has been.
@@ -58,6 +58,7 @@ class Job(BareRun):
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
     pretrained: bool = False
+    pretrained_from: Mapping[str, Any] | None = None
     ood: Data | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     trained: bool = False

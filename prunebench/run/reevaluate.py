@@ -57,7 +57,7 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     if data is not None:
         config["paths"]["data"] = str(data.expanduser().resolve())
-    job, _, method, _ = assemble.build(config, folder)
+    job, _ = assemble.build(config, folder)
     runner.set_threads(job.settings.num_threads)
     _same_data(result["data"], job)
     net = job.arrange(package.load(folder, trust=True))
@@ -70,7 +70,7 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
         for metric in METRICS.values()
         if metric.rounding is not None and metric.key in metrics
     ]
-    if type(method).cost is Method.cost:
+    if type(job.method).cost is Method.cost:
         found.append(Again("macs", cost["macs"], counted.macs))
     return [*found, Again("params", cost["params"], counted.params)]
 

@@ -1,4 +1,4 @@
-"""From a built job to its result: run the method, measure, write ``result.json``."""
+"""From a resolved configuration to its result: build, run the method, measure, write ``result.json``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
+from prunebench.config.settings import trainer_settings
 from prunebench.core.method import Method
 from prunebench.core.result import FILE
 from prunebench.disk.artifacts import load_correct
@@ -22,6 +24,7 @@ from prunebench.disk.lock import FolderLock
 from prunebench.measure import guarantee, latency
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
+from prunebench.run import assemble
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -32,13 +35,12 @@ TARGET_TOLERANCE = 0.01
 """A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
 
 
-def execute(job: Job, net: nn.Module, *, config: Mapping[str, Any], config_text: str, weights: Any) -> dict[str, Any]:
+def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[str, Any]:
     """Carry out one run.
 
     Args:
-        net: the dense net, with fresh or pretrained weights.
         config: the resolved configuration; ``config_text`` is the same as YAML.
-        weights: what is known about pretrained weights, else None.
+        folder: of the run.
 
     Returns:
         The content of ``result.json``.
@@ -48,13 +50,15 @@ def execute(job: Job, net: nn.Module, *, config: Mapping[str, Any], config_text:
             job of a sweep a result that says so (see :mod:`prunebench.run.sweep_record`).
         Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
     """
-    with recorded(config, config_text, job.folder) as said:
+    with recorded(config, config_text, folder) as said:
+        set_threads(trainer_settings(config["trainer"]).num_threads)
+        job, net = assemble.build(config, folder)
         job.method.check(net, job)
-    with FolderLock(job.folder), log_file(job.folder, said):
-        write_text(job.folder / "config.yaml", config_text)
+    with FolderLock(folder), log_file(folder, said):
+        write_text(folder / "config.yaml", config_text)
         clock = time.perf_counter()
         log.info("%s", describe(job))
-        known = head(config, job.folder)
+        known = head(config, folder)
         try:
             compact, points = _run(job, net)
             result = {**known, **_measurements(job, compact, points, config)}
@@ -65,12 +69,12 @@ def execute(job: Job, net: nn.Module, *, config: Mapping[str, Any], config_text:
             log.error("failed: %s", error)
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
-            write_json(job.folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            write_json(folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
             raise
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
-        if weights is not None:
-            result["model"]["pretrained"] = weights
-        write_json(job.folder / FILE, result)
+        if job.pretrained_from is not None:
+            result["model"]["pretrained"] = job.pretrained_from
+        write_json(folder / FILE, result)
     return result
 
 

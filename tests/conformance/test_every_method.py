@@ -185,7 +185,8 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outputs: Path) -> None:
     schedule = next(schedule for name, schedule in SUPPORTED if name == method)
     config, _ = configure(outputs, *command(method, schedule))
-    job, net, built, _ = assemble.build(config, outputs / "unused")
+    job, net = assemble.build(config, outputs / "unused")
+    built = job.method
     built.check(net, job)
     job.phase = phase = [phase for phase in job.phases if phase.epochs][-1]
     clock = job.clock()
@@ -225,7 +226,8 @@ def test_the_optimiser_holds_what_trains_and_two_steps_move_it(method: str, outp
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unsupported_schedule_is_refused_before_training(method: str, outputs: Path) -> None:
     config, _ = configure(outputs, *SHORT, *NET, f"method={method}", *conformance(method).options)
-    job, net, built, _ = assemble.build(config, outputs / "unused")
+    job, net = assemble.build(config, outputs / "unused")
+    built = job.method
     for schedule in ALL_SCHEDULES - built.schedules:
         job.schedule = schedule
         with pytest.raises(prunebench.errors.UserError, match=f"schedule={schedule} is not supported"):

@@ -46,7 +46,8 @@ def described(build: Any, **settings: Any) -> DenseNet:
 
 def built(outputs: Path, *overrides: str) -> tuple[Job, nn.Module, PruningFromScratch]:
     config, _ = configure(outputs, *METHOD, "schedule=scratch", *overrides)
-    job, net, method, _ = assemble.build(config, outputs / "run")
+    job, net = assemble.build(config, outputs / "run")
+    method = job.method
     assert isinstance(method, PruningFromScratch)
     return job, net, method
 

@@ -96,7 +96,7 @@ def test_the_weight_of_the_kl_follows_the_epochs() -> None:
 def test_weight_decay_is_not_for_random_weights() -> None:
     built, net = trained()
     config, _ = configure(Path("unused"), "schedule=simultaneous", "schedule.phases.train.weight_decay=0.1")
-    job, *_ = assemble.build(config, Path("unused"))
+    job, _ = assemble.build(config, Path("unused"))
     groups = built.param_groups(nn.Sequential(net, nn.BatchNorm1d(2)), job.phases[0])
     decays = {id(p): group.get("weight_decay", 0.1) for group in groups for p in group["params"]}
     assert {decays[id(p)] for p in net.parameters()} == {0.0}

@@ -79,7 +79,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 # ------------------------------------------------------------------------------------------------------- beside a loop
 def built(outputs: Path, method: str, *more: str) -> tuple[Job, nn.Module, Phase]:
     config, _ = configure(outputs, *words(method, *more))
-    job, net, _, _ = assemble.build(config, outputs / "run")
+    job, net = assemble.build(config, outputs / "run")
     return job, net, job.phases[-1]
 
 
@@ -280,7 +280,8 @@ def taylor(**more: Any) -> tuple[str, ...]:
 
 def test_a_criterion_is_prepared_with_data_before_a_cut(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, *taylor(schedule="oneshot"))
-    job, net, method, _ = assemble.build(config, tmp_path / "run")
+    job, net = assemble.build(config, tmp_path / "run")
+    method = job.method
     method.check(net, job)
     job.phase = job.phases[-1]
     before = {name: value.clone() for name, value in net.state_dict().items()}
