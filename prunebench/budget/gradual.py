@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import Fraction, FractionBelowOne, PositiveFloat
+from prunebench.config.ranges import FractionBelowOne, PhaseShare, PositiveFloat
 from prunebench.errors import UserError
 
 
@@ -55,15 +55,15 @@ class CubicRamp(nn.Module):
         *,
         initial: FractionBelowOne,
         final: FractionBelowOne,
-        start: Fraction,
-        end: Fraction,
+        start: PhaseShare,
+        end: PhaseShare,
         every: PositiveFloat,
     ) -> None:
         super().__init__()
         if initial > final:
             raise UserError(f"method.initial_sparsity={initial!r} must not be above method.target_sparsity={final!r}")
         if start >= end:
-            raise UserError(f"method.start={start!r} must be below method.end={end!r}, both are shares of the phase")
+            raise UserError(f"method.start={start!r} must be below method.end={end!r}")
         self.initial, self.final = initial, final
         self.start, self.end, self.every = start, end, every
         self.set_length(1, 1)

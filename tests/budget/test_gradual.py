@@ -78,7 +78,7 @@ def test_the_count_of_steps_is_in_the_checkpoint() -> None:
     ("options", "message"),
     [
         ({"start": 0.5}, r"method\.start=0\.5 must be below method\.end=0\.5"),
-        ({"end": 1.5}, r"end must be a number in \[0, 1\], got 1\.5"),
+        ({"end": 1.5}, r"end must be a number in \[0, 1\] \(a share of the phase\), got 1\.5"),
         ({"every": 0.0}, r"every must be a number above 0, got 0\.0"),
     ],
 )
