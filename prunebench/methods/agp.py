@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, PhaseShare, PositiveFloat
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
 from prunebench.methods.bases import component_gates
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("prunebench")
 
 
+@validated
 class Agp(Method):
     """Zhu and Gupta 2017, "To prune, or not to prune": zero the smallest weights of each layer, more every epoch.
 
@@ -54,11 +57,11 @@ class Agp(Method):
     def __init__(
         self,
         *,
-        target_sparsity: float,
-        initial_sparsity: float = 0.05,
-        start: float = 0.0,
-        end: float = 0.5,
-        every: float = 1,
+        target_sparsity: FractionBelowOne,
+        initial_sparsity: FractionBelowOne = 0.05,
+        start: PhaseShare = 0.0,
+        end: PhaseShare = 0.5,
+        every: PositiveFloat = 1,
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
     ) -> None:
