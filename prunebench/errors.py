@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 INSTALLED = (Path(__file__).resolve().parent / "scripts").is_dir()
@@ -30,13 +30,3 @@ def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:
     """The options that look most like ``word``, as ``'; did you mean fpgm or l1norm?'``, else an empty string."""
     matches = difflib.get_close_matches(word, list(options), n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def one_of(what: str, value: object, allowed: Collection[str]) -> None:
-    """Refuse a word that is not allowed.
-
-    Raises:
-        UserError: ``what`` must be one of ``allowed``, and ``value`` is not.
-    """
-    if value not in allowed:
-        raise UserError(f"{what} must be one of {', '.join(allowed)}, got {value!r}{nearest(str(value), allowed)}")

@@ -11,7 +11,7 @@ from prunebench.errors import UserError
 Scope = Annotated[str, Among(("layer", "global"))]
 Coupling = Annotated[str, Among(("free", "aligned"))]
 Normalisation = Annotated[str, Among(("none", "l2", "max"))]
-Target = Annotated[float, Range(above=0, high=1, meaning="the share of the dense net that stays")]
+TargetShare = Annotated[float, Range(above=0, high=1, meaning="the share of the dense net that stays")]
 
 
 def check_amount(

@@ -44,8 +44,8 @@ class Amount:
     """
 
     prune_ratio: PruneRatio | None = None
-    target_macs: amounts.Target | None = None
-    target_params: amounts.Target | None = None
+    target_macs: amounts.TargetShare | None = None
+    target_params: amounts.TargetShare | None = None
     scope: amounts.Scope = "global"
     min_channels: PositiveInt = 1
     max_layer_ratio: PositiveFraction | None = None

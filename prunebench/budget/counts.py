@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from prunebench.config.arguments import fit, validated
+from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt, Range
 from prunebench.errors import UserError, nearest
 
@@ -46,11 +46,6 @@ def mixed_floor(norm_ratio: float) -> Count:
 COUNTS: Mapping[str, Count] = {"prune_floor": prune_floor, "keep_floor": keep_floor}
 CountName = Annotated[str, Among(COUNTS)]
 PruneRatio = Annotated[float, Range(low=0, below=1, meaning="the share that goes")]
-
-
-def check_ratio(ratio: object, *, where: str = "prune_ratio") -> float:
-    """``ratio`` itself, if it is the share that can go."""
-    return float(fit(ratio, PruneRatio, where))
 
 
 @validated

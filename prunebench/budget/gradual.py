@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import Fraction, FractionBelowOne, PositiveFloat
+from prunebench.config.ranges import FractionBelowOne, PhaseShare, PositiveFloat
 from prunebench.errors import UserError
 
 
@@ -48,8 +48,8 @@ class CubicRamp:
 
     initial: FractionBelowOne
     final: FractionBelowOne
-    start: Fraction
-    end: Fraction
+    start: PhaseShare
+    end: PhaseShare
     every: PositiveFloat
 
     def __post_init__(self) -> None:
@@ -58,9 +58,7 @@ class CubicRamp:
                 f"method.initial_sparsity={self.initial!r} must not be above method.target_sparsity={self.final!r}"
             )
         if self.start >= self.end:
-            raise UserError(
-                f"method.start={self.start!r} must be below method.end={self.end!r}, both are shares of the phase"
-            )
+            raise UserError(f"method.start={self.start!r} must be below method.end={self.end!r}")
 
     def sparsity(self, step: int, num_epochs: int, steps_per_epoch: int) -> float:
         """What is to be zero in optimiser step ``step`` (from 0) of a phase of that length."""

@@ -20,7 +20,7 @@ from prunebench.errors import UserError, nearest
 MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""
 
-Target = TypeVar("Target", bound=Callable[..., Any])
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 _DATA = (str, int, float, list, tuple, Mapping, type(None))
 """What a configuration consists of."""
@@ -79,7 +79,7 @@ def fit(value: Any, hint: Any, where: str) -> Any:
     raise UserError(f"{where} must be {' or '.join(map(_phrase, kinds))}, got {shown}{advice}")
 
 
-def validated(target: Target) -> Target:
+def validated(target: Called) -> Called:
     """A class or function that refuses numbers, texts, lists and tables that do not fit its annotations.
 
     What an object has to be is left to type checkers, as everywhere in Python.

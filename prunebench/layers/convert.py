@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import nn
 
-from prunebench.config.arguments import fit, validated
+from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveInt
 from prunebench.layers.components import Components, Factorised, preserving_rank
 from prunebench.layers.factorised import FactorisedLinear
@@ -15,8 +15,8 @@ from prunebench.layers.factorised_conv import FactorisedConv2d
 from prunebench.layers.gated import Gated
 from prunebench.layers.selected import InputLinear
 
-Init = Annotated[str, Among(("svd", "random"))]
-Rank = Annotated[str, Among(("preserve", "full"))] | PositiveInt
+FactorInit = Annotated[str, Among(("svd", "random"))]
+FactorRank = Annotated[str, Among(("preserve", "full"))] | PositiveInt
 
 
 def is_factored(module: nn.Module) -> bool:
@@ -45,7 +45,7 @@ def candidates(net: nn.Module) -> dict[str, nn.Module]:
 
 
 @validated
-def factorise(module: nn.Module, *, rank: Rank, init: Init) -> Factorised:
+def factorise(module: nn.Module, *, rank: FactorRank, init: FactorInit) -> Factorised:
     """``module`` as two factors.
 
     Args:
@@ -76,12 +76,6 @@ def factorise(module: nn.Module, *, rank: Rank, init: Init) -> Factorised:
     if init == "svd":
         made.load_matrix(module.weight, module.bias)
     return made
-
-
-def check_options(rank: int | str, init: str) -> None:
-    """Refuse unknown options of :func:`factorise`."""
-    fit(init, Init, "method.init")
-    fit(rank, Rank, "method.rank")
 
 
 def _rank(rank: int | str, inputs: int, outputs: int) -> int:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunebench.layers.gaussian_weights import Estimator, GaussianWeights, Scale, Shape
+from prunebench.layers.gaussian_weights import Estimator, GaussianWeights, Shape, SpreadScale
 
 
 class GaussianLinear(GaussianWeights, nn.Linear):
@@ -37,7 +37,7 @@ class GaussianLinear(GaussianWeights, nn.Linear):
         out_features: int,
         *,
         bias: bool = True,
-        scale: Scale = "softplus",
+        scale: SpreadScale = "softplus",
         estimator: Estimator = "lrt",
         shape: Shape = "weight",
         initial: float = -3.0,
@@ -82,7 +82,7 @@ class GaussianConv2d(GaussianWeights, nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        scale: Scale = "softplus",
+        scale: SpreadScale = "softplus",
         estimator: Estimator = "lrt",
         shape: Shape = "weight",
         initial: float = -3.0,

@@ -42,7 +42,7 @@ SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """How ``spread`` becomes a standard deviation: s = ln(1 + e^spread), e^spread, e^(spread/2) kept within a factor e^4 of
 |w|, |w| e^(spread/2) (multiplicative noise), spread itself (of a finished net; 0 = a weight without noise)."""
-Scale = Annotated[str, Among(SCALES)]
+SpreadScale = Annotated[str, Among(SCALES)]
 Estimator = Annotated[str, Among(("lrt", "weight", "flipout", "input"))]
 Shape = Annotated[str, Among(("weight", "unit", "layer"))]
 """What has a spread of its own: each weight, each input unit or channel, the whole layer."""
@@ -74,7 +74,7 @@ class GaussianWeights(Stochastic):
     @validated
     def _add(
         self,
-        scale: Scale,
+        scale: SpreadScale,
         estimator: Estimator,
         shape: Shape,
         initial: float,

@@ -11,6 +11,8 @@ from torch import nn
 
 from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import FractionBelowOne, PhaseShare, PositiveFloat
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
@@ -21,6 +23,7 @@ from prunebench.methods.bases.weight_masks import WeightMasks
 log = logging.getLogger("prunebench")
 
 
+@validated
 class Agp(Method):
     """Zhu and Gupta 2017, "To prune, or not to prune": zero the smallest weights of each layer, more every epoch.
 
@@ -51,11 +54,11 @@ class Agp(Method):
     def __init__(
         self,
         *,
-        target_sparsity: float,
-        initial_sparsity: float = 0.05,
-        start: float = 0.0,
-        end: float = 0.5,
-        every: float = 1,
+        target_sparsity: FractionBelowOne,
+        initial_sparsity: FractionBelowOne = 0.05,
+        start: PhaseShare = 0.0,
+        end: PhaseShare = 0.5,
+        every: PositiveFloat = 1,
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
     ) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import criteria
 from prunebench.budget.gradual import CubicRamp
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import Among, FractionBelowOne, NonNegativeFloat, PhaseShare, PositiveFloat
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
-from prunebench.errors import UserError, nearest
 from prunebench.layers.components import Components
-from prunebench.layers.convert import gated_layers
+from prunebench.layers.convert import FactorInit, FactorRank, gated_layers
 from prunebench.layers.gated import DiagonalGate
 from prunebench.methods.bases import component_gates
 
@@ -26,6 +27,7 @@ log = logging.getLogger("prunebench")
 DIAGONALS = ("norm", "uniform")
 
 
+@validated
 class AgpStructured(Method):
     """The structured AGP baseline of Wang, Wohlwend and Lei 2020: W = Q diag(g) P, the smallest |g_k| go.
 
@@ -57,34 +59,27 @@ class AgpStructured(Method):
     def __init__(
         self,
         *,
-        target_sparsity: float,
-        initial_sparsity: float = 0.05,
-        start: float = 0.0,
-        end: float = 0.5,
-        every: float = 1,
-        diagonal: str = "norm",
-        l1: float = 0.0,
-        gate_lr: float | None = None,
+        target_sparsity: FractionBelowOne,
+        initial_sparsity: FractionBelowOne = 0.05,
+        start: PhaseShare = 0.0,
+        end: PhaseShare = 0.5,
+        every: PositiveFloat = 1,
+        diagonal: Annotated[str, Among(("norm", "uniform"))] = "norm",
+        l1: NonNegativeFloat = 0.0,
+        gate_lr: NonNegativeFloat | None = None,
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
-        plain: str = "factorise",
-        rank: int | str = "preserve",
-        init: str = "svd",
+        plain: component_gates.Plain = "factorise",
+        rank: FactorRank = "preserve",
+        init: FactorInit = "svd",
         merge: bool = True,
     ) -> None:
         super().__init__()
-        if diagonal not in DIAGONALS:
-            hint = nearest(str(diagonal), DIAGONALS)
-            raise UserError(f"method.diagonal must be {' or '.join(DIAGONALS)}, got {diagonal!r}{hint}")
-        for name, value in (("l1", l1), ("gate_lr", gate_lr)):
-            if value is not None and not value >= 0:
-                raise UserError(f"method.{name} must be at least 0, got {value!r}")
         self.ramp = CubicRamp(initial=initial_sparsity, final=target_sparsity, start=start, end=end, every=every)
         self.target_sparsity = target_sparsity
         self.diagonal, self.l1, self.gate_lr = diagonal, l1, gate_lr
         self.layers, self.skip, self.merge = layers, skip, merge
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
-        component_gates.check_options(**self.options)
         self.names: list[str] = []
 
     def check(self, net: nn.Module, run: Run) -> None:

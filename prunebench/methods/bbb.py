@@ -6,27 +6,37 @@ import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget.counts import check_ratio
+from prunebench.budget.amounts import Scope
+from prunebench.budget.counts import PruneRatio
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import (
+    Among,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveInt,
+    Range,
+)
 from prunebench.core.context import Extracted, Run
 from prunebench.criteria.snr import lowest, signal_to_noise
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
-from prunebench.methods.bases.variational import VariationalMethod, number
+from prunebench.methods.bases.variational import VariationalMethod
 
 log = logging.getLogger("prunebench")
-PRIORS = ("mixture", "gaussian", "laplace")
-ESTIMATORS = ("weight", "lrt", "flipout")
-SCOPES = ("global", "layer")
 DEAD = -1.0e4
 """Value of ``spread`` that makes a standard deviation exactly 0 under softplus and exp."""
 
 
+@validated
 class BayesByBackprop(VariationalMethod):
     """Learn N(mean, std^2) for each weight under a prior, std = softplus(spread); prune by |mean| / std at the end.
 
@@ -58,45 +68,33 @@ class BayesByBackprop(VariationalMethod):
     def __init__(
         self,
         *,
-        prior: str,
-        prior_std: float,
-        share: float,
-        log_wide: float,
-        log_narrow: float,
-        spread: float,
-        mean_range: float | None,
+        prior: Annotated[str, Among(("mixture", "gaussian", "laplace"))],
+        prior_std: Annotated[float, Range(low=1e-8)],
+        share: OpenFraction,
+        log_wide: FiniteFloat,
+        log_narrow: FiniteFloat,
+        spread: Annotated[float, Range(low=-100)],
+        mean_range: NonNegativeFloat | None,
         bias: bool,
-        estimator: str,
-        prune_ratio: float,
-        scope: str,
+        estimator: Annotated[str, Among(("weight", "lrt", "flipout"))],
+        prune_ratio: PruneRatio,
+        scope: Scope,
         layers: Sequence[str],
-        kl_weight: float,
-        kl_start: int,
-        kl_warmup: int,
-        num_samples: int | None,
+        kl_weight: NonNegativeFloat,
+        kl_start: NonNegativeInt,
+        kl_warmup: NonNegativeInt,
+        num_samples: PositiveInt | None,
     ) -> None:
         super().__init__(
             layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
         )
-        for name, value, known in (
-            ("prior", prior, PRIORS),
-            ("estimator", estimator, ESTIMATORS),
-            ("scope", scope, SCOPES),
-        ):
-            if value not in known:
-                hint = nearest(str(value), known)
-                raise UserError(f"method.{name} must be one of {', '.join(known)}, got {value!r}{hint}")
-        if not 0 < share < 1:
-            raise UserError(f"method.share must be a fraction in (0, 1), got {share!r}")
         if not log_narrow < log_wide:
-            raise UserError(f"method.log_narrow must be below log_wide, got {log_narrow!r} and {log_wide!r}")
-        if mean_range is not None and not mean_range >= 0:
-            raise UserError(f"method.mean_range must be at least 0 or null, got {mean_range!r}")
-        self.prior, self.prior_std = prior, number("prior_std", prior_std, low=1e-8)
+            raise UserError(f"method.log_narrow={log_narrow!r} must be below method.log_wide={log_wide!r}")
+        self.prior, self.prior_std = prior, float(prior_std)
         self.mixture = {"share": share, "wide": math.exp(log_wide), "narrow": math.exp(log_narrow)}
-        self.spread, self.mean_range = number("spread", spread, low=-100.0), mean_range
+        self.spread, self.mean_range = float(spread), mean_range
         self.bias, self.estimator, self.scope = bias, estimator, scope
-        self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
+        self.prune_ratio = float(prune_ratio)
 
     def swap(self, net: nn.Module) -> nn.Module:
         net = to_gaussian(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import Choice
+from prunebench.config.arguments import validated
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.criteria.compensation import compensated
@@ -22,6 +23,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 
+@validated
 class FilterPruning(ChannelMethod):
     """Score the channels of each layer by a criterion; zero or remove the lowest.
 

@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import NonNegativeFloat, OpenFraction, PhaseShare
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
-from prunebench.errors import UserError
-from prunebench.layers.convert import gated_layers
+from prunebench.layers.convert import FactorInit, FactorRank, gated_layers
 from prunebench.layers.gated import Gated, HardConcreteGate
 from prunebench.methods.bases import component_gates
 
 log = logging.getLogger("prunebench")
 
 
+@validated
 class FlopL0(Method):
     """Wang, Wohlwend and Lei 2020 (FLOP): weights, gates and two multipliers are trained together.
 
@@ -72,31 +74,22 @@ class FlopL0(Method):
     def __init__(
         self,
         *,
-        target_sparsity: float,
+        target_sparsity: OpenFraction,
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
-        plain: str = "factorise",
-        rank: int | str = "preserve",
-        init: str = "svd",
-        drop_rate: float = 0.05,
-        gate_lr: float | None = None,
-        multiplier_lr: float = 1.0,
-        target_warmup: float = 0.5,
+        plain: component_gates.Plain = "factorise",
+        rank: FactorRank = "preserve",
+        init: FactorInit = "svd",
+        drop_rate: OpenFraction = 0.05,
+        gate_lr: NonNegativeFloat | None = None,
+        multiplier_lr: NonNegativeFloat = 1.0,
+        target_warmup: PhaseShare = 0.5,
         merge: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("target_sparsity", target_sparsity), ("drop_rate", drop_rate)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                raise UserError(f"method.{name} must be in (0, 1), got {value!r}")
-        for name, rate in (("gate_lr", gate_lr), ("multiplier_lr", multiplier_lr)):
-            if rate is not None and not rate >= 0:
-                raise UserError(f"method.{name} is a learning rate and must be at least 0, got {rate!r}")
-        if not 0 <= target_warmup <= 1:
-            raise UserError(f"method.target_warmup is a share of the phase, in [0, 1], got {target_warmup!r}")
         self.target_sparsity = target_sparsity
         self.layers, self.skip = layers, skip
         self.options: dict[str, Any] = {"plain": plain, "rank": rank, "init": init}
-        component_gates.check_options(**self.options)
         self.drop_rate = drop_rate
         self.gate_lr, self.multiplier_lr = gate_lr, multiplier_lr
         self.target_warmup = target_warmup

@@ -5,25 +5,28 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import criteria
-from prunebench.budget.counts import check_ratio, step_ratio
+from prunebench.budget.counts import PruneRatio, step_ratio
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, NonNegativeFloat
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import ALL_SCHEDULES, Method, match_layers
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
-VARIANTS = ("global", "layer_std")
 KINDS = {"conv": ("conv", "depthwise", "grouped"), "linear": ("linear",)}
 KINDS["all"] = (*KINDS["conv"], *KINDS["linear"])
 
 
+@validated
 class Magnitude(Method):
     """Zero the weights of smallest absolute value at the cut and keep them zero afterwards.
 
@@ -57,20 +60,15 @@ class Magnitude(Method):
     def __init__(
         self,
         *,
-        prune_ratio: float,
-        variant: str = "global",
-        quality: float = 1.0,
-        kinds: str = "conv",
+        prune_ratio: PruneRatio,
+        variant: Annotated[str, Among(("global", "layer_std"))] = "global",
+        quality: NonNegativeFloat = 1.0,
+        kinds: Annotated[str, Among(KINDS)] = "conv",
         layers: Sequence[str] = ("*",),
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            hint = nearest(str(variant), VARIANTS)
-            raise UserError(f"method.variant must be one of {', '.join(VARIANTS)}, got {variant!r}{hint}")
-        if kinds not in KINDS:
-            raise UserError(f"method.kinds must be one of {', '.join(KINDS)}, got {kinds!r}")
         self.kinds = kinds
-        self.prune_ratio = check_ratio(prune_ratio, where="method.prune_ratio")
+        self.prune_ratio = float(prune_ratio)
         self.variant = variant
         self.quality = quality
         self.layers = layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,22 @@ from torch import Tensor, nn
 from prunebench.budget import Choice
 from prunebench.budget.bisection import ITERATES
 from prunebench.budget.by_gates import choose_by_gates, select_epoch
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import (
+    Among,
+    Fraction,
+    NonNegativeFloat,
+    OpenFraction,
+    PositiveFraction,
+    PositiveInt,
+    Range,
+)
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
-from prunebench.errors import UserError, one_of
+from prunebench.errors import UserError
 from prunebench.methods.bases.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
 from prunebench.methods.bases.search_cost import beside_pretraining
 from prunebench.nets.dense_net import DenseNet
@@ -28,6 +39,7 @@ log = logging.getLogger("prunebench")
 SEARCH = "search"
 
 
+@validated
 class PruningFromScratch(Method):
     """Wang et al., Pruning from Scratch, AAAI 2020; official code frankwang345/pruning-from-scratch, 3102332.
 
@@ -71,32 +83,20 @@ class PruningFromScratch(Method):
     def __init__(
         self,
         *,
-        target_macs: float,
-        widen: float = 1.25,
-        search_epochs: int = 10,
-        search_lr: float = 0.01,
-        search_batch_size: int | None = None,
-        search_epoch_share: float | None = None,
-        density: float = 0.2,
-        balance: float = 0.5,
-        max_iterations: int = 10,
-        tolerance: float = 1e-3,
-        iterate: str = "last",
+        target_macs: OpenFraction,
+        widen: Annotated[float, Range(low=1)] = 1.25,
+        search_epochs: PositiveInt = 10,
+        search_lr: NonNegativeFloat = 0.01,
+        search_batch_size: PositiveInt | None = None,
+        search_epoch_share: PositiveFraction | None = None,
+        density: Fraction = 0.2,
+        balance: NonNegativeFloat = 0.5,
+        max_iterations: PositiveInt = 10,
+        tolerance: NonNegativeFloat = 1e-3,
+        iterate: Annotated[str, Among(ITERATES)] = "last",
         longer: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, fits, allowed in (
-            ("target_macs", target_macs, 0 < target_macs < 1, "in (0, 1)"),
-            ("widen", widen, widen >= 1, "at least 1"),
-            ("search_epochs", search_epochs, search_epochs >= 1, "at least 1"),
-            ("density", density, 0 <= density <= 1, "in [0, 1]"),
-            ("balance", balance, balance >= 0, "at least 0"),
-            ("max_iterations", max_iterations, max_iterations >= 1, "at least 1"),
-            ("tolerance", tolerance, tolerance >= 0, "at least 0"),
-        ):
-            if not fits:
-                raise UserError(f"method.{name} must be {allowed}, got {value}")
-        one_of("method.iterate", iterate, ITERATES)
         self.target_macs, self.widen, self.longer = target_macs, widen, longer
         self.density, self.balance = density, balance
         self.max_iterations, self.tolerance, self.iterate = max_iterations, tolerance, iterate

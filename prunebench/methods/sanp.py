@@ -6,19 +6,28 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import (
+    Among,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PhaseShare,
+    PositiveInt,
+)
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, apart, match_layers
 from prunebench.core.task import Batch, Task
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.layers.gated_conv import gated_layers
-from prunebench.layers.saliency import SaliencyPruning, recorded_decisions
+from prunebench.layers.saliency import Binarize, recorded_decisions
 from prunebench.layers.skipping import SkippingNet
 from prunebench.measure.dynamic import compare_skipping, sample_cost
 from prunebench.measure.latency import compare_samples
@@ -28,12 +37,12 @@ from prunebench.surgery.graph import ChannelGraph
 
 log = logging.getLogger("prunebench")
 
-DISTANCES = ("squared", "abs", "hinge")
 PROJECTIONS = ("*downsample*", "*shortcut*")
 TOLERANCE = 0.02  # how far, as a share of the dense net's MACs, the mean over the test samples may miss the target
 COMPARED_SAMPLES = 256  # test samples on which masks and skipping are compared
 
 
+@validated
 class SelfAdaptive(Method):
     """A saliency-and-pruning module per convolution; net and modules are trained together towards a mean cost.
 
@@ -74,32 +83,18 @@ class SelfAdaptive(Method):
     def __init__(
         self,
         *,
-        target_macs: float,
-        ramp: float = 0.0,
-        cost_weight: float = 5.0,
-        distance: str = "squared",
-        hidden_ratio: int | None = None,
-        threshold: float = 0.5,
-        binarize: str = "straight_through",
+        target_macs: OpenFraction,
+        ramp: PhaseShare = 0.0,
+        cost_weight: NonNegativeFloat = 5.0,
+        distance: Annotated[str, Among(("squared", "abs", "hinge"))] = "squared",
+        hidden_ratio: PositiveInt | None = None,
+        threshold: OpenFraction = 0.5,
+        binarize: Binarize = "straight_through",
         layers: Sequence[str] = ("*",),
         skip: Sequence[str] | None = None,
-        timed_samples: int = 200,
+        timed_samples: NonNegativeInt = 200,
     ) -> None:
         super().__init__()
-        if not 0 < target_macs < 1:
-            raise UserError(f"method.target_macs must be in (0, 1), got {target_macs!r}")
-        if not 0 <= ramp <= 1:
-            raise UserError(f"method.ramp must be a share of the phase in [0, 1], got {ramp!r}")
-        if not cost_weight >= 0:
-            raise UserError(f"method.cost_weight must be at least 0, got {cost_weight!r}")
-        if distance not in DISTANCES:
-            hint = nearest(str(distance), DISTANCES)
-            raise UserError(f"method.distance must be one of {', '.join(DISTANCES)}, got {distance!r}{hint}")
-        if hidden_ratio is not None and hidden_ratio < 1:
-            raise UserError(f"method.hidden_ratio must be at least 1 or null, got {hidden_ratio!r}")
-        if timed_samples < 0:
-            raise UserError(f"method.timed_samples must be at least 0, got {timed_samples!r}")
-        SaliencyPruning(in_channels=1, out_channels=1, threshold=threshold, binarize=binarize)  # checks them
         self.target_macs = target_macs
         self.ramp = ramp
         self.cost_weight = cost_weight

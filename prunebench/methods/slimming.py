@@ -7,7 +7,6 @@ Details from the group's PyTorch port, Eric-mingjie/network-slimming (main.py:12
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -15,8 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget import Choice
+from prunebench.budget import Choice, amounts
 from prunebench.budget.by_scales import Amount, choose_by_scales
+from prunebench.budget.counts import PruneRatio
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import NonNegativeFloat, PositiveFloat, PositiveFraction, PositiveInt
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.core.task import Batch, Task
@@ -28,6 +30,7 @@ from prunebench.surgery.plan import Plan
 log = logging.getLogger("prunebench")
 
 
+@validated
 class Slimming(Method):
     """Train with a penalty on the scales, cut the channels of small scale, fine-tune.
 
@@ -62,23 +65,19 @@ class Slimming(Method):
     def __init__(
         self,
         *,
-        penalty: float,
-        prune_ratio: float | None = None,
-        target_macs: float | None = None,
-        target_params: float | None = None,
-        scope: str = "global",
-        min_channels: int = 1,
-        max_layer_ratio: float | None = None,
-        round_to: int = 1,
+        penalty: NonNegativeFloat,
+        prune_ratio: PruneRatio | None = None,
+        target_macs: amounts.TargetShare | None = None,
+        target_params: amounts.TargetShare | None = None,
+        scope: amounts.Scope = "global",
+        min_channels: PositiveInt = 1,
+        max_layer_ratio: PositiveFraction | None = None,
+        round_to: PositiveInt = 1,
         linear: bool = False,
         skip: Sequence[str] = (),
-        small: float = 0.01,
+        small: PositiveFloat = 0.01,
     ) -> None:
         super().__init__()
-        if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not 0 <= penalty < math.inf:
-            raise UserError(f"method.penalty is the weight of the L1 term and must be a number >= 0, got {penalty!r}")
-        if isinstance(small, bool) or not isinstance(small, int | float) or not 0 < small < math.inf:
-            raise UserError(f"method.small must be a number > 0, got {small!r}")
         self.sizes_given = scope == "layer"
         self.penalty = float(penalty)
         self.linear = linear

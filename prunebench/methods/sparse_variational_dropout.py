@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from prunebench.core.context import Extracted, Run
 from prunebench.layers import kl
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, sparsity, to_gaussian
-from prunebench.methods.bases.variational import VariationalMethod, number
+from prunebench.methods.bases.variational import VariationalMethod
 
 log = logging.getLogger("prunebench")
 
 
+@validated
 class SparseVariationalDropout(VariationalMethod):
     """Learn N(w, s^2) for each weight under a log-uniform prior; weights with log alpha >= threshold are removed.
 
@@ -45,20 +49,19 @@ class SparseVariationalDropout(VariationalMethod):
     def __init__(
         self,
         *,
-        log_sigma2: float,
-        threshold: float,
+        log_sigma2: Annotated[float, Range(low=-100)],
+        threshold: Annotated[float, Range(low=-8)],
         train_clip: bool,
         layers: Sequence[str],
-        kl_weight: float,
-        kl_start: int,
-        kl_warmup: int,
-        num_samples: int | None,
+        kl_weight: NonNegativeFloat,
+        kl_start: NonNegativeInt,
+        kl_warmup: NonNegativeInt,
+        num_samples: PositiveInt | None,
     ) -> None:
         super().__init__(
             layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
         )
-        self.log_sigma2 = number("log_sigma2", log_sigma2, low=-100.0)
-        self.threshold = number("threshold", threshold, low=-8.0)
+        self.log_sigma2, self.threshold = float(log_sigma2), float(threshold)
         self.train_clip = train_clip
 
     def swap(self, net: nn.Module) -> nn.Module:

@@ -8,21 +8,26 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.budget.amounts import Coupling, Scope
+from prunebench.budget.counts import PruneRatio
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import Among, FractionBelowOne, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
 from prunebench.data.splits import stream
-from prunebench.errors import UserError, one_of
+from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.measure.batch_norm import refreshed
-from prunebench.methods.bases.snr_pruning import SnrPruning, read_posterior
+from prunebench.methods.bases.snr_pruning import PrunedUnit, Score, SnrPruning, read_posterior
 
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
@@ -33,6 +38,7 @@ ORIGIN = "prunebench_extension"
 """Marks runs that prune: the paper does not."""
 
 
+@validated
 class SWAG(Method):
     """Collect weights while SGD runs at a constant rate, then predict with samples of their Gaussian.
 
@@ -73,32 +79,27 @@ class SWAG(Method):
     def __init__(
         self,
         *,
-        variant: str = "swag",
-        num_samples: int = 30,
-        rank: int = 20,
-        scale: float | None = None,
-        start: float = 0.0,
-        collect_every: float = 1.0,
-        bn_images: int | None = None,
+        variant: Annotated[str, Among(SCALES)] = "swag",
+        num_samples: PositiveInt = 30,
+        rank: NonNegativeInt = 20,
+        scale: NonNegativeFloat | None = None,
+        start: FractionBelowOne = 0.0,
+        collect_every: Annotated[float, Range(low=1e-6)] = 1.0,
+        bn_images: PositiveInt | None = None,
         posterior: str | None = None,
-        prune_ratio: float = 0.0,
-        score: str = "snr",
-        unit: str = "weight",
-        scope: str = "global",
-        coupling: str = "free",
+        prune_ratio: PruneRatio = 0.0,
+        score: Score = "snr",
+        unit: PrunedUnit = "weight",
+        scope: Scope = "global",
+        coupling: Coupling = "free",
         layers: Sequence[str] = ("*",),
     ) -> None:
         super().__init__()
-        one_of("method.variant", variant, SCALES)
         self.pruning = SnrPruning(
             prune_ratio=prune_ratio, score=score, unit=unit, scope=scope, coupling=coupling, layers=layers
         )
-        _check_number("num_samples", num_samples, whole=True, low=1)
-        _check_number("rank", rank, whole=True, low=2 if variant == "swag" else 0)
-        _check_number("start", start, low=0, below=1)
-        _check_number("collect_every", collect_every, low=1e-6)
-        if scale is not None:
-            _check_number("scale", scale, low=0)
+        if variant == "swag" and rank < 2:
+            raise UserError(f"method.rank must be at least 2 for method.variant=swag, got {rank!r}")
         self.variant, self.rank, self.start, self.collect_every = variant, rank, start, collect_every
         self.num_samples = 1 if variant == "swa" else num_samples
         self.scale = SCALES[variant] if scale is None or variant == "swa" else scale
@@ -224,10 +225,3 @@ class SWAG(Method):
     def _mean(self, net: nn.Module, run: Run) -> nn.Module:
         assert self.posterior is not None
         return self._with_weights(net, self.posterior.mean, run).cpu()
-
-
-def _check_number(name: str, value: object, *, low: float, below: float = math.inf, whole: bool = False) -> None:
-    kind = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < below:
-        what = "a whole number" if whole else "a number"
-        raise UserError(f"method.{name} must be {what} of at least {low:g} and below {below:g}, got {value!r}")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.layers import kl
-from prunebench.layers.gaussian_weights import GaussianWeights
+from prunebench.layers.gaussian_weights import GaussianWeights, Shape
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
 from prunebench.methods.bases.variational import VariationalMethod
 from prunebench.surgery.plan import Plan
 
-NOISES = ("A", "B")
-SHAPES = ("weight", "unit", "layer")
+_Rate = Annotated[float, Range(above=0, high=0.5, meaning="a dropout rate")]
 
 
+@validated
 class VariationalDropout(VariationalMethod):
     """Learn the rate alpha of Gaussian dropout under a log-uniform prior; Kingma, Salimans, Welling 2015.
 
@@ -48,29 +51,22 @@ class VariationalDropout(VariationalMethod):
     def __init__(
         self,
         *,
-        noise: str,
-        shape: str,
-        rate: float,
-        input_rate: float,
+        noise: Annotated[str, Among(("A", "B"))],
+        shape: Shape,
+        rate: _Rate,
+        input_rate: _Rate,
         learn: bool,
         layers: Sequence[str],
-        kl_weight: float,
-        kl_start: int,
-        kl_warmup: int,
-        num_samples: int | None,
+        kl_weight: NonNegativeFloat,
+        kl_start: NonNegativeInt,
+        kl_warmup: NonNegativeInt,
+        num_samples: PositiveInt | None,
     ) -> None:
         super().__init__(
             layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
         )
-        for name, value, known in (("noise", noise, NOISES), ("shape", shape, SHAPES)):
-            if value not in known:
-                hint = nearest(str(value), known)
-                raise UserError(f"method.{name} must be one of {', '.join(known)}, got {value!r}{hint}")
         if noise == "A" and shape == "weight":
             raise UserError("method.noise=A has one rate an input unit or a layer; use method.shape=unit or layer")
-        for name, share in (("rate", rate), ("input_rate", input_rate)):
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 0.5:
-                raise UserError(f"method.{name} must be a dropout rate in (0, 0.5], got {share!r}")
         self.noise, self.shape, self.learn = noise, shape, learn
         self.rate, self.input_rate = rate, input_rate
 

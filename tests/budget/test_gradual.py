@@ -74,7 +74,7 @@ def test_a_step_has_its_sparsity_whatever_was_asked_before() -> None:
     ("options", "message"),
     [
         ({"start": 0.5}, r"method\.start=0\.5 must be below method\.end=0\.5"),
-        ({"end": 1.5}, r"end must be a number in \[0, 1\], got 1\.5"),
+        ({"end": 1.5}, r"end must be a number in \[0, 1\] \(a share of the phase\), got 1\.5"),
         ({"every": 0.0}, r"every must be a number above 0, got 0\.0"),
     ],
 )

@@ -167,9 +167,9 @@ def test_the_l1_penalty() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_sparsity": 1.0}, "initial <= target < 1"),
-        ({"start": 0.8, "end": 0.5}, r"start=0\.8 and end=0\.5"),
-        ({"every": 0}, r"method\.every must be a positive number"),
+        ({"target_sparsity": 1.0}, r"target_sparsity must be a number in \[0, 1\), got 1.0"),
+        ({"start": 0.8, "end": 0.5}, r"method\.start=0\.8 must be below method\.end=0\.5"),
+        ({"every": 0}, "every must be a number above 0, got 0"),
         ({"layers": ["fc"]}, r"method\.layers: 'fc' matches no layer"),
         ({"layers": ["6"]}, "leaves no layer to prune"),
     ],
@@ -180,7 +180,7 @@ def test_mistakes(kind: type[Method], options: dict[str, Any], message: str) -> 
 
 
 def test_a_misspelt_diagonal() -> None:
-    with pytest.raises(UserError, match=r"method\.diagonal must be norm or uniform, got 'norms'; did you mean norm"):
+    with pytest.raises(UserError, match="diagonal must be one of norm, uniform, got 'norms'; did you mean norm"):
         AgpStructured(target_sparsity=0.5, diagonal="norms")
 
 

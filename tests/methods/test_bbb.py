@@ -109,8 +109,8 @@ def test_a_run_prunes_and_samples(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"prior": "mixtures"}, "prior must be one of mixture, gaussian, laplace"),
-        ({"share": 1.0}, r"share must be a fraction in \(0, 1\)"),
-        ({"log_narrow": 1.0}, "log_narrow must be below log_wide"),
+        ({"share": 1.0}, r"share must be a number in \(0, 1\), got 1.0"),
+        ({"log_narrow": 1.0}, "method.log_narrow=1.0 must be below method.log_wide=0.0"),
         ({"prune_ratio": 1.0}, "prune_ratio"),
     ],
 )

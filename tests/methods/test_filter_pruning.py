@@ -305,7 +305,7 @@ class TestChoice:
     [
         (
             {"prune_ratio": 0.5, "layers": "interiro"},
-            r"method.layers must be all or interior or a list.*did you mean interior",
+            r"layers must be one of all, interior or a list.*did you mean interior",
         ),
         ({"prune_ratio": 0.5, "layers": ["layer9.*"]}, "method.layers: 'layer9.*' matches no layer"),
         ({"prune_ratio": 0.5, "skip": ["stem"]}, "method.skip: 'stem' matches no layer"),

@@ -233,14 +233,14 @@ def test_a_resumed_phase_has_its_multipliers_and_its_target() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_sparsity": 0.0}, r"method\.target_sparsity must be in \(0, 1\), got 0.0"),
-        ({"drop_rate": 1}, r"method\.drop_rate must be in \(0, 1\), got 1"),
+        ({"target_sparsity": 0.0}, r"target_sparsity must be a number in \(0, 1\), got 0.0"),
+        ({"drop_rate": 1}, r"drop_rate must be a number in \(0, 1\), got 1"),
         ({"layers": ["fc4"]}, r"method\.layers: 'fc4' matches no layer.*fc"),
         ({"layers": ["fc3"]}, "leaves no layer to prune; the net's linear layers and convolutions are fc1, fc2, fc3"),
-        ({"plain": "input"}, r"method\.plain must be factorise or inputs"),
-        ({"rank": "half"}, r"method\.rank must be preserve or full"),
-        ({"init": "zeros"}, r"method\.init must be one of svd, random"),
-        ({"target_warmup": 1.5}, r"method\.target_warmup is a share of the phase, in \[0, 1\], got 1.5"),
+        ({"plain": "input"}, "plain must be one of factorise, inputs, got 'input'; did you mean inputs"),
+        ({"rank": "half"}, "rank must be one of preserve, full or a whole number of at least 1"),
+        ({"init": "zeros"}, "init must be one of svd, random"),
+        ({"target_warmup": 1.5}, r"target_warmup must be a number in \[0, 1\] \(a share of the phase\), got 1.5"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:

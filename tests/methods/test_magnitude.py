@@ -173,10 +173,10 @@ def test_a_layer_that_loses_everything_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prune_ratio": 1.0}, r"method.prune_ratio .* in \[0, 1\), got 1.0"),
+        ({"prune_ratio": 1.0}, r"prune_ratio must be a number in \[0, 1\) \(the share that goes\), got 1.0"),
         (
             {"prune_ratio": 0.5, "variant": "globl"},
-            "method.variant must be one of global, layer_std.*did you mean global",
+            "variant must be one of global, layer_std.*did you mean global",
         ),
         ({"prune_ratio": 0.5, "layers": ["fc"]}, "method.layers: 'fc' matches no layer"),
         ({"prune_ratio": 0.5, "variant": "layer_std", "quality": -1.0}, "quality must be"),
@@ -210,5 +210,5 @@ def test_the_matrices_of_a_language_model() -> None:
     # the matrices are used once for each of the 5 symbols
     left = run.dense.cost.macs - 5 * (int(0.4 * total) + 1)
     assert method.sparse_macs(sparse, run) == left
-    with pytest.raises(UserError, match=r"method\.kinds must be one of conv, linear, all, got 'rnn'"):
+    with pytest.raises(UserError, match=r"kinds must be one of conv, linear, all, got 'rnn'"):
         Magnitude(prune_ratio=0.5, kinds="rnn")

@@ -248,10 +248,10 @@ def test_an_interrupted_search_ends_with_the_same_gates(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_macs": 1.0}, r"method.target_macs must be in \(0, 1\), got 1.0"),
-        ({"widen": 0.5}, "method.widen must be at least 1"),
-        ({"density": 1.5}, "method.density must be in"),
-        ({"search_epochs": 0}, "method.search_epochs must be at least 1"),
+        ({"target_macs": 1.0}, r"target_macs must be a number in \(0, 1\), got 1.0"),
+        ({"widen": 0.5}, "widen must be a number of at least 1, got 0.5"),
+        ({"density": 1.5}, r"density must be a number in \[0, 1\], got 1.5"),
+        ({"search_epochs": 0}, "search_epochs must be a whole number of at least 1, got 0"),
         ({"iterate": "closet"}, "must be one of last, closest, within_budget, got 'closet'; did you mean"),
     ],
 )

@@ -196,13 +196,13 @@ def _history(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_macs": 1.0}, r"method.target_macs must be in \(0, 1\), got 1.0"),
-        ({"target_macs": 0.5, "ramp": 1.5}, r"method.ramp must be a share of the phase in \[0, 1\], got 1.5"),
-        ({"target_macs": 0.5, "cost_weight": -1}, "method.cost_weight must be at least 0"),
-        ({"target_macs": 0.5, "distance": "square"}, "method.distance must be one of .*squared"),
-        ({"target_macs": 0.5, "hidden_ratio": 0}, "method.hidden_ratio must be at least 1"),
-        ({"target_macs": 0.5, "threshold": 0}, r"threshold must be in \(0, 1\)"),
-        ({"target_macs": 0.5, "timed_samples": -1}, "method.timed_samples must be at least 0"),
+        ({"target_macs": 1.0}, r"target_macs must be a number in \(0, 1\), got 1.0"),
+        ({"target_macs": 0.5, "ramp": 1.5}, r"ramp must be a number in \[0, 1\] \(a share of the phase\), got 1.5"),
+        ({"target_macs": 0.5, "cost_weight": -1}, "cost_weight must be a number of at least 0, got -1"),
+        ({"target_macs": 0.5, "distance": "square"}, "distance must be one of squared, .*did you mean squared"),
+        ({"target_macs": 0.5, "hidden_ratio": 0}, "hidden_ratio must be a whole number of at least 1 or null, got 0"),
+        ({"target_macs": 0.5, "threshold": 0}, r"threshold must be a number in \(0, 1\), got 0"),
+        ({"target_macs": 0.5, "timed_samples": -1}, "timed_samples must be a whole number of at least 0, got -1"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:

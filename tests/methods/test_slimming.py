@@ -176,9 +176,9 @@ def test_a_second_pass_counts_only_what_is_left_and_watches_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"penalty": -1}, "method.penalty"),
-        ({"penalty": "strong"}, "method.penalty"),
-        ({"small": 0}, "method.small"),
+        ({"penalty": -1}, "penalty must be a number of at least 0, got -1"),
+        ({"penalty": "strong"}, "penalty must be a number of at least 0, got .strong"),
+        ({"small": 0}, "small must be a number above 0, got 0"),
         ({"prune_ratio": 1.0}, "prune_ratio"),
     ],
 )

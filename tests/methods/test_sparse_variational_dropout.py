@@ -187,7 +187,7 @@ def test_from_a_trained_net(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1 or null, got 0"),
         ({"kl_warmup": 1.5}, "kl_warmup must be a whole number of at least 0, got 1.5"),
         ({"kl_weight": -1}, "kl_weight must be a number of at least 0, got -1"),
         ({"log_sigma2": "small"}, "log_sigma2 must be a number"),

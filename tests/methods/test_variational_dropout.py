@@ -103,7 +103,7 @@ def test_a_run_keeps_every_weight(noise: str, tmp_path: Path) -> None:
     [
         ({"noise": "C"}, "noise must be one of A, B, got 'C'"),
         ({"noise": "A", "shape": "weight"}, "noise=A has one rate an input unit"),
-        ({"rate": 0.9}, r"rate must be a dropout rate in \(0, 0.5\], got 0.9"),
+        ({"rate": 0.9}, r"rate must be a number in \(0, 0.5\] \(a dropout rate\), got 0.9"),
     ],
 )
 def test_bad_values_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -8,24 +8,27 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import budget
-from prunebench.budget import Choice, Count
+from prunebench.budget import Choice, amounts
+from prunebench.budget.counts import CountName, PruneRatio
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
-SELECTIONS = ("all", "interior")
 PROJECTIONS = ("*downsample*", "*shortcut*")  # 1x1 convolutions on shortcuts, which no paper here prunes on their own
 
 
+@validated
 class ChannelMethod(Method):
     """Score the channels of each layer and remove the lowest at each cut. A method of this kind gives ``scores``.
 
@@ -49,27 +52,24 @@ class ChannelMethod(Method):
     def __init__(
         self,
         *,
-        prune_ratio: float | Mapping[str, float] | None = None,
-        target_macs: float | None = None,
-        target_params: float | None = None,
+        prune_ratio: PruneRatio | Mapping[str, PruneRatio] | None = None,
+        target_macs: amounts.TargetShare | None = None,
+        target_params: amounts.TargetShare | None = None,
         like: str | None = None,
-        layers: str | Sequence[str] = "all",
+        layers: Annotated[str, Among(("all", "interior"))] | Sequence[str] = "all",
         skip: Sequence[str] | None = None,
-        scope: str = "layer",
-        coupling: str = "free",
-        count: str | Count = "prune_floor",
-        normalise: str = "none",
-        min_channels: int = 1,
-        protect: float = 0.0,
-        round_to: int = 1,
+        scope: amounts.Scope = "layer",
+        coupling: amounts.Coupling = "free",
+        count: CountName = "prune_floor",
+        normalise: amounts.Normalisation = "none",
+        min_channels: NonNegativeInt = 1,
+        protect: Fraction = 0.0,
+        round_to: PositiveInt = 1,
         schedules: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if schedules is not None:
             self.schedules = frozenset(schedules)
-        if isinstance(layers, str) and layers not in SELECTIONS:
-            hint = nearest(layers, SELECTIONS)
-            raise UserError(f"method.layers must be {' or '.join(SELECTIONS)} or a list, got {layers!r}{hint}")
         if like is not None and (target_macs is not None or target_params is not None):
             raise UserError(
                 "method.like takes the counts of another run; set method.target_macs and method.target_params to null"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import Among
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import apart, match_layers, split_decay
 from prunebench.errors import UserError
-from prunebench.layers import convert
 from prunebench.layers.components import Components
-from prunebench.layers.convert import by_input, candidates, factorise, gated_layers
+from prunebench.layers.convert import FactorInit, FactorRank, by_input, candidates, factorise, gated_layers
 from prunebench.layers.gated import Gate, Gated
 from prunebench.surgery.replace import replace
 
-PLAIN = ("factorise", "inputs")
+Plain = Annotated[str, Among(("factorise", "inputs"))]
 TOLERANCE = 0.02
 """How far, as a share of the prunable parameters, training may miss the target (train_enwik8.py:345-348)."""
 
@@ -64,24 +65,14 @@ def output_layers(net: nn.Module, example: Tensor, names: Collection[str]) -> li
     return [name for name in names if any(t.untyped_storage().data_ptr() in final for t in made.get(name, ()))]
 
 
-def check_options(*, plain: str, rank: int | str, init: str) -> None:
-    """Refuse unknown options of :func:`install`, by their names in a method's configuration.
-
-    Raises:
-        UserError: an option outside its values.
-    """
-    if plain not in PLAIN:
-        raise UserError(f"method.plain must be {' or '.join(PLAIN)}, got {plain!r}")
-    convert.check_options(rank, init)
-
-
+@validated
 def install(
     net: nn.Module,
     names: Sequence[str],
     *,
-    plain: str,
-    rank: int | str,
-    init: str,
+    plain: Plain,
+    rank: FactorRank,
+    init: FactorInit,
     make_gate: Callable[[Components], Gate] | None,
 ) -> nn.Module:
     """A copy of ``net`` whose layers ``names`` are components with gates; a net that has gates already is returned.
@@ -94,7 +85,6 @@ def install(
     Raises:
         UserError: an option outside its values.
     """
-    check_options(plain=plain, rank=rank, init=init)
     if any(True for _ in gated_layers(net)):
         return net
 

@@ -7,26 +7,32 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunebench import budget
-from prunebench.budget.counts import check_ratio, prune_floor
+from prunebench.budget.amounts import Coupling, Scope
+from prunebench.budget.counts import PruneRatio, prune_floor
+from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
-from prunebench.errors import UserError, one_of
+from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.surgery.shrink import shrink
 
 log = logging.getLogger("prunebench")
-CHOICES = {"score": ("snr", "magnitude"), "unit": ("weight", "channel"), "scope": ("global", "layer")}
+Score = Annotated[str, Among(("snr", "magnitude"))]
+PrunedUnit = Annotated[str, Among(("weight", "channel"))]
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class SnrPruning:
     """Take the weights or filters of smallest ``|mean| / std`` out of a Gaussian, so that every draw has them at 0.
@@ -43,17 +49,12 @@ class SnrPruning:
         UserError: an option outside its values.
     """
 
-    prune_ratio: float
-    score: str
-    unit: str
-    scope: str
-    coupling: str
+    prune_ratio: PruneRatio
+    score: Score
+    unit: PrunedUnit
+    scope: Scope
+    coupling: Coupling
     layers: Sequence[str]
-
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            one_of(f"method.{name}", getattr(self, name), allowed)
-        check_ratio(self.prune_ratio, where="method.prune_ratio")
 
     def chosen(self, run: Run) -> list[str]:
         """The layers to prune; by channels only those whose outputs are read by others.

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
+from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
+from prunebench.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, apart, match_layers
 from prunebench.core.task import Batch, Task
-from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
 from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
@@ -27,6 +28,7 @@ EXACT = 1e-3
 """Largest difference of outputs that float rounding may make when constants move through the whole net."""
 
 
+@validated
 class VariationalMethod(Method):
     """Minimise cross-entropy + KL / N: the mean over the batch, and the sum over all weights by N training samples.
 
@@ -55,21 +57,14 @@ class VariationalMethod(Method):
         self,
         *,
         layers: Sequence[str],
-        kl_weight: float,
-        kl_start: int,
-        kl_warmup: int,
-        num_samples: int | None,
+        kl_weight: NonNegativeFloat,
+        kl_start: NonNegativeInt,
+        kl_warmup: NonNegativeInt,
+        num_samples: PositiveInt | None,
     ) -> None:
         super().__init__()
-        for name, value, low in (
-            ("kl_start", kl_start, 0),
-            ("kl_warmup", kl_warmup, 0),
-            ("num_samples", num_samples, 1),
-        ):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                raise UserError(f"method.{name} must be a whole number of at least {low}, got {value!r}")
         self.layers = layers
-        self.kl_weight = number("kl_weight", kl_weight, low=0.0)
+        self.kl_weight = float(kl_weight)
         self.kl_start, self.kl_warmup = kl_start, kl_warmup
         self.num_samples = num_samples
         self.names: list[str] = []
@@ -153,10 +148,3 @@ class VariationalMethod(Method):
     def _choose(self, net: nn.Module, run: Run) -> None:
         known = [name for name in run.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
         self.names = match_layers(self.layers, known, what="method.layers")
-
-
-def number(name: str, value: object, *, low: float) -> float:
-    """``value`` if it is a number of at least ``low``, else UserError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
-        raise UserError(f"method.{name} must be a number of at least {low:g}, got {value!r}")
-    return float(value)
