@@ -18,8 +18,9 @@ from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
-from prunebench.surgery.steps import Add, Cat, ChannelCount, Mix, Multiply, Opaque, Reshape, Shift, Step
+from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Mix, Multiply, Opaque, Reshape, Shift, Step
 from prunebench.surgery.tracer import DROPOUTS
+from prunebench.surgery.unread import keep_unread
 
 
 def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -55,6 +56,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
                 layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
                 root.set_submodule(name, layer)
     small = fx.GraphModule(root, _Writer(root, graph, shape).write(), class_name=type(net).__name__)
+    keep_unread(small, root, graph.unread)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, modes.get(name.rpartition(".")[0], net.training))
@@ -69,9 +71,13 @@ def _shape(net: nn.Module, graph: ChannelGraph, plan: Plan, parts: list[Slice]) 
         (part, around if _sizes(part) != _sizes(around) else part) for part, around in zip(parts, wide, strict=True)
     ]
     changed = [part for part, around in pairs if part is not around]
-    if all(part.rows and type(net.get_submodule(part.step.module)) in WIDE for part in changed):
+    if all(part.rows and _has_wide_form(part, net) for part in changed):
         return shape, [around for _, around in pairs]
     return plan, parts
+
+
+def _has_wide_form(part: Slice, net: nn.Module) -> bool:
+    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise)
 
 
 def _sizes(part: Slice) -> tuple[int, int | None]:
