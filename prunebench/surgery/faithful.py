@@ -70,9 +70,9 @@ def check_evaluation(net: nn.Module, expected: Sequence[Tensor], record: Record,
 def _compare(net: nn.Module, expected: Sequence[Tensor], found: Sequence[Tensor], mode: str) -> None:
     if _agree(expected, found):
         return
-    hooks = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
+    lost = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
     raise UserError(
-        f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {hooks} lost; "
+        f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {lost} lost; "
         "put it into a module of its own, or use a method that keeps the shapes"
     )
 

@@ -28,6 +28,8 @@ class ChannelGraph:
         traced: the operations and their shapes.
         nodes, steps: each operation as it was traced, and its kind.
         writers: for each step the layers that write its channels, index by index.
+        dense_macs, dense_params: sizes of the dense net. Those of the empty plan can be smaller: it takes the channels
+            that a shortcut pads from who reads them.
         unread: parameters and stored buffers that the forward pass never reads.
         unfollowed: convolutions and linear layers that are no operation of the graph, with the reason.
     """
@@ -45,6 +47,8 @@ class ChannelGraph:
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
         self._sizes = dict(traced.net.named_parameters())
+        self.dense_macs = sum(traced.macs.values())
+        self.dense_params = sum(parameter.numel() for parameter in self._sizes.values())
         self._never = self._never_cut(shared)
         self._reasons: dict[str, str | None] = {}
         traced.net.to("meta")  # only types and shapes are of use from here on
