@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.plan import Plan, check_names
@@ -82,6 +83,14 @@ class ChannelGraph:
         if layer not in self._reasons:
             self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
         return self._reasons[layer]
+
+    def must_stay(self, layers: Collection[str]) -> dict[str, str]:
+        """Which of some layers must stay whole if all of them may lose any channels, with the reason.
+
+        Each of them could be cut alone. Together they write a stream that an operation needs complete, or their product
+        might have no channel left.
+        """
+        return must_stay(self.steps, layers, self._operation)
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that cannot be carried out.
@@ -173,7 +182,7 @@ class ChannelGraph:
             for step in self.steps:
                 live.append(step.live(live, choice))
         except Blocked as blocked:
-            return f"its channels reach {self.operation(blocked.step)}, which needs all of them"
+            return f"its channels reach {self._operation(blocked.step)}, which needs all of them"
         return None
 
     def _choice(self, plan: Plan) -> Choice:
@@ -193,8 +202,7 @@ class ChannelGraph:
                 raise UserError(f"layer '{name}' cannot select inputs: {reason}; leave it out of the plan")
         return Choice(keep, inputs)
 
-    def operation(self, step: Step) -> str:
-        """What a step is, for messages."""
+    def _operation(self, step: Step) -> str:
         if isinstance(step, Output):
             return "the output of the net"
         return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
@@ -207,7 +215,7 @@ class ChannelGraph:
                 "keep at least one"
             )
         return (
-            f"{self.operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
+            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
             "leave that whole or replace the operation"
         )
 

@@ -76,8 +76,9 @@ def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
     for one, other in zip(training.nodes, evaluation.nodes, strict=False):
         same = (one.op, one.name) == (other.op, other.name)
         if not same or (_arguments(one) != _arguments(other) and one.target not in DROPOUTS):
+            longer, shorter = (one, other) if len(training.nodes) > len(evaluation.nodes) else (other, one)
             raise CannotFollow(
-                f"the forward pass depends on self.training{where(other) or where(one)}; put what differs into a "
+                f"the forward pass depends on self.training{where(longer) or where(shorter)}; put what differs into a "
                 "module such as nn.Dropout",
                 max(owner(one), owner(other), key=lambda path: path.count(".") + bool(path)),
             )
