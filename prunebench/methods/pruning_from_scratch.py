@@ -29,6 +29,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
+from prunebench.measure.metrics import ACCURACY
 from prunebench.methods.bases.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
 from prunebench.methods.bases.search_cost import beside_pretraining
 from prunebench.nets.dense_net import DenseNet
@@ -200,7 +201,7 @@ class PruningFromScratch(Method):
     def _choose(self, run: Run) -> Choice:
         graph = run.graph
         layers = list(_gated(graph))
-        accuracies = [row.get("val/accuracy") for row in run.history if row["phase"] == SEARCH]
+        accuracies = [row.get(ACCURACY.logged) for row in run.history if row["phase"] == SEARCH]
         epoch = select_epoch(self.gates, accuracies, self.density)
         gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
 

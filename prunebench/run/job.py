@@ -28,6 +28,7 @@ from prunebench.disk.atomic import read_json
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.measure import cost
+from prunebench.measure.metrics import ACCURACY
 from prunebench.nets import package
 from prunebench.run import measurement
 from prunebench.run.bare import BareRun
@@ -279,7 +280,7 @@ class Job(BareRun):
         if stage not in ("dense", "before_cut", "final") or self._watched:
             return
         self._watched = True
-        validated = [record["val/accuracy"] for record in self.history if "val/accuracy" in record]
+        validated = [record[ACCURACY.logged] for record in self.history if ACCURACY.logged in record]
         text = measurement.chance(metrics, self.data.num_classes, validated[-1] if validated else None)
         if text is not None:
             self.warnings.append(f"the {'final' if stage == 'final' else 'dense'} net {text}")

@@ -22,6 +22,7 @@ from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import write_json, write_rows, write_text
 from prunebench.disk.lock import FolderLock
 from prunebench.measure import guarantee, latency
+from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
 from prunebench.run import assemble
@@ -122,8 +123,7 @@ def _measurements(
     job: Job, compact: nn.Module, points: list[dict[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
-    stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
-    metrics = {stage: job.metrics[stage] for stage in stages if stage in job.metrics}
+    metrics = {stage: job.metrics[stage] for stage in STAGES if stage in job.metrics}
     dense_cost, final_cost = job.dense.cost, job.count(compact)
     final = {**final_cost.to_dict(), **(job.method.cost(compact, job) or {})}
     if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
