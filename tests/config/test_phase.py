@@ -153,7 +153,7 @@ def test_phases_are_tables(broken: Any) -> None:
 
 def test_group_settings_win_over_the_phase() -> None:
     weight, gate = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    groups = [{"params": [weight]}, {"params": [gate], "weight_decay": 0.0, "maximize": True}]
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [gate], "weight_decay": 0.0, "maximize": True}]
     optimizer = build_optimizer(phase(weight_decay=0.1), groups)
     gate.grad = torch.ones(2)
     weight.grad = torch.zeros(2)

@@ -44,8 +44,8 @@ def written(file: Path) -> dict[str, Any]:
 def settings(file: Path, **dataset: int) -> dict[str, Any]:
     """The net's part of a whole configuration."""
     whole = OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(file)})
-    found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True)["model"]
-    return found
+    found: Any = OmegaConf.to_container(whole, resolve=True)
+    return dict(found["model"])
 
 
 def takes(file: Path, **dataset: int) -> bool:

@@ -109,7 +109,7 @@ def test_a_cut_is_the_first_step_of_the_ramp() -> None:
 
 @pytest.mark.parametrize("kind", [Agp, AgpStructured])
 def test_a_resumed_phase_goes_on_along_the_curve(kind: type[Method]) -> None:
-    options = {"end": 1.0, "every": 0.5}  # an update before each step
+    options: Any = {"end": 1.0, "every": 0.5}  # an update before each step
     net, method, bare = start(kind, **options)
     for epoch in range(3):
         train_epoch(net, method, bare.clock().at(2 * epoch))
