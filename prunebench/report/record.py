@@ -210,7 +210,8 @@ def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 def _test_set(result: Mapping[str, Any]) -> str:
     data = untrusted.mapping(result, "data", optional=True)
-    return f"{data.get('name')}:{data.get('num_test')}:{data.get('test_labels_sha256')}"
+    sums = f"{data.get('test_inputs_sha256')}:{data.get('test_labels_sha256')}"
+    return f"{data.get('name')}:{data.get('num_test')}:{sums}"
 
 
 def _checkpoint(result: Mapping[str, Any]) -> str | None:
