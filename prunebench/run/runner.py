@@ -22,6 +22,7 @@ from prunebench.core.result import write_result
 from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
+from prunebench.disk.seal import tensors_sha256, text_sha256
 from prunebench.errors import UserError
 from prunebench.measure import guarantee, latency
 from prunebench.nets import package
@@ -164,6 +165,7 @@ def _measurements(
         **({"points": points} if points else {}),
         "cost": costs,
         "latency": speed,
+        "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
         "not_pruned": job.not_pruned,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +102,20 @@ class _Checkpoint(ModelCheckpoint):
         lit = trainer.lightning_module
         assert isinstance(lit, Lit)
         return lit.method.selectable(lit.net) and super().check_monitor_top_k(trainer, current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # the run's folder may have been moved; Lightning would forget the best score of a checkpoint from elsewhere
+        assert self.dirpath is not None
+        super().load_state_dict(_moved(state_dict, state_dict["dirpath"], str(self.dirpath)))
+
+
+def _moved(state: Any, old: str, new: str) -> Any:
+    """``state`` with the paths below ``old`` as they are below ``new``, keys among them."""
+    if isinstance(state, str):
+        return new + state.removeprefix(old) if state == old or state.startswith(old + os.sep) else state
+    if isinstance(state, dict):
+        return {_moved(key, old, new): _moved(value, old, new) for key, value in state.items()}
+    return state
 
 
 def _checkpoint(
