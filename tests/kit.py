@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from prunebench.cli import main
 from prunebench.config.groups import conf_folder
 from prunebench.config.identity import run_folder
-from prunebench.run import runner
+from prunebench.run import assemble, runner
 
 SHORT = (
     "latency=false",
@@ -41,5 +41,6 @@ def _composed(overrides: tuple[str, ...]) -> Any:
 def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     """Run a configuration; its result and its folder."""
     config, text = configure(outputs, *overrides)
+    config = assemble.identified(config)
     folder = run_folder(config)
     return runner.execute(config, text, folder), folder

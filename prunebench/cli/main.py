@@ -109,6 +109,7 @@ def run(cfg: Any) -> None:
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     recipes.refuse_overruled(cfg, HydraConfig.get().overrides.task)
     config, text = resolve(cfg)
+    config = identified(config)
     folder = run_folder(config)
     if is_complete(folder):
         print(f"already complete: {folder}")
@@ -182,13 +183,20 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")
 
 
-def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any]:
-    """Run ``config`` in a process that is set up for it."""
+def identified(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with what its data are, in a process that is set up to read and to train on them."""
     from prunebench.run import runtime
 
     runtime.limit_spinning()  # before torch starts its threads
     runtime.tune_allocator()  # before torch takes its first block
 
+    from prunebench.run import assemble
+
+    return assemble.identified(config)
+
+
+def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any]:
+    """Run ``config``; ``text`` is the same as YAML."""
     from prunebench.run import runner
 
     return runner.execute(config, text, folder)

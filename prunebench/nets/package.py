@@ -11,7 +11,6 @@ subclass of ``torch.nn.Module`` or a function that is annotated to return one is
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from prunebench.config.named import arguments
-from prunebench.disk.atomic import write_text
+from prunebench.disk.atomic import TEMPORARY, write_bytes, write_text
 from prunebench.errors import UserError
 from prunebench.nets.dense_net import make_net
 from prunebench.nets.weights import read_into, to_bytes
@@ -34,7 +33,8 @@ from prunebench.surgery.plan import Plan
 from prunebench.surgery.rebuild import describe, rebuild
 from prunebench.surgery.shrink import shrink
 
-FOLDER, NET, PLAN, WEIGHTS = "model", "net.yaml", "plan.json", "weights.safetensors"
+FOLDER = "model"
+FILES = NET, PLAN, WEIGHTS = "net.yaml", "plan.json", "weights.safetensors"
 SCHEMA = 1
 
 
@@ -184,14 +184,11 @@ def read_plan(folder: Path | str) -> Plan:
 
 def _write(folder: Path, spec: Spec, plan: Plan, net: nn.Module) -> None:
     """All files into a new folder, which takes the place of the old one once it has been read back."""
-    temporary = folder / f".{FOLDER}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = folder / f".{FOLDER}.{secrets.token_hex(4)}{TEMPORARY}"
     try:
         write_text(temporary / NET, _to_yaml(spec))
         write_text(temporary / PLAN, plan.to_json())
-        with (temporary / WEIGHTS).open("wb") as file:
-            file.write(to_bytes(net))
-            file.flush()
-            os.fsync(file.fileno())
+        write_bytes(temporary / WEIGHTS, to_bytes(net))
         load(temporary, trust=True)  # the target has just built this net
         _replace(folder / FOLDER, temporary)
     finally:
@@ -215,7 +212,7 @@ def _cuts(net: nn.Module, plan: Plan) -> bool:
 
 def _replace(target: Path, new: Path) -> None:
     """Put the folder ``new`` in the place of ``target``; a full folder cannot be renamed over in one step."""
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}.old{TEMPORARY}")
     if target.exists():
         target.rename(old)
     new.rename(target)

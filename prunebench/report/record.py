@@ -53,6 +53,7 @@ class Record:
         settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
         guarantee: how the net was chosen and tested, see :mod:`prunebench.measure.guarantee`.
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
+        net: checksum of the final net, weights and plan; empty in results of older code.
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
@@ -80,6 +81,7 @@ class Record:
     guarantee: Mapping[str, Any]
     settings: Mapping[str, Any]
     test_set: str
+    net: str
     checkpoint: str | None
     machine: str
     facts: Mapping[str, int]
@@ -124,6 +126,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
         guarantee=_guarantee(result),
         settings={sys.intern(key): value for key, value in _settings(result)},
         test_set=_test_set(result),
+        net=str(result.get("net_sha256") or ""),
         checkpoint=_checkpoint(result),
         machine=_machine(result),
         facts={name: pool.add(value) for name, value in facts.items() if value},
@@ -210,7 +213,8 @@ def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 def _test_set(result: Mapping[str, Any]) -> str:
     data = untrusted.mapping(result, "data", optional=True)
-    return f"{data.get('name')}:{data.get('num_test')}:{data.get('test_labels_sha256')}"
+    sums = f"{data.get('test_inputs_sha256')}:{data.get('test_labels_sha256')}"
+    return f"{data.get('name')}:{data.get('num_test')}:{sums}"
 
 
 def _checkpoint(result: Mapping[str, Any]) -> str | None:

@@ -50,7 +50,7 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("Setting"), lambda g: text(g.label)),
         (Column("Schedule"), lambda g: text(g.first.schedule)),
         (Column("Row"), lambda g: text(g.first.row)),
-        (Column("Seeds", numeric=True), lambda g: Cell(str(len(g.records)), len(g.records))),
+        (Column("Seeds", numeric=True), lambda g: Cell(str(len(g.records)), len(g.records), below=g.repeats)),
         *_quality(groups),
         (Column("MACs M", numeric=True, name="macs"), lambda g: millions(g.estimate("final.macs"), "{:.2f}")),
         (
@@ -165,7 +165,7 @@ def ranks(found: Sequence[Family]) -> Table:
             *(text(word) for word in (f.dataset, f.model, f.schedule)),
             Cell(f"{100 * b.low:.1f}", b.low),
             Cell(r.group.first.method, run=r.group.id, below=r.group.label),
-            Cell(str(len(r.group.records)), len(r.group.records)),
+            Cell(str(len(r.group.records)), len(r.group.records), below=r.group.repeats),
             over_seeds(ACCURACY, r.group.estimate(f"final.{ACCURACY.key}")),
             Cell(str(r.place), r.place),
             Cell(str(r.best) if r.best == r.worst else f"{r.best}–{r.worst}", r.best),

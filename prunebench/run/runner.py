@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
@@ -17,10 +18,12 @@ from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
 from prunebench.config.settings import trainer_settings
 from prunebench.core.method import Method
-from prunebench.core.result import FILE
+from prunebench.core.result import write_result
 from prunebench.disk.artifacts import load_correct
-from prunebench.disk.atomic import write_json, write_rows, write_text
+from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
+from prunebench.disk.seal import tensors_sha256, text_sha256
+from prunebench.errors import UserError
 from prunebench.measure import guarantee, latency
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
@@ -56,6 +59,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         job, net = assemble.build(config, folder)
         job.method.check(net, job)
     with FolderLock(folder), log_file(folder, said):
+        sweep(folder)
         write_text(folder / "config.yaml", config_text)
         clock = time.perf_counter()
         log.info("%s", describe(job))
@@ -70,13 +74,13 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             log.error("failed: %s", error)
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
-            write_json(folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            with contextlib.suppress(UserError):  # a full disk; the error itself is raised all the same
+                write_result(folder, {**known, "status": "failed", "error": str(error), "traceback": detail})
             raise
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if job.pretrained_from is not None:
             result["model"]["pretrained"] = job.pretrained_from
-        write_json(folder / FILE, result)
-    return result
+        return write_result(folder, result, files=_files(folder))
 
 
 def describe(job: Job) -> str:
@@ -161,6 +165,7 @@ def _measurements(
         **({"points": points} if points else {}),
         "cost": costs,
         "latency": speed,
+        "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
         "not_pruned": job.not_pruned,
@@ -197,7 +202,13 @@ def _write_files(job: Job, compact: nn.Module) -> None:
     )
     write_rows(job.folder / "metrics.csv", job.history)
     if job.predictions("final").exists():
-        (job.folder / "predictions.npz").write_bytes(job.predictions("final").read_bytes())
+        write_bytes(job.folder / "predictions.npz", job.predictions("final").read_bytes())
+
+
+def _files(folder: Path) -> list[str]:
+    """What belongs to the result beside it."""
+    names = ["config.yaml", "metrics.csv", "predictions.npz", *(f"{package.FOLDER}/{name}" for name in package.FILES)]
+    return [name for name in names if (folder / name).exists()]
 
 
 def set_threads(num_threads: int | None) -> None:

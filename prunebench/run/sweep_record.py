@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.core.result import FILE, is_complete
-from prunebench.disk.atomic import write_json, write_text
+from prunebench.core.result import is_complete, write_result
+from prunebench.disk.atomic import write_text
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.run.logs import held, log_file
@@ -69,4 +69,4 @@ def write_failure(
     found = head(config, folder)
     found["run"] |= {"finished": now(), "seconds": 0.0}
     detail = "".join(traceback.format_exception(error))
-    write_json(folder / FILE, {**found, "error": str(error), "traceback": detail})
+    write_result(folder, {**found, "error": str(error), "traceback": detail})

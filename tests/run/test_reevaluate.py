@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prunebench.core.result import read_result
+from prunebench.core.result import read_result, write_result
 from prunebench.errors import UserError
 from prunebench.run.reevaluate import reevaluate
 from tests.kit import SHORT, run
@@ -59,7 +58,7 @@ def test_other_weights_and_another_number_are_found(
 ) -> None:
     result = read_result(moved)
     result["cost"]["final"]["params"] += 1
-    (moved / "result.json").write_text(json.dumps(result))
+    write_result(moved, result)
     weights = load_file(moved / "model" / "weights.safetensors")
     save_file({name: torch.zeros_like(value) for name, value in weights.items()}, moved / "model/weights.safetensors")
     assert {item.name: item.same for item in reevaluate(moved)} == {
@@ -82,10 +81,10 @@ def test_an_average_is_not_compared_with_one_prediction(tmp_path: Path) -> None:
 
 def test_what_cannot_be_evaluated_says_why(moved: Path, tmp_path: Path, script: ModuleType) -> None:
     result = read_result(moved)
-    (moved / "result.json").write_text(json.dumps({**result, "data": {**result["data"], "num_test": 7}}))
+    write_result(moved, {**result, "data": {**result["data"], "num_test": 7}})
     with pytest.raises(UserError, match="the data are not those of the run: num_test is 360 here and was 7"):
         reevaluate(moved)
-    (moved / "result.json").write_text(json.dumps({**result, "status": "failed"}))
+    write_result(moved, {**result, "status": "failed"})
     with pytest.raises(UserError, match="a failed run without numbers"):
         reevaluate(moved)
     assert script.main([str(tmp_path / "nowhere")]) == 1
