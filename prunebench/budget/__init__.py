@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunebench.budget.choose import Choice, choose, describe
+from prunebench.budget.choose import Choice, choose, counted, describe
 from prunebench.budget.counts import Count, keep_floor, mixed_floor, prune_floor, ratio_table
 from prunebench.budget.units import removal_order
 
@@ -10,6 +10,7 @@ __all__ = [
     "Choice",
     "Count",
     "choose",
+    "counted",
     "describe",
     "keep_floor",
     "mixed_floor",

@@ -6,13 +6,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, Family
-from prunebench.budget.choose import Choice
+from prunebench.budget.choose import Choice, counted
 from prunebench.budget.counts import Floor, PruneRatio, prune_floor
 from prunebench.budget.meet import meet
 from prunebench.budget.units import Unit, removal_order
@@ -155,14 +156,13 @@ def _unit(scale: Scale, values: Tensor, before: Plan, amount: Amount) -> Unit:
     return Unit((scale.name,), tuple(order), ranked, len(dead), floor)
 
 
-def _achieved(plan: Plan, scales: Mapping[str, Scale], graph: ChannelGraph, amount: Amount) -> dict[str, float | None]:
+def _achieved(plan: Plan, scales: Mapping[str, Scale], graph: ChannelGraph, amount: Amount) -> dict[str, Any]:
     kept = sum(len(scale.kept(plan)) for scale in scales.values())
-    macs_kept, params_kept = graph.macs(plan) / graph.macs(Plan()), graph.params(plan) / graph.params(Plan())
-    reached = macs_kept if amount.target_macs is not None else params_kept
-    return {
+    achieved: dict[str, Any] = {
         "channels_kept": kept / sum(scale.width for scale in scales.values()),
-        "macs_kept": macs_kept,
-        "params_kept": params_kept,
         "target": amount.target,
-        "reached": None if amount.target is None else reached,
+        "target_of": None if amount.target is None else "macs" if amount.target_macs is not None else "params",
     }
+    return counted(
+        achieved, macs=graph.macs(plan) / graph.macs(Plan()), params=graph.params(plan) / graph.params(Plan())
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -27,13 +28,13 @@ class Choice:
         plan: the channels that stay, in channels of the dense net; only layers that lose some are in it.
         not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
         achieved: ``channels_kept`` (share, over the scored layers), ``macs_kept`` and ``params_kept`` (share of the
-            dense net), ``target`` (share of MACs or parameters asked for, None with a ratio), ``reached`` (what there
-            is of it), ``seconds`` (spent on choosing).
+            dense net), ``target`` (share of MACs or parameters asked for, None with a ratio), ``target_of`` ("macs" or
+            "params"), ``reached`` (what there is of it), ``seconds`` (spent on choosing).
     """
 
     plan: Plan
     not_pruned: list[dict[str, str]]
-    achieved: dict[str, float | None]
+    achieved: dict[str, Any]
 
 
 @validated
@@ -153,7 +154,7 @@ def describe(
     *,
     target_macs: float | None = None,
     target_params: float | None = None,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
 
     Args:
@@ -165,12 +166,16 @@ def describe(
     dense = Plan(keep={})
     widths = {name: graph.layers[name].out_channels for name in names}
     kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
-    macs_kept = graph.macs(plan) / graph.macs(dense)
-    params_kept = graph.params(plan) / graph.params(dense)
-    return {
+    achieved: dict[str, Any] = {
         "channels_kept": kept / sum(widths.values()),
-        "macs_kept": macs_kept,
-        "params_kept": params_kept,
         "target": target_macs if target_macs is not None else target_params,
-        "reached": macs_kept if target_macs is not None else params_kept if target_params is not None else None,
+        "target_of": "macs" if target_macs is not None else "params" if target_params is not None else None,
     }
+    return counted(achieved, macs=graph.macs(plan) / graph.macs(dense), params=graph.params(plan) / graph.params(dense))
+
+
+def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[str, Any]:
+    """``achieved`` with these sizes of the small net, as shares of the dense one's."""
+    kept = {"macs": macs, "params": params}
+    reached = kept.get(achieved["target_of"])
+    return {**achieved, "macs_kept": macs, "params_kept": params, "reached": reached}

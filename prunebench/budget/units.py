@@ -12,6 +12,7 @@ from torch import Tensor
 from prunebench.budget.counts import Floor
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.joint import must_stay
 from prunebench.surgery.plan import Plan
 
 
@@ -109,9 +110,11 @@ def make_units(
         groups += [(name,) for name in scores if name not in grouped]  # depthwise ones follow: they say why not
     units: list[Unit] = []
     reasons: dict[str, str] = {}
-    for group in groups:
+    alone = [_must_stay_whole(group, graph, fixed) for group in groups]
+    together = must_stay(graph, [name for group, why in zip(groups, alone, strict=True) if not why for name in group])
+    for group, own in zip(groups, alone, strict=True):
         scored = [name for name in group if name in scores]
-        why = _must_stay_whole(group, graph, fixed)
+        why = own or {name: together[name] for name in group if name in together}
         if why:
             culprit, text = next(iter(why.items()))
             shared = f"it shares its channels with {culprit}: {text}"

@@ -172,6 +172,9 @@ class Run(Protocol):
     def cut(self, net: nn.Module, choice: Choice) -> Extracted:
         """``net`` (dense shapes) without the channels that ``choice`` leaves out, compared with the zeroed net."""
 
+    def rehearse(self, net: nn.Module, choice: Choice) -> None:
+        """Try the cut of ``choice`` on ``net`` before anything is trained."""
+
     def prune(self, net: nn.Module, phase: Phase, *, measured: bool = True) -> nn.Module:
         """The cut at the beginning of ``phase``: the method's ``prune``, with the measurements before and after it."""
 

@@ -67,6 +67,24 @@ class Gather(nn.Module):
         return f"{len(self.places)}, axis={self.axis}"
 
 
+class Constant(nn.Module):
+    """A tensor that the net reads and does not store.
+
+    Args:
+        value: follows the net to its device.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone(), persistent=False)
+
+    def forward(self) -> Tensor:
+        """The tensor."""
+        return self.value
+
+
 class ScatterAdd(nn.Module):
     """Sum of two tensors that hold different channels of one stream.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.measure.counter import ROOT, Call, Counter
+from prunebench.surgery.counter import ROOT, Call, Counter, plain_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +71,9 @@ def count(net: nn.Module, example: Tensor, *, samples: int = 1) -> Cost:
     first = next(net.parameters(), None)
     sample = example[:1].detach().to(example.device if first is None else first.device)
     counter = Counter(net, sample)
-    fused_attention = torch.backends.mha.get_fastpath_enabled()  # a fused encoder layer hides its products
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # a forward may draw random numbers (Gaussian weights): the caller's stream must not move
-        with torch.random.fork_rng([sample.device] if sample.is_cuda else []), torch.no_grad(), counter:
-            net(sample)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_attention)
+    # a forward may draw random numbers (Gaussian weights): the caller's stream must not move
+    with torch.random.fork_rng([sample.device] if sample.is_cuda else []), torch.no_grad(), plain_attention(), counter:
+        net(sample)
     rows = _rows(net, counter.calls, samples)
     return Cost(
         macs=sum(row["macs"] for row in rows),

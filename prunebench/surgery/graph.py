@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery.kinds import build
+from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.sets import Bits, full, to_bits
 from prunebench.surgery.steps import Blocked, Choice, Depthwise, Mix, Opaque, Output, PerChannel, Step
 from prunebench.surgery.trace import Traced, trace
+from prunebench.surgery.unread import unfollowed_layers, unread_tensors
 
 __all__ = ["ChannelGraph", "Layer"]
 
@@ -27,6 +28,8 @@ class ChannelGraph:
         traced: the operations and their shapes.
         nodes, steps: each operation as it was traced, and its kind.
         writers: for each step the layers that write its channels, index by index.
+        unread: parameters and stored buffers that the forward pass never reads.
+        unfollowed: convolutions and linear layers that are no operation of the graph, with the reason.
     """
 
     def __init__(self, traced: Traced, steps: Sequence[Step], shared: dict[str, str]) -> None:
@@ -36,6 +39,9 @@ class ChannelGraph:
         surroundings = Surroundings(traced, steps)
         self.layers: dict[str, Layer] = surroundings.layers()
         self.writers = surroundings.writers([name for name, layer in self.layers.items() if layer.kind != "depthwise"])
+        self.unread = unread_tensors(traced)
+        self.unfollowed = unfollowed_layers(traced, (*CONVOLUTIONS, *LINEAR), self.layers, self.unread)
+        self._roots = [step.index for step, node in zip(steps, self.nodes, strict=True) if not node.users]
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
         self._sizes = dict(traced.net.named_parameters())
@@ -94,11 +100,14 @@ class ChannelGraph:
         return live, choice
 
     def needed(self, live: Sequence[Bits]) -> list[bool]:
-        """Which steps still contribute: not the branch that an addition drops, nor what feeds only that."""
+        """Which steps still run: not the branch that an addition drops, nor what feeds only that.
+
+        A layer whose result nobody uses runs as in the dense net.
+        """
         needed = [False] * len(self.steps)
+        for root in self._roots:
+            needed[root] = bool(live[root])
         for step in reversed(self.steps):
-            if isinstance(step, Output):
-                needed[step.index] = True
             if needed[step.index]:
                 for source in step.inputs:
                     needed[source] = needed[source] or bool(live[source])
@@ -120,10 +129,10 @@ class ChannelGraph:
         return total
 
     def params(self, plan: Plan) -> int:
-        """Parameters of the shrunk net."""
+        """Parameters of the shrunk net, those that nothing reads included."""
         live, choice = self.live(plan)
         total = 0
-        whole: set[str] = set()
+        whole = {name for name in self.unread if name in self._sizes}
         for step, needed in zip(self.steps, self.needed(live), strict=True):
             if not needed:
                 continue
@@ -160,7 +169,7 @@ class ChannelGraph:
             for step in self.steps:
                 live.append(step.live(live, choice))
         except Blocked as blocked:
-            return f"its channels reach {self._operation(blocked.step)}, which needs all of them"
+            return f"its channels reach {self.operation(blocked.step)}, which needs all of them"
         return None
 
     def _choice(self, plan: Plan) -> Choice:
@@ -180,7 +189,8 @@ class ChannelGraph:
                 raise UserError(f"layer '{name}' cannot select inputs: {reason}; leave it out of the plan")
         return Choice(keep, inputs)
 
-    def _operation(self, step: Step) -> str:
+    def operation(self, step: Step) -> str:
+        """What a step is, for messages."""
         if isinstance(step, Output):
             return "the output of the net"
         return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
@@ -193,7 +203,7 @@ class ChannelGraph:
                 "keep at least one"
             )
         return (
-            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
+            f"{self.operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
             "leave that whole or replace the operation"
         )
 

@@ -50,9 +50,10 @@ def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
         net: the dense net itself, which knows what it shares.
 
     Returns:
-        The steps, and for each module that is used more than once how so.
+        The steps, and for each module that must be taken as it is why so: it is used more than once, it has hooks, or
+        its forward cannot be followed.
     """
-    shared = _shared(traced.graph, net)
+    shared = {**_shared(traced, net), **traced.leaves}
     context = Context(traced, net, shared)
     for node in traced.graph.nodes:
         context.append(node, _step(context, node) or _opaque(context, node))
@@ -201,10 +202,11 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
 )
 
 
-def _shared(graph: fx.Graph, net: nn.Module) -> dict[str, str]:
-    """Modules with a state that are called twice, have two names, or share a tensor with another module."""
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
+    """Modules with a state that are called twice, have two names, share a tensor with another module, or have
+    hooks."""
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    reads = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
     owners: dict[int, list[str]] = {}
     states: dict[str, list[Tensor]] = {}
     for name in calls:
@@ -213,9 +215,12 @@ def _shared(graph: fx.Graph, net: nn.Module) -> dict[str, str]:
         for tensor in states[name]:
             owners.setdefault(id(tensor), []).append(name)
     for name in reads:
-        owners.setdefault(id(functions.attribute(net, name)), []).append(name)
+        if name not in traced.constants:
+            owners.setdefault(id(functions.attribute(net, name)), []).append(name)
     shared = {name: f"it is called {count} times" for name, count in calls.items() if count > 1 and states[name]}
     for name in calls:
+        if any(module._forward_hooks or module._forward_pre_hooks for module in net.get_submodule(name).modules()):
+            shared.setdefault(name, "it has forward hooks")
         if "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight"):
             shared[name] = "its weight is computed from other parameters"
     for name, tensors in states.items():

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional as F
 
 # elementwise functions; whether they map 0 to 0 is tried out, since some have options
@@ -35,14 +35,6 @@ def name_of(node: fx.Node) -> str:
     if node.op == "call_method":
         return str(node.target).rstrip("_")
     return _NAMES.get(node.target, "") if node.op == "call_function" else ""
-
-
-def is_inplace(node: fx.Node, net: nn.Module) -> bool:
-    """Whether the operation may write into its input."""
-    if node.op == "call_module":
-        return bool(getattr(net.get_submodule(str(node.target)), "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return bool(node.kwargs.get("inplace", False)) or name.endswith("_")
 
 
 def _spellings() -> dict[Any, str]:

@@ -10,17 +10,17 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from prunebench.layers.scatter import Gather, ScatterAdd, Spread
+from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
 from prunebench.layers.wide import WIDE, widened
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.joins import channel_padding, pad_arguments
-from prunebench.surgery.names import is_inplace
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
-from prunebench.surgery.steps import Add, Cat, ChannelCount, Mix, Multiply, Opaque, Reshape, Shift, Step
-from prunebench.surgery.trace import DROPOUTS
+from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Mix, Multiply, Opaque, Reshape, Shift, Step
+from prunebench.surgery.tracer import DROPOUTS
+from prunebench.surgery.unread import keep_unread
 
 
 def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -56,6 +56,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
                 layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
                 root.set_submodule(name, layer)
     small = fx.GraphModule(root, _Writer(root, graph, shape).write(), class_name=type(net).__name__)
+    keep_unread(small, root, graph.unread)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, modes.get(name.rpartition(".")[0], net.training))
@@ -70,9 +71,13 @@ def _shape(net: nn.Module, graph: ChannelGraph, plan: Plan, parts: list[Slice]) 
         (part, around if _sizes(part) != _sizes(around) else part) for part, around in zip(parts, wide, strict=True)
     ]
     changed = [part for part, around in pairs if part is not around]
-    if all(part.rows and type(net.get_submodule(part.step.module)) in WIDE for part in changed):
+    if all(part.rows and _has_wide_form(part, net) for part in changed):
         return shape, [around for _, around in pairs]
     return plan, parts
+
+
+def _has_wide_form(part: Slice, net: nn.Module) -> bool:
+    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise)
 
 
 def _sizes(part: Slice) -> tuple[int, int | None]:
@@ -106,8 +111,10 @@ class _Writer:
         for kind, rule in _RULES.items():
             if isinstance(step, kind):
                 return rule(self, step, node)
-        if node.target in DROPOUTS:
+        if node in self.graph.traced.dropouts:
             return self._dropout(node)
+        if node.op == "get_attr" and str(node.target) in self.graph.traced.constants:
+            return self._constant(node)
         return self._copy(node)
 
     def _value(self, node: fx.Node) -> fx.Node:
@@ -133,11 +140,17 @@ class _Writer:
     def _source(self, step: Step, place: int) -> fx.Node:
         return self.graph.nodes[step.inputs[place]]
 
-    def _alias(self, node: fx.Node, value: fx.Node) -> fx.Node:
-        """The tensor itself where the dense net made a new one: a copy if somebody writes into that."""
-        if any(is_inplace(user, self.root) for user in node.users):
+    def _alias(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """The tensor itself where the dense net made a new one: a copy if somebody writes into either."""
+        value = self._value(source)
+        if self.graph.traced.memory.is_written(node, source):
             return self.new.call_method("clone", (value,))
         return value
+
+    def _constant(self, node: fx.Node) -> fx.Node:
+        """A tensor that is not stored with the net."""
+        path = str(node.target)
+        return self._call(node, "constant", Constant(self.graph.traced.constants[path]))
 
     def _gathered(self, node: fx.Node, source: fx.Node, held: Bits, wanted: Bits, span: int, axis: int) -> fx.Node:
         value = self._value(source)
@@ -164,7 +177,7 @@ class _Writer:
         if sets[0] == sets[1]:
             return self._copy(node)
         if not all(sets):
-            return self._alias(node, self._value(self._source(step, 0 if sets[0] else 1)))
+            return self._alias(node, self._source(step, 0 if sets[0] else 1))
         left, right = (self._value(self._source(step, place)) for place in (0, 1))
         assert step.axis is not None
         places = [positions(part, union, step.span) for part in sets]
@@ -188,10 +201,10 @@ class _Writer:
         return self._copy(node, changed)
 
     def _cat(self, step: Cat, node: fx.Node) -> fx.Node:
-        pieces = [self._value(self.graph.nodes[source]) for source in step.inputs if self.live[source]]
+        pieces = [self.graph.nodes[source] for source in step.inputs if self.live[source]]
         if len(pieces) == 1:
             return self._alias(node, pieces[0])
-        return self.new.call_function(torch.cat, (pieces, step.axis))
+        return self.new.call_function(torch.cat, ([self._value(piece) for piece in pieces], step.axis))
 
     def _shift(self, step: Shift, node: fx.Node) -> fx.Node:
         source = self._source(step, 0)
@@ -203,17 +216,17 @@ class _Writer:
             pads[place : place + 2] = [0, 0]
         if any(pads):
             return self.new.call_function(F.pad, (self._value(source), pads))
-        return self._alias(node, self._value(source))
+        return self._alias(node, source)
 
     def _reshape(self, step: Reshape, node: fx.Node) -> fx.Node:
         source = self._source(step, 0)
         shape = self.graph.traced.values[node].shape
         if len(shape) == 2:
-            return self.new.call_function(torch.flatten, (self._value(source), 1))
+            return self.new.call_function(torch.flatten, (self._alias(node, source), 1))
         if shape == self.graph.traced.values[source].shape:
-            return self._alias(node, self._value(source))
+            return self._alias(node, source)
         width = self.live[step.index].bit_count() * step.span
-        return self.new.call_method("reshape", (self._value(source), -1, width, *shape[2:]))
+        return self.new.call_method("reshape", (self._alias(node, source), -1, width, *shape[2:]))
 
     def _mix(self, step: Mix, node: fx.Node) -> fx.Node:
         if step.complete:

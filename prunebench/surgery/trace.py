@@ -1,165 +1,109 @@
-"""From a net to a graph of operations with the shape that each of them has."""
+"""From a net to a graph of operations with the shape that each of them has: the same function, or an error."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import re
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from prunebench.errors import UserError
+from prunebench.surgery import memory
+from prunebench.surgery.equality import random_inputs
+from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, outputs
+from prunebench.surgery.memory import Memory
+from prunebench.surgery.record import Record, Recorder
+from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
 
-# Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
-DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-}
+__all__ = ["Traced", "describe", "trace", "where"]
 
 _BATCH = 2  # a batch of one would hide a reshape that mixes samples
-_ADVICE = "write the forward pass with operations that do not depend on the data, or use a method that keeps the shapes"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Traced:
-    """A net as a list of operations.
+    """A net as a list of operations. Each writes a tensor of its own: who reads after a write reads the writer.
 
     Attributes:
         graph: of ``torch.fx``, without dead code.
         values: what each node returns: a tensor without data (its shape for two samples), a number, a tuple.
         macs: multiply-accumulates of each node for one sample.
+        memory: which nodes share memory, and which write into it.
+        dropouts: the dropout functions that follow the net's mode.
+        constants: path -> tensor that is read but not stored: made by the forward pass, or no persistent buffer.
+        leaves: path of a module that could not be followed and is one operation -> why.
         net: a copy of the net in evaluation mode.
     """
 
     graph: fx.Graph
-    values: dict[fx.Node, Any]
-    macs: dict[fx.Node, int]
+    values: Mapping[fx.Node, Any]
+    macs: Mapping[fx.Node, int]
+    memory: Memory
+    dropouts: frozenset[fx.Node]
+    constants: Mapping[str, Tensor]
+    leaves: Mapping[str, str] = field(default_factory=dict)
     net: nn.Module
 
 
 def trace(net: nn.Module, example: Tensor) -> Traced:
-    """Follow one input through the net; nothing is computed and the net stays as it is.
+    """Follow one input through the net, which stays as it is, and compare the graph with the net in both modes.
+
+    A module whose forward cannot be followed (it depends on the data or the mode, or switches gradients or autocast) is
+    taken as one operation; what the net's own forward does of the kind is refused.
 
     Args:
         net: takes one tensor.
         example: ``[batch, ...]``; only the shape of one sample, the type and the device matter.
 
     Raises:
-        UserError: the forward pass depends on the data or on the training flag, or fails; names file and line.
+        UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
-    net = copy.deepcopy(net)
-    training, graph = (_symbolic(net.train(mode)) for mode in (True, False))
-    _refuse_modes(training, graph)
-    module = fx.GraphModule(net, graph)
-    graph.eliminate_dead_code()
-    module.recompile()
-    shapes = _Shapes(module)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    sample = fake.from_tensor(example[:1].detach().expand(_BATCH, *example.shape[1:]).clone())
-    with torch.no_grad(), fake, shapes.counter:
-        shapes.run(sample)
-    return Traced(graph, shapes.values, shapes.macs, net)
-
-
-def where(node: fx.Node) -> str:
-    """``" at file:line"`` of the net's code, or an empty string where it is unknown."""
-    places = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    own = [(path, line) for path, line in places if not _is_torch(path)]
-    return f" at {_short(own[-1][0])}:{own[-1][1]}" if own else ""
-
-
-def describe(node: fx.Node, net: nn.Module) -> str:
-    """What a node is, for a message: the class and path of a module, or the name of a function, and the line."""
-    if node.op == "call_module":
-        return f"{type(net.get_submodule(str(node.target))).__name__} '{node.target}'{where(node)}"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"'{name}'{where(node)}"
-
-
-class _Tracer(fx.Tracer):
-    """Keeps torch's own layers whole, also subclasses that inherit their forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.record_stack_traces = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """True for a layer of torch."""
-        return not isinstance(m, nn.Sequential) and type(m).forward.__module__.startswith("torch.nn.")
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Only the input is symbolic; arguments with a default keep it."""
-        name = next(iter(inspect.signature(self.root.forward).parameters), "x")
-        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
-
-
-class _Shapes(fx.Interpreter):
-    """Runs each node on tensors without data and counts."""
-
-    def __init__(self, net: fx.GraphModule) -> None:
-        super().__init__(net)
-        self.values: dict[fx.Node, Any] = {}
-        self.macs: dict[fx.Node, int] = {}
-        self.counter = FlopCounterMode(display=False)
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node and keep its value."""
-        before = self.counter.get_total_flops()
+    leaves: dict[str, str] = {}
+    while True:
         try:
-            value = super().run_node(n)
-        except Exception as error:
-            what = describe(n, self.module)
-            raise UserError(f"the forward pass failed in {what} for {_BATCH} samples: {error}") from error
-        self.values[n] = value
-        self.macs[n] = (self.counter.get_total_flops() - before) // (2 * _BATCH)
-        return value
+            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves)
+        except CannotFollow as problem:
+            if not problem.module:
+                raise UserError(str(problem)) from problem
+            leaves[problem.module] = str(problem)
 
 
-def _symbolic(net: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(net)
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torch(frame.filename)]
-        frames = [frame for frame in frames if frame.filename != __file__]
-        place = f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"cannot follow the channels of {type(net).__name__} through {place}: {reason}; {_ADVICE}"
-        ) from error
+def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
+    differing_weights(net)
+    stored, trained = set(net.state_dict()), copy.deepcopy(net)  # tracing adds what the forward pass makes to the net
+    expected = outputs(copy.deepcopy(net).eval(), inputs)
+    training, graph = symbolic(trained, leaves, training=True), symbolic(net, leaves, training=False)
+    check_modes(training, graph)
+    dropouts = switched_dropouts(training, graph)
+    check_training(trained, training, inputs)
+    record = _run(net.eval(), graph, inputs)
+    check_evaluation(net, expected, record, inputs)
+    memory.settle(graph, record)
+    _drop_unused(graph, record, net)
+    attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    return Traced(
+        graph=graph,
+        values={node: record.values[node] for node in graph.nodes},
+        macs={node: record.macs[node] for node in graph.nodes},
+        memory=Memory(graph, record),
+        dropouts=dropouts,
+        constants={name: attrgetter(name)(net) for name in attributes - stored},
+        leaves=leaves,
+        net=net,
+    )
 
 
-def _refuse_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
-    """The shrunk net has one graph for both modes, so the mode may only switch modules and dropout functions."""
-    pairs = list(zip(training.nodes, evaluation.nodes, strict=False))
-    for one, other in pairs:
-        same = (one.op, one.name) == (other.op, other.name)
-        if same and (one.target in DROPOUTS or str((one.args, one.kwargs)) == str((other.args, other.kwargs))):
-            continue
-        raise UserError(
-            f"the forward pass depends on self.training{where(other) or where(one)}; put what differs into a module "
-            "such as nn.Dropout"
-        )
-    assert len(training.nodes) == len(evaluation.nodes), "the output is the last node, so one list cannot be longer"
+def _run(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> Record:
+    recorder = Recorder(fx.GraphModule(copy.deepcopy(net), graph), inputs)
+    return recorder.record(inputs)
 
 
-def _is_torch(path: str) -> bool:
-    return Path(torch.__file__).parent in Path(path).parents or path.startswith("<")
-
-
-def _short(path: str) -> str:
-    """Relative to the working directory where the file lies below it."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if here in Path(path).parents else path
+def _drop_unused(graph: fx.Graph, record: Record, net: nn.Module) -> None:
+    """Leave out what nobody reads and costs nothing; an unused layer is run and counted, as the net does."""
+    for node in reversed(list(graph.nodes)):
+        has_state = node.op == "call_module" and bool(net.get_submodule(str(node.target)).state_dict())
+        if not node.users and node.op not in ("placeholder", "output") and not has_state and not record.macs[node]:
+            graph.erase_node(node)

@@ -110,9 +110,14 @@ class ChannelMethod(Method):
         graph = run.graph
         if self.like is not None:
             graph.check(_plan_of(self.like))
-        # all options, patterns and targets are tried on made-up scores: nothing that is checked depends on the ranking
-        scores = {name: torch.arange(graph.layers[name].out_channels) for name in self.scored(graph)[0]}
-        keep = self.choose(scores, graph).plan.keep
+        if graph.unread:
+            log.warning("the forward pass never reads %s; they stay, and count on both sides", ", ".join(graph.unread))
+        # all options, patterns and targets, and the cut itself, are tried on made-up scores
+        draws = torch.Generator().manual_seed(0)
+        scores = {name: torch.rand(graph.layers[name].out_channels, generator=draws) for name in self.scored(graph)[0]}
+        choice = self.choose(scores, graph)
+        run.rehearse(net, choice)
+        keep = choice.plan.keep
         counts = [f"{name} {len(kept)}/{graph.layers[name].out_channels}" for name, kept in keep.items()]
         told = list(scores) if self.options["scope"] == "global" else counts  # a threshold decides the numbers later
         log.info("layers to prune: %s", ", ".join(told) or "none")
@@ -137,6 +142,8 @@ class ChannelMethod(Method):
         if reasons and all(reasons.values()):
             name, reason = next(iter(reasons.items()))
             raise UserError(f"the criterion can score none of the layers to prune, for example {name}: {reason}")
+        if isinstance(self.layers, str):
+            reasons |= {name: reason for name, reason in graph.unfollowed.items() if name not in skipped}
         refused = [{"layer": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
         return [name for name, reason in reasons.items() if reason is None], refused
 

@@ -7,15 +7,17 @@ are halved. What has no formula must be known to be free of products, or the cou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from prunebench.errors import UserError
 
@@ -51,7 +53,7 @@ class Counter(TorchDispatchMode):
     """Adds up MACs by the module that runs.
 
     Args:
-        net: gets hooks, so pass a copy.
+        net: gets hooks while the counter is active.
         sample: the tensor that the net will be called with.
 
     Attributes:
@@ -66,15 +68,37 @@ class Counter(TorchDispatchMode):
         self.calls: dict[str, Call] = {}
         self._formulas = _formulas()
         self._stack = [ROOT]
+        self._depth = 0
         self._types = {name or ROOT: type(module).__name__ for name, module in net.named_modules()}
         # memory that depends on the input, and memory that depends on parameters only;
         # all tensors are kept alive, so that no address is used twice
         self._kept: list[Tensor] = [sample, *net.parameters()]
         self._live = {_memory(sample)}
         self._weights = {_memory(parameter) for parameter in net.parameters()}
-        for name, module in net.named_modules():
-            module.register_forward_pre_hook(self._enter(name or ROOT))
-            module.register_forward_hook(self._leave)
+        self._net = net
+        self._hooks: list[RemovableHandle] = []
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates so far."""
+        return sum(call.macs for call in self.calls.values())
+
+    def __enter__(self) -> Self:
+        if not self._hooks:  # torch enters it again while it takes an operation apart
+            for name, module in self._net.named_modules():
+                self._hooks.append(module.register_forward_pre_hook(self._enter(name or ROOT)))
+                self._hooks.append(module.register_forward_hook(self._leave))
+        self._depth += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._depth -= 1
+        if not self._depth:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
 
     def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -173,3 +197,14 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention and encoder layers run operation by operation: a fused kernel hides its products."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -1,0 +1,87 @@
+"""Whether a traced graph computes what the net computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prunebench.errors import UserError
+from prunebench.surgery.equality import difference
+from prunebench.surgery.record import SEED, Record, tensors
+from prunebench.surgery.tracer import describe
+
+_ROUNDING = 1e-4  # share of the outputs: the same operations in the same order
+
+
+def differing_weights(net: nn.Module) -> None:
+    """Move parameters that are all equal, in place: a branch that ends in zeros would hide what was lost in it."""
+    draws = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.is_floating_point() and parameter.numel() and bool(parameter.amin() == parameter.amax()):
+                parameter.add_(torch.rand(parameter.shape, generator=draws).to(parameter) * 0.1 + 0.05)
+
+
+def outputs(net: nn.Module, inputs: Tensor, *, seed: int = SEED) -> list[Tensor]:
+    """The tensors that ``net`` returns, with random numbers from ``seed``; the global stream stays where it is."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        return tensors(net(inputs.clone()))
+
+
+def check_training(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> None:
+    """Compare in training mode.
+
+    Args:
+        net: in evaluation or training mode; it stays as it is.
+        graph: traced in training mode.
+
+    Raises:
+        UserError: they differ, or the net cannot be called.
+    """
+    traced = fx.GraphModule(copy.deepcopy(net), graph).train()
+    original = copy.deepcopy(net).train()
+    try:
+        expected = outputs(original, inputs)
+    except Exception as error:
+        raise UserError(f"the forward pass of {type(net).__name__} fails in training mode: {error}") from error
+    _compare(net, expected, outputs(traced, inputs), "training")
+
+
+def check_evaluation(net: nn.Module, expected: Sequence[Tensor], record: Record, inputs: Tensor) -> None:
+    """Compare in evaluation mode, where nothing may be random.
+
+    Raises:
+        UserError: they differ, or the net's outputs are random; names file and line.
+    """
+    if record.random and not _agree(expected, outputs(copy.deepcopy(net).eval(), inputs, seed=SEED + 1)):
+        raise UserError(
+            f"the outputs of {type(net).__name__} are random in evaluation mode: "
+            f"{describe(record.random[0], net)} draws numbers; let it do so in training only (F.dropout: "
+            "training=self.training)"
+        )
+    _compare(net, expected, tensors(record.output), "evaluation")
+
+
+def _compare(net: nn.Module, expected: Sequence[Tensor], found: Sequence[Tensor], mode: str) -> None:
+    if _agree(expected, found):
+        return
+    hooks = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
+    raise UserError(
+        f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {hooks} lost; "
+        "put it into a module of its own, or use a method that keeps the shapes"
+    )
+
+
+def _hooked(net: Any) -> bool:
+    return bool(net._forward_hooks or net._forward_pre_hooks)
+
+
+def _agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    if len(expected) != len(found):
+        return False
+    return all(difference(*pair).within(_ROUNDING) for pair in zip(expected, found, strict=True))

@@ -1,0 +1,219 @@
+"""The forward pass of a net written down as a list of operations, or why that list would not be the net."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+# Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
+DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+
+_DEVICES = ("cpu", "cuda")
+_ADVICE = (
+    "put what a list of operations cannot hold into a module of its own, which then stays whole, or use a method that "
+    "keeps the shapes"
+)
+
+
+class CannotFollow(Exception):
+    """Something in a forward pass that a list of operations does not hold.
+
+    Attributes:
+        module: path of the innermost module of the user's in whose forward it is; empty for the net's own forward.
+    """
+
+    def __init__(self, text: str, module: str) -> None:
+        super().__init__(text)
+        self.module = module
+
+
+class _Context(Exception):
+    """Operations under a context manager that would be lost."""
+
+
+def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.Graph:
+    """The operations of ``net`` in one mode.
+
+    Args:
+        net: is put into the mode.
+        leaves: paths of modules that are one operation, beside torch's own layers.
+        training: which mode. It is traced with gradients and autocast on in the one and off in the other, so that a
+            block that switches either is seen.
+
+    Raises:
+        CannotFollow: names file and line.
+    """
+    with _switched(training):
+        tracer = _Tracer(leaves)
+        try:
+            return tracer.trace(net.train(training))
+        except Exception as error:
+            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {_first_line(error)}"
+            raise CannotFollow(f"{text}; {_ADVICE}", tracer.failed) from error
+
+
+def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
+    """The shrunk net has one graph for both modes, so the mode may only switch modules and dropout functions.
+
+    Raises:
+        CannotFollow: names file and line.
+    """
+    for one, other in zip(training.nodes, evaluation.nodes, strict=False):
+        same = (one.op, one.name) == (other.op, other.name)
+        if not same or (_arguments(one) != _arguments(other) and one.target not in DROPOUTS):
+            raise CannotFollow(
+                f"the forward pass depends on self.training{where(other) or where(one)}; put what differs into a "
+                "module such as nn.Dropout",
+                max(owner(one), owner(other), key=lambda path: path.count(".") + bool(path)),
+            )
+    assert len(training.nodes) == len(evaluation.nodes), "the output is the last node, so one list cannot be longer"
+
+
+def switched_dropouts(training: fx.Graph, evaluation: fx.Graph) -> frozenset[fx.Node]:
+    """The dropout functions of the second graph that follow the net's mode."""
+    pairs = zip(training.nodes, evaluation.nodes, strict=True)
+    return frozenset(b for a, b in pairs if a.target in DROPOUTS and _arguments(a) != _arguments(b))
+
+
+def where(node: fx.Node) -> str:
+    """``" at file:line"`` of the net's code, or an empty string where it is unknown."""
+    places = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+    own = [(path, line) for path, line in places if not _is_torch(path)]
+    return f" at {_short(own[-1][0])}:{own[-1][1]}" if own else ""
+
+
+def describe(node: fx.Node, net: nn.Module) -> str:
+    """What a node is, for a message: the class and path of a module, or the name of a function, and the line."""
+    if node.op == "call_module":
+        return f"{type(net.get_submodule(str(node.target))).__name__} '{node.target}'{where(node)}"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return f"'{name}'{where(node)}"
+
+
+def owner(node: fx.Node) -> str:
+    """Path of the module whose forward has this operation, empty for the net itself."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    if node.op == "call_module" and paths and paths[-1] == node.target:
+        paths.pop()
+    return paths[-1] if paths else ""
+
+
+class _Proxy(fx.Proxy):
+    """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``."""
+
+
+def _written(name: str) -> Callable[[Any, Any], Any]:
+    function = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _written(_name))
+
+
+class _Tracer(fx.Tracer):
+    """Keeps torch's own layers whole, also subclasses that inherit their forward, and the named modules.
+
+    Attributes:
+        failed: path of the innermost module that was followed when an exception came.
+    """
+
+    def __init__(self, leaves: Collection[str]) -> None:
+        super().__init__()
+        self.record_stack_traces = True
+        self.proxy_buffer_attributes = True
+        self.failed = ""
+        self._leaves = leaves
+        self._modes = _modes()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """True for a layer of torch."""
+        own = not isinstance(m, nn.Sequential) and type(m).forward.__module__.startswith("torch.nn.")
+        return own or module_qualified_name in self._leaves
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """As torch's, and notes where it fails."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            path = self.path_of_module(m)
+            if not self.failed and not self.is_leaf_module(m, path):
+                self.failed = path
+            raise
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """As torch's, outside of context managers that the list of operations would lose."""
+        if _modes() != self._modes:
+            raise _Context("it runs under a block that switches gradients, autocast or inference mode")
+        return super().create_node(*args, **kwargs)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """One that records what is written in place."""
+        return _Proxy(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Only the input is symbolic; arguments with a default keep it."""
+        name = next(iter(inspect.signature(self.root.forward).parameters), "x")
+        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
+
+
+def _modes() -> tuple[bool, ...]:
+    autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
+
+
+@contextmanager
+def _switched(on: bool) -> Iterator[None]:
+    """Gradients and autocast on or off."""
+    before = [torch.is_autocast_enabled(device) for device in _DEVICES]
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(on):
+            for device in _DEVICES:
+                torch.set_autocast_enabled(device, on)
+            yield
+    finally:
+        for device, was_on in zip(_DEVICES, before, strict=True):
+            torch.set_autocast_enabled(device, was_on)
+
+
+def _arguments(node: fx.Node) -> str:
+    return str((node.args, node.kwargs))
+
+
+def _place(error: BaseException) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torch(frame.filename)]
+    frames = [frame for frame in frames if frame.filename != __file__]
+    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _is_torch(path: str) -> bool:
+    return Path(torch.__file__).parent in Path(path).parents or path.startswith("<")
+
+
+def _short(path: str) -> str:
+    """Relative to the working directory where the file lies below it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if here in Path(path).parents else path

@@ -1,0 +1,128 @@
+"""What must hold for any net and any plan."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prunebench import budget
+from prunebench.budget import Choice
+from prunebench.errors import UserError
+from prunebench.measure import cost
+from prunebench.nets.weights import read_into, to_bytes
+from prunebench.surgery.equality import difference, same
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.resize import slices
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import restore, zero
+from tests.surgery.random_nets import SIZE, random_net
+
+REFUSED = "in-place operation"
+EXACT = 1e-8  # in float64, relative
+
+
+def check(seed: int, folder: Path) -> bool:
+    """Draw a net and plans from ``seed`` and try them; False if the net was refused by line."""
+    net, x = random_net(seed), torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    try:
+        graph = ChannelGraph.trace(net, x)
+    except UserError as error:
+        assert REFUSED in str(error), error
+        assert "random_nets.py:" in str(error)
+        return False
+    rng = random.Random(seed)
+    _check_plan(net, graph, Plan(), x, folder)
+    assert cost.count(net, x).macs == graph.macs(Plan())
+    for coupling in ("free", "aligned"):
+        choice = draw(graph, rng, coupling)
+        _check_plan(net, graph, choice.plan, x, folder)
+    return True
+
+
+def draw(graph: ChannelGraph, rng: random.Random, coupling: str) -> Choice:
+    """A choice on random scores, in which every layer that was asked is cut, or listed with a reason."""
+    draws = torch.Generator().manual_seed(rng.randrange(2**31))
+    asked = [name for name, layer in graph.layers.items() if not layer.is_output]
+    scores = {name: torch.rand(graph.layers[name].out_channels, generator=draws) for name in asked}
+    ratio, scope = rng.choice((0.3, 0.5, 0.8)), rng.choice(("layer", "global"))
+    choice = budget.choose(scores, graph, prune_ratio=ratio, coupling=coupling, scope=scope)
+    listed = {entry["layer"]: entry["reason"] for entry in choice.not_pruned}
+    assert all(listed.values())
+    assert {*choice.plan.keep, *listed} >= set(asked)
+    return choice
+
+
+def _check_plan(net: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor, folder: Path) -> None:
+    small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
+    same(zeroed, small, x, _run)
+    counted = cost.count(small, x)
+    assert (graph.macs(plan), graph.params(plan)) == (counted.macs, counted.params)
+    assert set(small.state_dict()) <= set(net.state_dict())
+    assert all(name in small.state_dict() for name in graph.unread)
+    same(small, restore(net, graph, plan, small), x, _run)
+    same(small, copy.deepcopy(small), x, _run)
+    _check_loading(small, net, plan, x, folder)
+    _check_training(zeroed, small, x)
+    _check_gradients(zeroed, small, graph, plan, x)
+
+
+def _run(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x.clone())  # type: ignore[no-any-return]
+
+
+def _check_loading(small: nn.Module, net: nn.Module, plan: Plan, x: Tensor, folder: Path) -> None:
+    """A net of other weights, cut by the same plan, takes the stored tensors."""
+    (folder / "weights").write_bytes(to_bytes(small))
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    loaded = shrink(other, ChannelGraph.trace(other, x[:1]), plan)
+    read_into(loaded, folder / "weights")
+    assert difference(_run(small, x), _run(loaded, x)).largest == 0.0
+
+
+def _check_training(zeroed: nn.Module, small: nn.Module, x: Tensor) -> None:
+    """Batch statistics included; where dropout draws, the nets cannot be compared."""
+    one, other = (copy.deepcopy(net).double().train() for net in (zeroed, small))
+    if _draws(one, x.double()):
+        return
+    assert difference(_run(one, x.double()), _run(other, x.double())).within(EXACT)
+    assert difference(_run(one.eval(), x.double()), _run(other.eval(), x.double())).within(EXACT)
+
+
+def _draws(net: nn.Module, x: Tensor) -> bool:
+    before = torch.get_rng_state()
+    _run(copy.deepcopy(net), x)
+    return not torch.equal(before, torch.get_rng_state())
+
+
+def _check_gradients(zeroed: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor) -> None:
+    """Those of the live weights."""
+    one, other = (copy.deepcopy(net).double() for net in (zeroed, small))
+    try:
+        _run(one, x.double()).square().sum().backward()
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+        return  # the dense net cannot be trained
+    _run(other, x.double()).square().sum().backward()
+    for part in slices(graph, plan):
+        if not part.rows:
+            continue
+        wide, narrow = (net.get_submodule(part.step.module) for net in (one, other))
+        found = dict(narrow.named_parameters(recurse=False))
+        for name, parameter in wide.named_parameters(recurse=False):
+            expected, got = parameter.grad, found[name].grad
+            if expected is None or got is None:
+                assert expected is None or not expected.any()
+                assert got is None or not got.any()
+                continue
+            expected = expected if not expected.dim() else expected[part.rows]
+            if part.columns is not None and expected.dim() > 1:
+                expected = expected[:, part.columns]
+            assert difference(expected, got).within(EXACT) or difference(expected, got).largest < 1e-12
