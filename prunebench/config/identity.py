@@ -91,7 +91,7 @@ def dense_folder(config: Mapping[str, Any], phase: Mapping[str, Any]) -> Path:
     whole = identity(config)
     shared = {key: whole[key] for key in ("dataset", "model", "trainer")}
     # the recipes of other phases do not matter to this one
-    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key != "epochs"}
+    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key not in ("epochs", "recipe")}
     label = f"{slug(config['model']['name'])}-{slug(config['dataset']['name'])}"
     outputs = Path(config["paths"]["outputs"])
     return outputs / "dense" / label / digest({**shared, "phase": dict(phase)}) / f"seed_{config['seed']}"
