@@ -27,7 +27,8 @@ import rich.table  # noqa: E402
 import rich.text  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from prunebench.cli.main import identified, resolve  # noqa: E402
+from prunebench.cli.main import identified  # noqa: E402
+from prunebench.cli.resolve import resolve  # noqa: E402
 from prunebench.errors import UserError, nearest  # noqa: E402
 from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402

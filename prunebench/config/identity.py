@@ -95,7 +95,7 @@ def dense_folder(config: Mapping[str, Any], phase: Mapping[str, Any]) -> Path:
     shared["data"] = (whole.get("data") or {}).get("dataset")
     shared["sources"] = _sources([shared["dataset"], shared["model"]]) or None
     # the recipes of other phases do not matter to this one
-    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key != "epochs"}
+    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key not in ("epochs", "recipe")}
     label = f"{slug(config['model']['name'])}-{slug(config['dataset']['name'])}"
     outputs = Path(config["paths"]["outputs"])
     return outputs / "dense" / label / digest({**shared, "phase": dict(phase)}) / f"seed_{config['seed']}"

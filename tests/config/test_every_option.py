@@ -31,8 +31,9 @@ def files(group: str) -> list[Path]:
 
 
 def alone(file: Path) -> dict[str, Any]:
-    """A file that needs nothing but a data set."""
-    whole = OmegaConf.create({"dataset": FACTS, "own": OmegaConf.load(file)})
+    """A file that needs nothing but a data set; the one that it names for those who choose none is left out."""
+    own: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    whole = OmegaConf.create({"dataset": FACTS, "own": {key: own[key] for key in own if key != "defaults"}})
     resolved: Any = OmegaConf.to_container(whole, resolve=True)
     return dict(resolved["own"])
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from prunebench.cli.main import identified, resolve
+from prunebench.cli.main import identified
+from prunebench.cli.resolve import resolve
 from prunebench.disk.atomic import write_json
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError

@@ -156,9 +156,7 @@ class _Drawer:
         width = width or self.rng.choice(WIDTHS)
         groups = 2 if num_in % 2 == 0 and width % 2 == 0 and self.rng.random() < 0.1 else 1
         kernel = self.rng.choice((1, 3))
-        layer = nn.Conv2d(
-            num_in, width, kernel, stride, kernel // 2, groups=groups, bias=self.rng.random() < 0.5
-        )
+        layer = nn.Conv2d(num_in, width, kernel, stride, kernel // 2, groups=groups, bias=self.rng.random() < 0.5)
         return self.call(place, layer, (width, -(-size // stride)))
 
     def step(self) -> None:
@@ -208,7 +206,7 @@ class _Drawer:
 
     def partner(self, place: int) -> int:
         """Another tensor of the same shape, drawn or made."""
-        others = [p for p, shape in enumerate(self.shapes) if shape == self.shapes[place] and 0 < p]
+        others = [p for p, shape in enumerate(self.shapes) if shape == self.shapes[place] and p > 0]
         if self.rng.random() < 0.5:
             return self.rng.choice(others)
         width, size = self.shapes[place]
