@@ -12,7 +12,9 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
+from prunebench.core.method import Method
 from prunebench.core.task import task_of
+from prunebench.data.base import Data
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
@@ -21,31 +23,32 @@ from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
 
 
-def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
+def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tuple[Job, nn.Module]:
     """The job, and the dense net with fresh or pretrained weights.
 
     Args:
         config: resolved.
         folder: of the run.
+        trust: call whatever the configuration names, see :func:`prunebench.config.named.build`.
 
     Raises:
-        UserError: a value is refused, files are missing, or groups do not fit each other.
+        UserError: a target is not trusted, a value is refused, files are missing, or groups do not fit each other.
     """
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    data = named.build("dataset", config["dataset"])
+    data = named.build("dataset", config["dataset"], expects=Data, trust=trust)
     data.use_channels_last(settings.channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     seed = config["seed"]
 
     def fresh(settings: Mapping[str, Any], purpose: str) -> nn.Module:
         seed_from(seed, purpose)
-        return make_net(settings)
+        return make_net(settings, trust=trust)
 
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
     job = Job(
         dense=dense,
-        method=named.build("method", config["method"]),
+        method=named.build("method", config["method"], expects=Method, trust=trust),
         data=data,
         task=task_of(data),
         schedule=config["schedule"]["name"],
@@ -54,7 +57,7 @@ def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
         folder=folder,
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
-        ood=make_ood(config, settings.channels_last),
+        ood=make_ood(config, settings.channels_last, trust=trust),
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
@@ -71,7 +74,7 @@ def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
     return job, net
 
 
-def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:
+def make_ood(config: Mapping[str, Any], channels_last: bool, *, trust: bool = True) -> ImageData | None:
     """The foreign pictures of the config group ``ood``, None without.
 
     Raises:
@@ -89,7 +92,7 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
             f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
             "use ood=noise or a set of that shape"
         )
-    data: ImageData = named.build("ood", settings)
+    data: ImageData = named.build("ood", settings, expects=ImageData, trust=trust)
     data.use_channels_last(channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data

@@ -111,6 +111,7 @@ class _Shapes(fx.Interpreter):
 
     def __init__(self, net: fx.GraphModule) -> None:
         super().__init__(net)
+        self.extra_traceback = False  # it would turn a sentence into a page
         self.values: dict[fx.Node, Any] = {}
         self.macs: dict[fx.Node, int] = {}
         self.counter = FlopCounterMode(display=False)
@@ -121,8 +122,8 @@ class _Shapes(fx.Interpreter):
         try:
             value = super().run_node(n)
         except Exception as error:
-            what = describe(n, self.module)
-            raise UserError(f"the forward pass failed in {what} for {_BATCH} samples: {error}") from error
+            what, reason = describe(n, self.module), str(error).partition("\n")[0]
+            raise UserError(f"the forward pass failed in {what} for {_BATCH} samples: {reason}") from error
         self.values[n] = value
         self.macs[n] = (self.counter.get_total_flops() - before) // (2 * _BATCH)
         return value
