@@ -12,6 +12,7 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
+from prunebench.core.method import Method
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
 from prunebench.data.loaders import ImageData
@@ -41,38 +42,39 @@ def facts_of(data: Data, ood: Data | None) -> dict[str, Any]:
     return {group: plain(item.fingerprint()) for group, item in found.items()}
 
 
-def load_data(config: Mapping[str, Any]) -> Data:
+def load_data(config: Mapping[str, Any], *, trust: bool = True) -> Data:
     """The data set, read and checked."""
-    data: Data = named.build("dataset", config["dataset"])
+    data: Data = named.build("dataset", config["dataset"], expects=Data, trust=trust)
     data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data
 
 
-def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
+def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tuple[Job, nn.Module]:
     """The job, and the dense net with fresh or pretrained weights.
 
     Args:
         config: resolved; the shared dense net depends on the data that are found now, whatever ``data`` says.
         folder: of the run.
+        trust: call whatever the configuration names, see :func:`prunebench.config.named.build`.
 
     Raises:
-        UserError: a value is refused, files are missing, or groups do not fit each other.
+        UserError: a target is not trusted, a value is refused, files are missing, or groups do not fit each other.
     """
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    data, ood = load_data(config), make_ood(config)
+    data, ood = load_data(config, trust=trust), make_ood(config, trust=trust)
     config = {**config, "data": facts_of(data, ood)}
     seed = config["seed"]
 
     def fresh(settings: Mapping[str, Any], purpose: str) -> nn.Module:
         seed_from(seed, purpose)
-        return make_net(settings)
+        return make_net(settings, trust=trust)
 
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
     job = Job(
         dense=dense,
-        method=named.build("method", config["method"]),
+        method=named.build("method", config["method"], expects=Method, trust=trust),
         data=data,
         task=task_of(data),
         schedule=config["schedule"]["name"],
@@ -98,7 +100,7 @@ def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
     return job, net
 
 
-def make_ood(config: Mapping[str, Any]) -> ImageData | None:
+def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:
     """The foreign pictures of the config group ``ood``, None without.
 
     Raises:
@@ -116,7 +118,7 @@ def make_ood(config: Mapping[str, Any]) -> ImageData | None:
             f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
             "use ood=noise or a set of that shape"
         )
-    data: ImageData = named.build("ood", settings)
+    data: ImageData = named.build("ood", settings, expects=ImageData, trust=trust)
     data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data
