@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunebench.disk.atomic import plain, read_json, write_json
+from prunebench.errors import UserError
 
 T = TypeVar("T")
 
@@ -78,3 +80,16 @@ def load_correct(path: Path) -> NDArray[np.bool_]:
     with np.load(path, allow_pickle=False) as arrays:
         correct: NDArray[np.bool_] = arrays["correct"]
     return correct
+
+
+def load_predictions(path: Path) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """Labels ``[n]`` and per-example correctness ``[n]`` of stored predictions.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["label"], arrays["correct"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from None

@@ -53,7 +53,7 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     result = read_result(folder)
     if result["status"] == "failed":
         raise UserError(f"{folder} holds a failed run without numbers; give the folder of a run that ended with them")
-    config = _read_config(folder)
+    config = read_config(folder)
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     if data is not None:
         config["paths"]["data"] = str(data.expanduser().resolve())
@@ -75,7 +75,12 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     return [*found, Again("params", cost["params"], counted.params)]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of the run in ``folder``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     path = folder / "config.yaml"
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
