@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def read_bits(path: Path) -> tuple[NDArray[np.bool_], str]:
         UserError: the file is missing, damaged, or not one that :func:`write_bits` wrote.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # from memory: of a damaged file numpy would leave the handle open
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             bits, count, labels = arrays["bits"], int(arrays["count"]), str(arrays["labels_sha256"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path.name} cannot be read ({type(error).__name__})") from None

@@ -101,7 +101,7 @@ def _order(r: Record) -> tuple[str | float, ...]:
 
 
 def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> None:
-    """One run counts once: of two copies the measured one stays, then the published, then the one that started later."""
+    """One run counts once: of two copies the measured one stays, then the published one, then the later one."""
     other = found.get(record.key)
     if other is None:
         found[record.key] = record

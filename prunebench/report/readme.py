@@ -90,12 +90,22 @@ def _claims(grouped: Sequence[Group]) -> str:
 
 def _grid(members: Sequence[Group]) -> str:
     """Methods down, nets and settings across: accuracy % over seeds, MACs removed % in brackets."""
-    places = sorted({(item.first.model, item.label) for item in members})
-    columns = (Column("Method"), *(Column(f"{model}, {label}".rstrip(", "), numeric=True) for model, label in places))
+    places = [(item.first.model, setting) for item, setting in zip(members, _settings(members), strict=True)]
+    across = sorted(set(places))
+    columns = (Column("Method"), *(Column(", ".join(filter(None, place)), numeric=True) for place in across))
     methods = dict.fromkeys(sorted(item.first.method for item in members))
-    cells = {(item.first.method, item.first.model, item.label): _cell(item) for item in members}
-    rows = [[Cell(method), *(cells.get((method, *place), Cell()) for place in places)] for method in methods]
+    cells = {(item.first.method, place): _cell(item) for item, place in zip(members, places, strict=True)}
+    rows = [[Cell(method), *(cells.get((method, place), Cell()) for place in across)] for method in methods]
     return _dense(members) + "\n\n" + _body(Table("", "", columns, rows))
+
+
+def _settings(members: Sequence[Group]) -> list[str]:
+    """The settings of each group in which those of some method on some net differ: of all methods the same ones."""
+    alike: dict[tuple[str, str], list[Group]] = {}
+    for item in members:
+        alike.setdefault((item.first.method, item.first.model), []).append(item)
+    keys = list(dict.fromkeys(key for groups in alike.values() for key in configurations.varying(groups)))
+    return [configurations.label(item.first.settings, keys) for item in members]
 
 
 def _cell(item: Group) -> Cell:
