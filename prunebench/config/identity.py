@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,14 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     """``<outputs>/runs/<method>-<model>-<dataset>[-<row>]/<id>/seed_<n>``."""
     names = [config[group]["name"] for group in ("method", "model", "dataset")]
     row = (config.get("row") or {}).get("id")
-    label = "-".join(slug(name) for name in [*names, *([row] if row else [])])
     outputs = Path(config["paths"]["outputs"])
-    return outputs / "runs" / label / digest(identity(config)) / f"seed_{config['seed']}"
+    return outputs / "runs" / run_place(names, row, digest(identity(config)), config["seed"])
+
+
+def run_place(names: Sequence[str], row: str | None, run_id: str, seed: int) -> Path:
+    """``<method>-<model>-<dataset>[-<row>]/<id>/seed_<n>``; ``names`` are the first three."""
+    label = "-".join(slug(name) for name in [*names, *([row] if row else [])])
+    return Path(label) / run_id / f"seed_{seed}"
 
 
 def dense_folder(config: Mapping[str, Any], phase: Mapping[str, Any]) -> Path:

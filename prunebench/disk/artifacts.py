@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from prunebench.disk.atomic import plain, write_bytes
 from prunebench.disk.seal import Damaged, file_sha256, read_tensors, read_value, write_tensors, write_value
+from prunebench.errors import UserError
 
 log = logging.getLogger("prunebench")
 T = TypeVar("T")
@@ -98,3 +100,16 @@ def load_correct(path: Path) -> NDArray[np.bool_]:
     with np.load(path, allow_pickle=False) as arrays:
         correct: NDArray[np.bool_] = arrays["correct"]
     return correct
+
+
+def load_predictions(path: Path) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """Labels ``[n]`` and per-example correctness ``[n]`` of stored predictions.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["label"], arrays["correct"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from None

@@ -10,6 +10,7 @@ from prunebench.disk.atomic import read_json, write_json
 from prunebench.report import (
     collect,
     configurations,
+    contests,
     figures,
     guarantees,
     leagues,
@@ -40,31 +41,34 @@ class Report:
 
 
 def build(
-    runs: Path,
+    runs: Path | None,
     out: Path,
     *,
+    published: Path | None = None,
     rows: Sequence[Paper] = (),
     pictures: bool = True,
     advance: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Report:
-    """Write the report on all results below ``runs`` into ``out``.
+    """Write the report on all results below ``runs`` and in the open store into ``out``.
 
     Args:
-        runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown.
+        runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown. None = there are
+            none of one's own.
+        published: the open store, usually ``outputs/published``.
         rows: the papers to compare with.
         pictures: also draw the static pictures.
         advance: told (step, done, total) while it works.
 
     Raises:
-        UserError: ``runs`` is no folder.
+        UserError: ``runs`` or ``published`` is no folder.
     """
-    collection = collect.collect(runs, lambda done, total: advance("reading results", done, total))
+    collection = collect.collect(runs, lambda done, total: advance("reading results", done, total), published=published)
     grouped = configurations.group(collection.records)
     advance("testing pairs", 0, 1)
     tested, untested = leagues.families(grouped)
     advance("testing pairs", 1, 1)
     views = papers.views(rows, grouped, configurations.failures(collection.records))
-    made = [summaries.configurations(grouped), summaries.comparisons(tested), summaries.ranks(tested)]
+    made = [summaries.configurations(grouped), contests.comparisons(tested), contests.ranks(tested)]
     made += [
         support.table(grouped),
         guarantees.table(grouped),
@@ -86,7 +90,7 @@ def build(
         views=views,
         families=tested,
         untested=untested,
-        source=str(runs),
+        source=" and ".join(str(place) for place in (runs, published) if place is not None),
     )
     _remove_stale(out, [path, *written, *drawn])
     return Report(collection, path, written, drawn, undrawn)

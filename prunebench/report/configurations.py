@@ -152,18 +152,23 @@ def failures(records: Iterable[Record]) -> list[Record]:
 
 def _labels(groups: Sequence[Group]) -> list[str]:
     """For each group the settings in which the groups differ, the method's own first, at most four of them."""
+    keys = varying(groups)
+    return [label(item.first.settings, keys) for item in groups]
+
+
+def varying(groups: Sequence[Group]) -> list[str]:
+    """The settings in which ``groups`` differ, the method's own first; those that only name something are left out."""
     settings = [item.first.settings for item in groups]
     keys = dict.fromkeys(key for found in settings for key in found)
-    if len(groups) > 1:
-        varying = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
-    else:
-        varying = []
-    varying = [key for key in varying if key.rpartition(".")[2] not in _DULL]
-    varying.sort(key=lambda key: _ORDER.index(key.partition(".")[0]))
-    return [_label(found, varying) for found in settings]
+    differing = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
+    return sorted(
+        (key for key in differing if key.rpartition(".")[2] not in _DULL),
+        key=lambda key: _ORDER.index(key.partition(".")[0]),
+    )
 
 
-def _label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
+def label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
+    """The settings ``varying`` in words, at most four of them."""
     shown = [f"{_short(key)} {settings[key]}" for key in varying if key in settings]
     more = f", {len(shown) - _MAX_KEYS} more" if len(shown) > _MAX_KEYS else ""
     return ", ".join(shown[:_MAX_KEYS]) + more

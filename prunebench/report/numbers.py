@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunebench.core.result import masked_share
 from prunebench.measure.metrics import METRICS, OWN, Metric, Shown, in_order, is_number
@@ -14,6 +14,13 @@ _READ: Mapping[str, list[Metric]] = {
     place: [metric for metric in METRICS.values() if metric.place == place and metric.shown != "result"]
     for place in ("metrics", "cost", "latency")
 }
+
+
+class Point(NamedTuple):
+    """A further operating point of a trained net: its metrics by key, as a stage has them."""
+
+    name: str
+    numbers: Mapping[str, float]
 
 
 def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -30,6 +37,18 @@ def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         whole = [(metric.key, _value(source, metric, place)) for metric in metrics if not metric.staged]
         yield from ((key, value) for key, value in whole if value is not None)
     yield from _single(result)
+
+
+def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
+    """The further operating points of the trained net, with the metrics of a stage that each of them has."""
+    for number, point in enumerate(untrusted.objects(result, "points")):
+        numbers: dict[str, float] = {}
+        for place in ("metrics", "cost"):
+            path = f"points.{number}.{place}"
+            values = untrusted.mapping({str(number): point.get(place) or {}}, f"points.{number}")
+            found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
+            numbers |= {key: value for key, value in found if value is not None}
+        yield Point(untrusted.text(point, f"points.{number}.name"), numbers)
 
 
 def metrics_of(found: Iterable[Mapping[str, float]], *shown: Shown) -> list[Metric]:

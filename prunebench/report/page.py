@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prunebench.disk.atomic import write_text
 from prunebench.measure.metrics import CALIBRATION, METRICS, VALIDATION, Metric
 from prunebench.measure.stages import STAGES
-from prunebench.report import details, guarantees, summaries, support
+from prunebench.report import contests, details, guarantees, support
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.leagues import Family
@@ -63,8 +63,10 @@ def write_page(
         papers=views,
         rows_run=rows_run(views),
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
-        grids=summaries.rank_grids(families),
-        comparisons=summaries.comparisons(families),
+        grids=contests.rank_grids(families),
+        claims=contests.claims(families),
+        claim_seeds=CLAIM_SEEDS,
+        comparisons=contests.comparisons(families),
         refused=[text for family in families for text in family.refused],
         untested=untested,
         checks=support.table(groups) if groups else None,
@@ -107,7 +109,8 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         return words.setdefault(value or "", len(words))
 
     def line(r: Record) -> list[Any]:
-        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id))
+        origin = "published" if r.published else "own"
+        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id), origin)
         numbers = [_rounded(r.numbers.get(name)) for name in names]
         head = [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint]
         return [*head, r.facts, r.kept, numbers]
@@ -125,6 +128,13 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         "details": {
             record.key: {"curves": details.curves(record), "bins": details.reliability(record)}
             for record in details.chosen(collection.records)
+        },
+        "points": {
+            record.key: [
+                [point.name, {key: _rounded(value) for key, value in point.numbers.items()}] for point in found
+            ]
+            for record in collection.records
+            if (found := record.points)
         },
         "calibration": CALIBRATION.key,
         "validation": VALIDATION,
@@ -205,7 +215,9 @@ def _tiles(
         tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": more})
         more = f"+ {counts['quoted']} quoted"
         tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
-    tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": f"{len(groups):,} configurations"})
+    published = sum(record.published for record in records)
+    more = f"{len(groups):,} configurations" + (f", {published:,} runs published" if published else "")
+    tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": more})
     failed = sum(record.status == "failed" for record in records)
     missed = sum(record.status == "missed_target" for record in records)
     tiles.append({"title": "Failed", "value": str(failed), "more": f"{missed} missed the target"})

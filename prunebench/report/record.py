@@ -14,7 +14,7 @@ from prunebench.errors import UserError
 from prunebench.measure.metrics import HEADLINES, METRICS
 from prunebench.measure.stages import STAGES
 from prunebench.report import untrusted
-from prunebench.report.numbers import numbers_of
+from prunebench.report.numbers import Point, numbers_of, points_of
 
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
@@ -45,6 +45,7 @@ class Record:
 
     Attributes:
         folder: where it lies. ``place``: the same below the folder of all runs, for readers.
+        published: it is in the open store, measured again and with its commit.
         id: hash of the configuration, the same for all seeds.
         numbers: measured values by name, ``<stage>.<key>`` or ``<key>`` of a metric of the registry, e.g.
             ``final.accuracy``, ``macs_removed``, ``final.method.<name>``; fractions, counts, ms, seconds. What was not
@@ -57,14 +58,16 @@ class Record:
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``,
-            ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
-            ``expected`` (the paper's values of the row).
+            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``data``, ``published``
+            (how it was checked), ``phases``, ``layers`` (name, kind, dense channels), ``expected`` (the paper's values
+            of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
+        points: further operating points of the trained net.
     """
 
     folder: Path
     place: str
+    published: bool
     id: str
     seed: int
     status: str
@@ -86,6 +89,7 @@ class Record:
     machine: str
     facts: Mapping[str, int]
     kept: tuple[int | None, ...]
+    points: tuple[Point, ...]
 
     @property
     def key(self) -> str:
@@ -98,7 +102,7 @@ class Record:
         return self.status != "failed"
 
 
-def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool) -> Record:
+def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool, *, published: bool = False) -> Record:
     """The record of ``result`` (schema 1, status checked).
 
     Raises:
@@ -113,6 +117,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
     return Record(
         folder=folder,
         place=place,
+        published=published,
         id=untrusted.text(run, "run.id"),
         seed=untrusted.whole(run, "run.seed"),
         status=result["status"],
@@ -131,6 +136,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
         machine=_machine(result),
         facts={name: pool.add(value) for name, value in facts.items() if value},
         kept=kept,
+        points=tuple(points_of(result)),
     )
 
 
@@ -148,7 +154,7 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {key.partition(".")[2]: value for key, value in untrusted.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         "cost": _cost_facts(result),
-        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
+        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data", "published")},
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in untrusted.objects(result, "phases")],
     }
 

@@ -57,7 +57,7 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
             the run's.
     """
     stored = _read_stored(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     config["ood"] = None  # foreign pictures are not measured again
     if data is not None:
@@ -106,7 +106,12 @@ def _read_stored(folder: Path) -> _Stored:
     return found
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of the run in ``folder``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing; give the whole folder of a run")
