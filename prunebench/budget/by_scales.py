@@ -111,8 +111,7 @@ def choose_by_scales(
 
     if amount.target is not None:
         what = "macs" if amount.target_macs is not None else "params"
-        size = graph.macs if what == "macs" else graph.params
-        whole = size(Plan())
+        size, whole = (graph.macs, graph.dense_macs) if what == "macs" else (graph.params, graph.dense_params)
         counts = meet(units, family, lambda c: size(plan_of(c)) / whole, amount.target**fraction, what=what)
     else:
         assert amount.prune_ratio is not None  # checked by Amount

@@ -126,8 +126,7 @@ def _plan(units: Sequence[Unit], counts: Counts, before: Plan) -> Plan:
 
 def _sizer(graph: ChannelGraph, units: Sequence[Unit], before: Plan, what: str) -> Callable[[Counts], float]:
     """Counts -> MACs or parameters as a share of the dense net's."""
-    size = graph.macs if what == "macs" else graph.params
-    dense = size(Plan(keep={}))
+    size, dense = (graph.macs, graph.dense_macs) if what == "macs" else (graph.params, graph.dense_params)
     return lambda counts: size(_plan(units, counts, before)) / dense
 
 
@@ -163,7 +162,6 @@ def describe(
         graph: of the dense net.
         target_macs, target_params: what was asked for.
     """
-    dense = Plan(keep={})
     widths = {name: graph.layers[name].out_channels for name in names}
     kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
     achieved: dict[str, Any] = {
@@ -171,7 +169,7 @@ def describe(
         "target": target_macs if target_macs is not None else target_params,
         "target_of": "macs" if target_macs is not None else "params" if target_params is not None else None,
     }
-    return counted(achieved, macs=graph.macs(plan) / graph.macs(dense), params=graph.params(plan) / graph.params(dense))
+    return counted(achieved, macs=graph.macs(plan) / graph.dense_macs, params=graph.params(plan) / graph.dense_params)
 
 
 def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[str, Any]:

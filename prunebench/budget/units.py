@@ -12,7 +12,6 @@ from torch import Tensor
 from prunebench.budget.counts import Floor
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.joint import must_stay
 from prunebench.surgery.plan import Plan
 
 
@@ -111,7 +110,7 @@ def make_units(
     units: list[Unit] = []
     reasons: dict[str, str] = {}
     alone = [_must_stay_whole(group, graph, fixed) for group in groups]
-    together = must_stay(graph, [name for group, why in zip(groups, alone, strict=True) if not why for name in group])
+    together = graph.must_stay([name for group, why in zip(groups, alone, strict=True) if not why for name in group])
     for group, own in zip(groups, alone, strict=True):
         scored = [name for name in group if name in scores]
         why = own or {name: together[name] for name in group if name in together}

@@ -97,8 +97,10 @@ class Slimming(Method):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         scales, _ = self._scales(run.graph)
-        made_up = {norm: torch.arange(1.0, 1.0 + scale.width) for norm, scale in scales.items()}
-        choose_by_scales(made_up, scales, run.graph, self.amount)  # a target out of reach is refused here
+        # a target out of reach is refused here, and the cut itself is tried
+        draws = torch.Generator().manual_seed(0)
+        made_up = {norm: 1.0 + torch.rand(scale.width, generator=draws) for norm, scale in scales.items()}
+        run.rehearse(net, choose_by_scales(made_up, scales, run.graph, self.amount))
         self._watch(scales, run.plan)
         total = sum(scale.width for scale in scales.values())
         streams = sum(scale.layer is None for scale in scales.values())

@@ -89,11 +89,11 @@ class Counter(TorchDispatchMode):
                 self._hooks.append(module.register_forward_pre_hook(self._enter(name or ROOT)))
                 self._hooks.append(module.register_forward_hook(self._leave))
         self._depth += 1
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
         if not self._depth:
             for hook in self._hooks:

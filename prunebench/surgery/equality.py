@@ -43,7 +43,7 @@ def difference(expected: Tensor, found: Tensor) -> Difference:
         return Difference(float("inf"), 1.0)
     if not expected.numel():
         return Difference(0.0, 0.0)
-    expected, found = expected.double(), found.double()
+    expected, found = expected.detach().double(), found.detach().double()
     finite = expected.isfinite()
     alike = finite == found.isfinite()
     both = finite & alike

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.equality import difference
@@ -33,31 +33,30 @@ def outputs(net: nn.Module, inputs: Tensor, *, seed: int = SEED) -> list[Tensor]
         return tensors(net(inputs.clone()))
 
 
-def check_training(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> None:
+def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
     """Compare in training mode.
 
     Args:
-        net: in evaluation or training mode; it stays as it is.
-        graph: traced in training mode.
+        net: stays as it is.
+        traced: the operations of a copy, as they are in training mode.
 
     Raises:
         UserError: they differ, or the net cannot be called.
     """
-    traced = fx.GraphModule(copy.deepcopy(net), graph).train()
-    original = copy.deepcopy(net).train()
     try:
-        expected = outputs(original, inputs)
+        expected = outputs(copy.deepcopy(net).train(), inputs)
     except Exception as error:
         raise UserError(f"the forward pass of {type(net).__name__} fails in training mode: {error}") from error
-    _compare(net, expected, outputs(traced, inputs), "training")
+    _compare(net, expected, outputs(traced.train(), inputs), "training")
 
 
-def check_evaluation(net: nn.Module, expected: Sequence[Tensor], record: Record, inputs: Tensor) -> None:
+def check_evaluation(net: nn.Module, record: Record, inputs: Tensor) -> None:
     """Compare in evaluation mode, where nothing may be random.
 
     Raises:
         UserError: they differ, or the net's outputs are random; names file and line.
     """
+    expected = outputs(copy.deepcopy(net).eval(), inputs)
     if record.random and not _agree(expected, outputs(copy.deepcopy(net).eval(), inputs, seed=SEED + 1)):
         raise UserError(
             f"the outputs of {type(net).__name__} are random in evaluation mode: "
@@ -70,9 +69,9 @@ def check_evaluation(net: nn.Module, expected: Sequence[Tensor], record: Record,
 def _compare(net: nn.Module, expected: Sequence[Tensor], found: Sequence[Tensor], mode: str) -> None:
     if _agree(expected, found):
         return
-    hooks = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
+    lost = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
     raise UserError(
-        f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {hooks} lost; "
+        f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {lost} lost; "
         "put it into a module of its own, or use a method that keeps the shapes"
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.plan import Plan, check_names
@@ -28,6 +29,8 @@ class ChannelGraph:
         traced: the operations and their shapes.
         nodes, steps: each operation as it was traced, and its kind.
         writers: for each step the layers that write its channels, index by index.
+        dense_macs, dense_params: sizes of the dense net. Those of the empty plan can be smaller: it takes the channels
+            that a shortcut pads from who reads them.
         unread: parameters and stored buffers that the forward pass never reads.
         unfollowed: convolutions and linear layers that are no operation of the graph, with the reason.
     """
@@ -45,6 +48,8 @@ class ChannelGraph:
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
         self._sizes = dict(traced.net.named_parameters())
+        self.dense_macs = sum(traced.macs.values())
+        self.dense_params = sum(parameter.numel() for parameter in self._sizes.values())
         self._never = self._never_cut(shared)
         self._reasons: dict[str, str | None] = {}
         traced.net.to("meta")  # only types and shapes are of use from here on
@@ -78,6 +83,14 @@ class ChannelGraph:
         if layer not in self._reasons:
             self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
         return self._reasons[layer]
+
+    def must_stay(self, layers: Collection[str]) -> dict[str, str]:
+        """Which of some layers must stay whole if all of them may lose any channels, with the reason.
+
+        Each of them could be cut alone. Together they write a stream that an operation needs complete, or their product
+        might have no channel left.
+        """
+        return must_stay(self.steps, layers, self._operation)
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that cannot be carried out.
@@ -169,7 +182,7 @@ class ChannelGraph:
             for step in self.steps:
                 live.append(step.live(live, choice))
         except Blocked as blocked:
-            return f"its channels reach {self.operation(blocked.step)}, which needs all of them"
+            return f"its channels reach {self._operation(blocked.step)}, which needs all of them"
         return None
 
     def _choice(self, plan: Plan) -> Choice:
@@ -189,8 +202,7 @@ class ChannelGraph:
                 raise UserError(f"layer '{name}' cannot select inputs: {reason}; leave it out of the plan")
         return Choice(keep, inputs)
 
-    def operation(self, step: Step) -> str:
-        """What a step is, for messages."""
+    def _operation(self, step: Step) -> str:
         if isinstance(step, Output):
             return "the output of the net"
         return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
@@ -203,7 +215,7 @@ class ChannelGraph:
                 "keep at least one"
             )
         return (
-            f"{self.operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
+            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
             "leave that whole or replace the operation"
         )
 

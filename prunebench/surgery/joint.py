@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.sets import Bits, full
 from prunebench.surgery.steps import Blocked, Choice, Mix, Multiply, Source, Step, Through
 
@@ -13,31 +12,33 @@ class _Product(Blocked):
     """Two factors that may have no common channel."""
 
 
-def must_stay(graph: ChannelGraph, layers: Collection[str]) -> dict[str, str]:
+def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[Step], str]) -> dict[str, str]:
     """Which of some layers must stay whole if all of them may lose any channels, with the reason.
-
-    Each of them could be cut alone. Together they write a stream that an operation needs complete, or their product
-    might have no channel left.
 
     Each tensor has the channels that are live under every plan: none of what a layer writes that may be cut. Where an
     operation needs more, all the layers that write there stay whole, and the net is followed again.
+
+    Args:
+        steps: of the net.
+        layers: that may be cut.
+        name: what a step is, for the reasons.
     """
-    cut = {name for name in layers if graph.layers[name].out_channels > 1}
+    cut = {step.module for step in steps if step.module in layers and step.width > 1}
     whole: dict[str, str] = {}
     while True:
         sure: list[Bits] = []
         try:
-            for step in graph.steps:
-                sure.append(_sure(graph, step, sure, cut))
+            for step in steps:
+                sure.append(_sure(steps, step, sure, cut))
         except _Product as blocked:
-            left, right = (_writers(graph, source, cut) for source in blocked.step.inputs)
+            left, right = (_writers(steps, source, cut) for source in blocked.step.inputs)
             if left & right:
                 found, reason = left | right, "its channels are multiplied with others of their own sum"
             else:
                 found, reason = right, f"its channels are multiplied with those of {', '.join(sorted(left))}"
         except Blocked as blocked:
-            found = _writers(graph, blocked.source, cut)
-            reason = f"its channels reach {graph.operation(blocked.step)}, which needs all of them"
+            found = _writers(steps, blocked.source, cut)
+            reason = f"its channels reach {name(blocked.step)}, which needs all of them"
         else:
             return whole
         assert found, "an operation is blocked, but nothing that it reads may be cut"
@@ -45,7 +46,7 @@ def must_stay(graph: ChannelGraph, layers: Collection[str]) -> dict[str, str]:
         cut -= found
 
 
-def _sure(graph: ChannelGraph, step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
+def _sure(steps: Sequence[Step], step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
     """The channels of a step's output that are live whatever the ``cut`` layers lose."""
     if isinstance(step, Mix):
         step.source(sure)  # raises where its input must be complete
@@ -53,25 +54,25 @@ def _sure(graph: ChannelGraph, step: Step, sure: Sequence[Bits], cut: Collection
     if isinstance(step, Source):
         return 1
     if isinstance(step, Multiply) and not any(step.sets(sure)):
-        left, right = (_origin(graph, source) for source in step.inputs)
+        left, right = (_origin(steps, source) for source in step.inputs)
         if left != right:
             raise _Product(step, right)
     return step.live(sure, Choice())
 
 
-def _origin(graph: ChannelGraph, index: int) -> int:
+def _origin(steps: Sequence[Step], index: int) -> int:
     """The operation whose live channels a step's output has: two factors of one origin have the same."""
-    while isinstance(graph.steps[index], Through):
-        index = graph.steps[index].inputs[0]
+    while isinstance(steps[index], Through):
+        index = steps[index].inputs[0]
     return index
 
 
-def _writers(graph: ChannelGraph, index: int, cut: Collection[str]) -> set[str]:
+def _writers(steps: Sequence[Step], index: int, cut: Collection[str]) -> set[str]:
     """The ``cut`` layers whose channels are in a step's output."""
     found: set[str] = set()
     waiting, seen = [index], set[int]()
     while waiting:
-        step = graph.steps[waiting.pop()]
+        step = steps[waiting.pop()]
         if step.index in seen:
             continue
         seen.add(step.index)

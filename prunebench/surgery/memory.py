@@ -17,14 +17,14 @@ class Memory:
     """
 
     def __init__(self, graph: fx.Graph, record: Record) -> None:
-        self._places = {node: place for place, node in enumerate(graph.nodes)}
-        self._used = {node: {layout[0] for layout in record.layouts[node]} for node in graph.nodes}
+        self._order = {node: number for number, node in enumerate(graph.nodes)}
+        self._used = {node: {memory for memory, _ in record.places[node]} for node in graph.nodes}
         self._writers = [(node, record.writes[node]) for node in graph.nodes if record.writes[node]]
 
     def is_written(self, node: fx.Node, *others: fx.Node) -> bool:
         """Whether an operation after ``node`` writes into what it, or one of the ``others``, returned."""
         used = self._used[node].union(*(self._used[other] for other in others))
-        return any(self._places[writer] > self._places[node] and used & written for writer, written in self._writers)
+        return any(self._order[writer] > self._order[node] and used & written for writer, written in self._writers)
 
 
 def settle(graph: fx.Graph, record: Record) -> None:
@@ -34,24 +34,24 @@ def settle(graph: fx.Graph, record: Record) -> None:
     followed from writer to reader.
 
     Raises:
-        CannotFollow: it is read under another shape, or it is a parameter or buffer of the net; names file and line.
+        CannotFollow: another view of it is read afterwards, or it is a parameter or buffer; names file and line.
     """
     nodes = list(graph.nodes)
-    places = {node: place for place, node in enumerate(nodes)}
+    order = {node: number for number, node in enumerate(nodes)}
     for writer in nodes:
         for memory in record.writes[writer]:
             if memory in record.state:
                 raise _lost(writer, "a parameter, buffer or constant of the net")
-            for node in nodes[: places[writer]]:
-                if any(layout[0] == memory for layout in record.layouts[node]):
-                    _read_instead(writer, node, record, {user for user in node.users if places[user] > places[writer]})
+            for node in nodes[: order[writer]]:
+                if any(place[0] == memory for place in record.places[node]):
+                    _read_instead(writer, node, record, {user for user in node.users if order[user] > order[writer]})
 
 
 def _read_instead(writer: fx.Node, node: fx.Node, record: Record, users: set[fx.Node]) -> None:
     if not users:
         return
-    if len(record.layouts[node]) != 1 or record.layouts[node] != record.layouts[writer]:
-        raise _lost(writer, "a tensor that is read afterwards under another shape")
+    if len(record.places[node]) != 1 or record.places[node] != record.places[writer]:
+        raise _lost(writer, "a tensor of which another view is read afterwards")
     node.replace_all_uses_with(writer, delete_user_cb=lambda user: user in users)
 
 

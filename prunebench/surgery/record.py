@@ -15,8 +15,8 @@ from prunebench.surgery.tracer import CannotFollow, describe, owner
 
 SEED = 0
 
-Layout = tuple[int, torch.Size, tuple[int, ...], int]
-"""Memory, shape, strides and offset of a tensor."""
+Place = tuple[int, int]
+"""Memory of a tensor, and the tensor itself: a view or a detached tensor is another one in the same memory."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Record:
     Attributes:
         values: what each node returned; tensors without data.
         macs: multiply-accumulates of each node for one sample.
-        layouts: of the tensors that each node returned.
+        places: of the tensors that each node returned.
         writes: memory that each node has written into.
         random: the nodes that have drawn random numbers, in order.
         state: memory of parameters, buffers and constants.
@@ -34,7 +34,7 @@ class Record:
 
     values: dict[fx.Node, Any] = field(default_factory=dict)
     macs: dict[fx.Node, int] = field(default_factory=dict)
-    layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
+    places: dict[fx.Node, list[Place]] = field(default_factory=dict)
     writes: dict[fx.Node, set[int]] = field(default_factory=dict)
     random: list[fx.Node] = field(default_factory=list)
     state: set[int] = field(default_factory=set)
@@ -84,7 +84,7 @@ class Recorder(fx.Interpreter):
         seen = self._seen
         seen.values[n] = value
         seen.macs[n] = (self._counter.macs - macs) // self._batch
-        seen.layouts[n] = [_layout(tensor) for tensor in tensors(value)]
+        seen.places[n] = [(_memory(tensor), id(tensor)) for tensor in tensors(value)]
         seen.writes[n] = {_memory(t) for t, before in zip(read, versions, strict=True) if t._version != before}
         if not torch.equal(state, torch.get_rng_state()):
             seen.random.append(n)
@@ -102,7 +102,3 @@ def _without_data(leaf: Any) -> Any:
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _layout(tensor: Tensor) -> Layout:
-    return _memory(tensor), tensor.shape, tensor.stride(), tensor.storage_offset()

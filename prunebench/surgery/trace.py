@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from prunebench.errors import UserError
 from prunebench.surgery import memory
 from prunebench.surgery.equality import random_inputs
-from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, outputs
+from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights
 from prunebench.surgery.memory import Memory
 from prunebench.surgery.record import Record, Recorder
 from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
@@ -73,14 +73,14 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
 
 def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     differing_weights(net)
-    stored, trained = set(net.state_dict()), copy.deepcopy(net)  # tracing adds what the forward pass makes to the net
-    expected = outputs(copy.deepcopy(net).eval(), inputs)
+    stored = set(net.state_dict())
+    original, trained = copy.deepcopy(net), copy.deepcopy(net)  # tracing adds what the forward pass makes to a net
     training, graph = symbolic(trained, leaves, training=True), symbolic(net, leaves, training=False)
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
-    check_training(trained, training, inputs)
-    record = _run(net.eval(), graph, inputs)
-    check_evaluation(net, expected, record, inputs)
+    record = _run(net, graph, inputs)
+    check_evaluation(original, record, inputs)
+    check_training(original, fx.GraphModule(trained, training), inputs)
     memory.settle(graph, record)
     _drop_unused(graph, record, net)
     attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}

@@ -76,8 +76,9 @@ def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
     for one, other in zip(training.nodes, evaluation.nodes, strict=False):
         same = (one.op, one.name) == (other.op, other.name)
         if not same or (_arguments(one) != _arguments(other) and one.target not in DROPOUTS):
+            longer, shorter = (one, other) if len(training.nodes) > len(evaluation.nodes) else (other, one)
             raise CannotFollow(
-                f"the forward pass depends on self.training{where(other) or where(one)}; put what differs into a "
+                f"the forward pass depends on self.training{where(longer) or where(shorter)}; put what differs into a "
                 "module such as nn.Dropout",
                 max(owner(one), owner(other), key=lambda path: path.count(".") + bool(path)),
             )
@@ -93,7 +94,7 @@ def switched_dropouts(training: fx.Graph, evaluation: fx.Graph) -> frozenset[fx.
 def where(node: fx.Node) -> str:
     """``" at file:line"`` of the net's code, or an empty string where it is unknown."""
     places = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    own = [(path, line) for path, line in places if not _is_torch(path)]
+    own = [(path, line) for path, line in places if not _is_ours(path)]
     return f" at {_short(own[-1][0])}:{own[-1][1]}" if own else ""
 
 
@@ -200,8 +201,7 @@ def _arguments(node: fx.Node) -> str:
 
 
 def _place(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torch(frame.filename)]
-    frames = [frame for frame in frames if frame.filename != __file__]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
 
 
@@ -209,8 +209,9 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _is_torch(path: str) -> bool:
-    return Path(torch.__file__).parent in Path(path).parents or path.startswith("<")
+def _is_ours(path: str) -> bool:
+    """Torch's or this file's, not the net's."""
+    return Path(torch.__file__).parent in Path(path).parents or path.startswith("<") or path == __file__
 
 
 def _short(path: str) -> str:

@@ -54,6 +54,17 @@ class FakeGraph:
     def params(self, plan: Plan) -> int:
         return sum(round(layer.out_channels * self._share(plan, n)) for n, layer in self.layers.items())
 
+    @property
+    def dense_macs(self) -> int:
+        return sum(layer.macs for layer in self.layers.values())
+
+    @property
+    def dense_params(self) -> int:
+        return self.params(Plan())
+
+    def must_stay(self, names: list[str]) -> dict[str, str]:
+        return {}
+
     def why_not(self, name: str) -> str | None:
         return "its output is the output of the net" if self.layers[name].is_output else None
 

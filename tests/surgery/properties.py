@@ -22,7 +22,6 @@ from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore, zero
 from tests.surgery.random_nets import SIZE, random_net
 
-REFUSED = "in-place operation"
 EXACT = 1e-8  # in float64, relative
 
 
@@ -32,12 +31,13 @@ def check(seed: int, folder: Path) -> bool:
     try:
         graph = ChannelGraph.trace(net, x)
     except UserError as error:
-        assert REFUSED in str(error), error
-        assert "random_nets.py:" in str(error)
-        return False
+        if "in-place operation" in str(error) and "random_nets.py:" in str(error):
+            return False
+        raise
     rng = random.Random(seed)
     _check_plan(net, graph, Plan(), x, folder)
-    assert cost.count(net, x).macs == graph.macs(Plan())
+    dense = cost.count(net, x)
+    assert (dense.macs, dense.params) == (graph.dense_macs, graph.dense_params)
     for coupling in ("free", "aligned"):
         choice = draw(graph, rng, coupling)
         _check_plan(net, graph, choice.plan, x, folder)
@@ -72,7 +72,7 @@ def _check_plan(net: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor, fold
 
 
 def _run(net: nn.Module, x: Tensor) -> Tensor:
-    return net(x.clone())  # type: ignore[no-any-return]
+    return net(x.clone())
 
 
 def _check_loading(small: nn.Module, net: nn.Module, plan: Plan, x: Tensor, folder: Path) -> None:
@@ -108,8 +108,9 @@ def _check_gradients(zeroed: nn.Module, small: nn.Module, graph: ChannelGraph, p
     try:
         _run(one, x.double()).square().sum().backward()
     except RuntimeError as error:
-        assert "modified by an inplace operation" in str(error)
-        return  # the dense net cannot be trained
+        if "modified by an inplace operation" in str(error):
+            return  # the dense net cannot be trained
+        raise
     _run(other, x.double()).square().sum().backward()
     for part in slices(graph, plan):
         if not part.rows:
