@@ -16,7 +16,7 @@ from prunebench.config.ranges import NonNegativeInt
 from prunebench.data.base import Batches
 from prunebench.data.batches import Draws, Store, StoreBatches
 from prunebench.data.loaders import ImageData
-from prunebench.disk.seal import tensors_sha256
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 
 

@@ -15,7 +15,7 @@ from prunebench.data.base import Batches
 from prunebench.data.batches import Store, StoreBatches
 from prunebench.data.loaders import ImageData
 from prunebench.data.splits import stream
-from prunebench.disk.seal import tensors_sha256
+from prunebench.disk.tensors import tensors_sha256
 
 
 @validated

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunebench.disk.atomic import plain, write_bytes
-from prunebench.disk.seal import Damaged, file_sha256, read_tensors, read_value, write_tensors, write_value
+from prunebench.disk.seal import Damaged, file_sha256, read_value, write_value
+from prunebench.disk.tensors import read_tensors, write_tensors
 from prunebench.errors import UserError
 
 log = logging.getLogger("prunebench")

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from prunebench.disk.artifacts import whole
-from prunebench.disk.seal import file_sha256, read_tensors, read_value, write_tensors, write_value
+from prunebench.disk.seal import file_sha256, read_value, write_value
+from prunebench.disk.tensors import read_tensors, write_tensors
 
 RECORD, WEIGHTS, BEST = "phase.json", "weights.safetensors", "best.safetensors"
 

@@ -1,4 +1,4 @@
-"""Checksums: of tensors, of JSON values, of whole files; and files that carry their own.
+"""Checksums of texts, JSON values and files; and files that carry their own. No torch: reports read them too.
 
 They also hold ``after``: a text that names what the content was made from (the weights that a measurement was made
 with, say). A file that is whole, but was made from something else, is no more believed than a damaged one.
@@ -11,11 +11,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from prunebench.disk.atomic import plain, write_bytes, write_json
 
@@ -44,15 +39,6 @@ def value_sha256(value: Any) -> str:
     return text_sha256(json.dumps(plain(value), sort_keys=True))
 
 
-def tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    """Checksum of the names, shapes, types and values in ``state``, 64 hex digits."""
-    whole = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        whole.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return whole.hexdigest()
-
-
 # -- JSON
 
 
@@ -77,12 +63,17 @@ def read_value(path: Path, *, after: str | None = None) -> Any:
         same = content.pop(KEY) == value_sha256(content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__})") from None
-    _check(path, same, content.get("after"), after)
+    check_seal(path, same, content.get("after"), after)
     check_files(path.parent, content["beside"])
     return content["value"]
 
 
-def _check(path: Path, same: bool, made_from: Any, after: str | None) -> None:
+def check_seal(path: Path, same: bool, made_from: Any, after: str | None) -> None:
+    """What a reader of ``path`` has found: the checksum fits, and what the content was made from.
+
+    Raises:
+        Damaged: it does not fit, or the content was made from something else than ``after``.
+    """
     if not same:
         raise Damaged(f"{path} is not what was written")
     if after is not None and made_from != after:
@@ -105,51 +96,6 @@ def check_files(folder: Path, sums: Mapping[str, str]) -> None:
             raise Damaged(f"{folder / name} cannot be read ({type(error).__name__})") from None
         if not same:
             raise Damaged(f"{folder / name} is not what was written")
-
-
-# -- tensors
-
-
-def to_sealed(state: Mapping[str, Tensor], *, after: str = "") -> bytes:
-    """``state`` as a safetensors file whose header holds its checksum."""
-    # safetensors refuses shared memory and foreign layouts; a contiguous copy has neither
-    copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    # one entry: their order in the file is not that in which they are given
-    return save(copies, metadata={KEY: f"{text_sha256(tensors_sha256(copies), after)} {after}"})
-
-
-def from_sealed(content: bytes) -> tuple[dict[str, Tensor], bool | None, str]:
-    """The tensors of a safetensors file, whether they fit its checksum, None if it has none, and ``after``.
-
-    Raises:
-        ValueError: it is no safetensors file.
-    """
-    try:
-        state = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        known, _, after = str((header.get("__metadata__") or {}).get(KEY, "")).partition(" ")
-    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
-    return state, known == text_sha256(tensors_sha256(state), after) if known else None, after
-
-
-def write_tensors(path: Path, state: Mapping[str, Tensor], *, after: str = "") -> None:
-    """Write ``state`` with its checksum."""
-    write_bytes(path, to_sealed(state, after=after))
-
-
-def read_tensors(path: Path, *, after: str | None = None) -> dict[str, Tensor]:
-    """The tensors in ``path``.
-
-    Raises:
-        Damaged: it is missing, no safetensors file, not what was written, or made from something else.
-    """
-    try:
-        state, same, made_from = from_sealed(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path} cannot be read ({type(error).__name__})") from None
-    _check(path, bool(same), made_from, after)
-    return state
 
 
 # -- bytes of a format that others read

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunebench.disk.seal import from_sealed, to_sealed
+from prunebench.disk.tensors import from_sealed, to_sealed
 from prunebench.errors import UserError
 
 

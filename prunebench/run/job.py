@@ -28,7 +28,8 @@ from prunebench.disk import artifacts, finished
 from prunebench.disk.atomic import sweep, write_bytes
 from prunebench.disk.finished import Finished
 from prunebench.disk.lock import FolderLock
-from prunebench.disk.seal import tensors_sha256, text_sha256
+from prunebench.disk.seal import text_sha256
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.measure.metrics import ACCURACY

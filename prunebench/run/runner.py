@@ -22,7 +22,8 @@ from prunebench.core.result import write_result
 from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
-from prunebench.disk.seal import tensors_sha256, text_sha256
+from prunebench.disk.seal import text_sha256
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.measure import guarantee, latency
 from prunebench.measure.stages import STAGES

@@ -17,7 +17,7 @@ from prunebench.core.clock import Clock
 from prunebench.core.method import NET, Method
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches, Data
-from prunebench.disk.seal import tensors_sha256
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.training.optimizers import build_optimizer, build_rate, clip, parameters
 

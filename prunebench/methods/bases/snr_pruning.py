@@ -21,7 +21,8 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
-from prunebench.disk.seal import Damaged, read_tensors
+from prunebench.disk.seal import Damaged
+from prunebench.disk.tensors import read_tensors
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
