@@ -47,8 +47,8 @@ def targets(mark: Path) -> list[dict[str, Any]]:
     """Settings with a ``_target_`` that touch ``mark`` where they are called."""
     code = f"open({str(mark)!r}, 'w')"
     inner = {"_target_": "canary_nets.net"}
-    direct = [{"_target_": f"canary_nets.{name}"} for name in ("net", "Net")]
-    programs = [
+    direct: list[dict[str, Any]] = [{"_target_": f"canary_nets.{name}"} for name in ("net", "Net")]
+    programs: list[dict[str, Any]] = [
         {"_target_": "os.system", "command": f"touch {mark}"},
         {"_target_": "posix.system", "command": f"touch {mark}"},
         {"_target_": "os.mkdir", "path": str(mark)},
@@ -62,7 +62,7 @@ def targets(mark: Path) -> list[dict[str, Any]]:
         {"_target_": "runpy.run_module", "mod_name": "canary_nets"},
         {"_target_": "timeit.timeit", "stmt": code, "number": 1},
     ]
-    through = [
+    through: list[dict[str, Any]] = [
         {"_target_": "prunebench.config.named.build", "where": "model", "settings": inner},
         {"_target_": "prunebench.config.named.find", "path": "canary_nets.net", "what": "a net"},
         {"_target_": "prunebench.config.named.arguments", "group": "model", "settings": inner},

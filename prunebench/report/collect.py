@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from prunebench.core.result import FILE, read_result
 from prunebench.errors import UserError
 from prunebench.report.record import Pool, Record, from_result
+from prunebench.report.schema import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,12 @@ def collect(
     found: dict[str, Record] = {}
     folders = [(folder, root) for root in (published, runs) if root is not None for folder in find(_folder(root))]
     for done, (folder, root) in enumerate(folders, 1):
-        place = folder.relative_to(root).as_posix()
+        place = _plain(folder.relative_to(root).as_posix())
         vouched = root is published
         if vouched:
             place = f"published/{place}"
         try:
-            record = from_result(read_result(folder), folder, place, collection.pool, published=vouched)
+            record = from_result(_read(folder), folder, place, collection.pool, published=vouched)
         except (UserError, RecursionError) as error:
             collection.left_out.append(LeftOut(f"{place}/{FILE}", _reason(error, folder)))
         else:
@@ -94,6 +96,18 @@ def _folder(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give the folder of the runs, usually --runs outputs/runs")
     return path
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} is no file of at most {MAX_BYTES:,} bytes")
+    return read_result(folder)
+
+
+def _plain(text: str) -> str:
+    """Without what cannot be written: names of files may hold any bytes."""
+    return text.encode(errors="replace").decode()
 
 
 def _order(r: Record) -> tuple[str | float, ...]:
@@ -119,4 +133,5 @@ def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> 
 
 def _reason(error: Exception, folder: Path) -> str:
     # the place is shown beside the reason
-    return str(error).replace(f"{folder / FILE} ", "", 1) or type(error).__name__
+    reason = " ".join(str(error).replace(f"{folder / FILE} ", "", 1).split()) or type(error).__name__
+    return _plain(reason)

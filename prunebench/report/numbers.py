@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from prunebench.core.result import masked_share
+from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, OWN, Metric, Shown, in_order, is_number
 from prunebench.measure.stages import STAGES
 from prunebench.report import untrusted
@@ -64,7 +65,9 @@ def _value(values: Mapping[str, Any], metric: Metric, path: str) -> float | None
         path = f"{path}.{group}"
         values = untrusted.mapping(values, path, optional=True)
     value = values.get(name)
-    return None if value is None else untrusted.number(value, f"{path}.{name}")
+    if value is not None and untrusted.number(value, f"{path}.{name}") not in metric.possible:
+        raise UserError(f"{path}.{name} is {untrusted.short(value)}; it must be a number{metric.possible}")
+    return value
 
 
 def _own(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:

@@ -6,7 +6,7 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def write_page(
     path: Path,
     *,
     collection: Collection,
+    drawn: Mapping[str, Any],
     groups: Sequence[Group],
     views: Sequence[View],
     families: Sequence[Family],
@@ -43,6 +44,7 @@ def write_page(
     """Write the page.
 
     Args:
+        drawn: what is drawn of single runs, see :func:`prunebench.report.details.details`.
         source: the folder of the runs as the reader knows it.
         untested: pairs of methods left untested because there are too many.
     """
@@ -56,7 +58,7 @@ def write_page(
     counts = totals(views)
     content = templates.get_template("page.html.j2").render(
         **_assets(templates),
-        data=Markup(embed(page_data(collection, groups))),
+        data=Markup(embed(page_data(collection, groups, drawn))),
         built=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         source=source,
         tiles=_tiles(collection.records, groups, views, collection.left_out),
@@ -99,7 +101,7 @@ def embed(value: Any) -> str:
     return text
 
 
-def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]:
+def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """What the script draws: runs in rows, words and repeated values named by number."""
     names = sorted({name for record in collection.records for name in record.numbers})
     labels = {item.id: item.label for item in groups}
@@ -125,10 +127,7 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         "stages": [{"name": s.name, "label": s.label, "meaning": s.meaning} for s in STAGES.values()],
         "methods": sorted({record.method for record in collection.records}),
         "estimates": {item.id: _estimate(item) for item in groups if item.estimate("final.accuracy")},
-        "details": {
-            record.key: {"curves": details.curves(record), "bins": details.reliability(record)}
-            for record in details.chosen(collection.records)
-        },
+        "details": drawn,
         "points": {
             record.key: [
                 [point.name, {key: _rounded(value) for key, value in point.numbers.items()}] for point in found

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunebench.core.result import read_result
 from prunebench.disk.correct import FILE as BITS
@@ -15,13 +13,13 @@ from prunebench.disk.correct import read_bits
 from prunebench.errors import UserError
 from prunebench.measure.statistics import Interval, discordant, mcnemar
 from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group, estimate
+from prunebench.report.predictions import NAME as PREDICTIONS
+from prunebench.report.predictions import Correct, read_predictions
 from prunebench.report.record import Record
 from prunebench.rows.fairness import Fairness, Setup, judge, setup_of
 
 LEVEL = 0.05
 RESAMPLES = 10_000
-
-Correct = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,7 @@ def read_setup(record: Record) -> Setup | None:
     """What the fairness of a comparison depends on (Wang et al. 2023), from the run's result."""
     try:
         return setup_of(read_result(record.folder))
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
         # results of older code may lack settings; the tests do not depend on them
         return None
 
@@ -137,23 +135,15 @@ def read_correct(record: Record) -> Correct:
     Raises:
         UserError: the file is missing, is not what a run writes, or is about other examples than the result.
     """
-    path = record.folder / "predictions.npz"
-    if not path.exists() and (record.folder / BITS).exists():
-        try:
-            found, labels = read_bits(record.folder / BITS)
-        except UserError as error:
-            raise UserError(f"{record.place}/{error}") from None
-        if not record.test_set.endswith(f":{len(found)}:{labels}"):
-            raise UserError(f"{record.place}/{BITS} is about other test examples than the result beside it")
-        return found
+    if (record.folder / PREDICTIONS).exists() or not (record.folder / BITS).exists():
+        return read_predictions(record.folder, record.place).correct
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            correct: Correct = arrays["correct"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{record.place}/predictions.npz cannot be read ({type(error).__name__})") from None
-    if correct.ndim != 1 or correct.dtype != np.bool_:
-        raise UserError(f"{record.place}/predictions.npz does not hold one truth value per example")
-    return correct
+        found, labels = read_bits(record.folder / BITS)
+    except UserError as error:
+        raise UserError(f"{record.place}/{error}") from None
+    if not record.test_set.endswith(f":{len(found)}:{labels}"):
+        raise UserError(f"{record.place}/{BITS} is about other test examples than the result beside it")
+    return found
 
 
 def bootstrap(b: int, c: int, n: int) -> Interval:

@@ -113,7 +113,26 @@ def test_modules_of_torch_are_on_the_list(target: str) -> None:
     assert build("model", settings, expects=torch.nn.Module, trust=False).weight.shape == (2, 3)
 
 
-BAD = (None, True, -1, 0, 0.5, 10**9, 10**30, "x", "1", "", "a" * 5000, [], [1], [[1]], {}, {"a": 1}, {1: 2}, [None])
+BAD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    10**9,
+    10**30,
+    "x",
+    "1",
+    "",
+    "a" * 5000,
+    [],
+    [1],
+    [[1]],
+    {},
+    {"a": 1},
+    {1: 2},
+    [None],
+)
 
 
 def odd_nets(saved: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,7 +152,8 @@ def odd_nets(saved: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"name {name!r}", {**whole, "name": name}
     for dtype in ("save", "nn", "float33", "Tensor", "complex64"):
         yield f"dtype {dtype}", {**whole, "example_dtype": dtype}
-    for row in ([], {"target": "x"}, {"target": "x", "arguments": 3}, {"target": 3, "arguments": {}}):
+    rows: tuple[Any, ...] = ([], {"target": "x"}, {"target": "x", "arguments": 3}, {"target": 3, "arguments": {}})
+    for row in rows:
         yield f"layer {row}", {**whole, "layers": {"layer1.0.conv1": row}}
     gauss = {"target": "prunebench.methods.bases.channel_gates.ChannelGate", "arguments": {"channels": 10**11}}
     yield "a layer without end", {**whole, "layers": {"layer1.0.conv1": gauss}}
@@ -234,7 +254,8 @@ def test_an_index_has_a_bound_of_its_own() -> None:
 
 def test_a_net_that_is_too_large_takes_no_memory(saved: Path, tmp_path: Path) -> None:
     whole = read(saved)
-    for arguments in ({"width": 20_000}, {"width": 10**6}, {"num_classes": 10**8}):
+    sizes: tuple[dict[str, Any], ...] = ({"width": 20_000}, {"width": 10**6}, {"num_classes": 10**8})
+    for arguments in sizes:
         content = {**whole, "arguments": {**whole["arguments"], **arguments}}
         said = refused(write(saved, tmp_path / str(arguments), net=yaml.safe_dump(content)))
         assert "the net would have more than 536,870,912 numbers" in said

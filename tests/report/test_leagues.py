@@ -15,7 +15,8 @@ from prunebench.report.collect import collect
 from prunebench.report.configurations import group
 from prunebench.report.contests import claims
 from prunebench.report.leagues import Family, families
-from prunebench.report.pairs import Correct, bootstrap, read_correct
+from prunebench.report.pairs import bootstrap, read_correct
+from prunebench.report.predictions import Correct
 from prunebench.report.record import Record
 from tests.report.factory import make
 

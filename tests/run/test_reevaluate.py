@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_the_script_trusts_only_where_it_is_told(
 
 def test_a_damaged_folder_is_one_sentence(moved: Path) -> None:
     config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
-    for content in (
+    contents: tuple[Any, ...] = (
         [],
         {},
         {**config, "seed": "x"},
@@ -152,13 +153,20 @@ def test_a_damaged_folder_is_one_sentence(moved: Path) -> None:
         {**config, "model": {**config["model"], "sizes": [10**9, 10**9]}},
         *({key: value for key, value in config.items() if key != group} for group in ("model", "dataset", "paths")),
         *({**config, group: 3} for group in ("model", "dataset", "method", "schedule", "trainer", "paths")),
-    ):
+    )
+    for content in contents:
         _write(moved / "config.yaml", content)
         assert _refused(moved)
     (moved / "config.yaml").unlink()
     assert _refused(moved)
     _write(moved / "config.yaml", config)
     result = read_result(moved)
-    for broken in ({"metrics": []}, {"cost": {}}, {"data": 3}, {"cost": {"final": {"macs": "x", "params": 1}}}):
+    parts: tuple[dict[str, Any], ...] = (
+        {"metrics": []},
+        {"cost": {}},
+        {"data": 3},
+        {"cost": {"final": {"macs": "x", "params": 1}}},
+    )
+    for broken in parts:
         (moved / "result.json").write_text(json.dumps({**result, **broken}))
         assert _refused(moved)
