@@ -26,8 +26,9 @@ class Choice:
     Attributes:
         plan: the channels that stay, in channels of the dense net; only layers that lose some are in it.
         not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
-        achieved: ``channels_kept`` (share, over the scored layers), ``macs_kept`` and ``params_kept`` (share of the
-            dense net), ``target`` (share of MACs or parameters asked for, None with a ratio), ``reached`` (what there
+        achieved: ``channels_kept`` (share, over the scored layers) and ``channels_asked`` (the share that a ratio asks
+            to keep, None with a target), ``macs_kept`` and ``params_kept`` (share of the dense net),
+            ``target`` (share of MACs or parameters asked for, None with a ratio), ``reached`` (what there
             is of it), ``seconds`` (spent on choosing).
     """
 
@@ -109,7 +110,8 @@ def choose(
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
-    achieved = describe(plan, scores, graph, target_macs=target_macs, target_params=target_params)
+    targets = {"target_macs": target_macs, "target_params": target_params}
+    achieved = describe(plan, scores, graph, **targets, prune_ratio=prune_ratio, fraction=fraction)
     achieved["seconds"] = time.perf_counter() - started
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
@@ -153,6 +155,8 @@ def describe(
     *,
     target_macs: float | None = None,
     target_params: float | None = None,
+    prune_ratio: float | Mapping[str, float] | None = None,
+    fraction: float = 1.0,
 ) -> dict[str, float | None]:
     """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
 
@@ -160,17 +164,28 @@ def describe(
         plan: what stays.
         names: the layers that were asked to give channels.
         graph: of the dense net.
-        target_macs, target_params: what was asked for.
+        target_macs, target_params, prune_ratio: what was asked for; a target replaces the ratio.
+        fraction: of an iterative schedule, see :func:`choose`.
     """
     dense = Plan(keep={})
     widths = {name: graph.layers[name].out_channels for name in names}
     kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
     macs_kept = graph.macs(plan) / graph.macs(dense)
     params_kept = graph.params(plan) / graph.params(dense)
+    if target_macs is not None or target_params is not None:
+        prune_ratio = None
     return {
         "channels_kept": kept / sum(widths.values()),
+        "channels_asked": None if prune_ratio is None else _asked(widths, prune_ratio, fraction),
         "macs_kept": macs_kept,
         "params_kept": params_kept,
         "target": target_macs if target_macs is not None else target_params,
         "reached": macs_kept if target_macs is not None else params_kept if target_params is not None else None,
     }
+
+
+def _asked(widths: Mapping[str, int], prune_ratio: float | Mapping[str, float], fraction: float) -> float:
+    """Share of the channels of layers with these ``widths`` that a ratio, or a table of them, asks to keep."""
+    table = ratio_table({"*": prune_ratio} if isinstance(prune_ratio, float | int) else prune_ratio, widths)
+    gone = sum(width * step_ratio(table.get(name, 0.0), fraction) for name, width in widths.items())
+    return 1 - gone / sum(widths.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -282,8 +282,13 @@ class Job(BareRun):
         validated = [record["val/accuracy"] for record in self.history if "val/accuracy" in record]
         text = measurement.chance(metrics, self.data.num_classes, validated[-1] if validated else None)
         if text is not None:
-            self.warnings.append(f"the {'final' if stage == 'final' else 'dense'} net {text}")
-            log.warning("warning: %s", self.warnings[-1])
+            self.warn([f"the {'final' if stage == 'final' else 'dense'} net {text}"])
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Say ``sentences`` loudly, now and in the result."""
+        for sentence in sentences:
+            self.warnings.append(sentence)
+            log.warning("warning: %s", sentence)
 
     def predictions(self, stage: str) -> Path:
         """Where the predictions of a measured stage are, if its task keeps them."""

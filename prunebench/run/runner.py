@@ -16,11 +16,13 @@ from torch import nn
 from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
 from prunebench.config.settings import trainer_settings
+from prunebench.core import asked
 from prunebench.core.method import Method
 from prunebench.core.result import FILE
 from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import write_json, write_rows, write_text
 from prunebench.disk.lock import FolderLock
+from prunebench.errors import in_words
 from prunebench.measure import guarantee, latency
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
@@ -31,8 +33,6 @@ from prunebench.run.provenance import head, now
 from prunebench.run.sweep_record import recorded
 
 log = logging.getLogger("prunebench")
-TARGET_TOLERANCE = 0.01
-"""A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
 
 
 def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             log.error("interrupted: %s", error)
             raise
         except Exception as error:  # must be visible in a table
-            log.error("failed: %s", error)
+            log.error("failed: %s", in_words(error))
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
-            write_json(folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            write_json(folder / FILE, {**known, "status": "failed", "error": in_words(error), "traceback": detail})
             raise
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if job.pretrained_from is not None:
@@ -150,13 +150,11 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved = dict(job.achieved)
-    status = "complete"
-    target = achieved.get("target")
-    if target and abs(achieved["reached"] - target) > achieved.get("tolerance", TARGET_TOLERANCE * target):
-        status = "missed_target"
+    achieved = {**job.achieved, "layers_cut": len(job.plan.keep), "layers_whole": len(job.not_pruned)}
+    log.info("%s", "; ".join(asked.beside(achieved)) or "nothing was asked of the cut")
+    job.warn(asked.shortfalls(achieved))
     return {
-        "status": status,
+        "status": "missed_target" if asked.missed_target(achieved) else "complete",
         "metrics": metrics,
         **({"points": points} if points else {}),
         "cost": costs,
