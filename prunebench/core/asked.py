@@ -35,6 +35,8 @@ def beside(achieved: Mapping[str, Any]) -> list[str]:
     if achieved.get("layers_whole"):
         cut = achieved["layers_cut"]
         found.append(f"layers cut: {cut} of {cut + achieved['layers_whole']}")
+    if achieved.get("tied"):
+        found.append(f"ties: {achieved['tied']} gates are equal at the threshold, the seed draws which of them stay")
     return found
 
 
@@ -48,6 +50,7 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
     if asked is not None and kept is not None and abs(asked - kept) > RATIO_TOLERANCE:
         line = lines["channels removed"]
         found.append(f"{line}; method.round_to, method.min_channels and method.protect keep channels, equal scores go")
+    found += [line for name, line in lines.items() if name == "ties"]
     if achieved.get("layers_whole", 0) > achieved.get("layers_cut", 0):
         found.append(f"{lines['layers cut']}; not_pruned in result.json says why the others stay whole")
     return found

@@ -133,6 +133,13 @@ class Job(BareRun):
             self._dense_weights = {name: value.clone() for name, value in net.state_dict().items()}
             self.measure("dense", net)
 
+    def dense_nonzero(self) -> int:
+        """Parameters of the measured dense net that are not exactly 0; all where none was measured in this run."""
+        if self._dense_weights is None:
+            return self.dense.cost.params
+        kept = self._dense_weights
+        return sum(int(torch.count_nonzero(kept[name])) for name, _ in self.template.named_parameters())
+
     def prune(self, net: nn.Module, phase: Phase, *, measured: bool = True) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
         self.phase = phase

@@ -131,6 +131,7 @@ def _measurements(
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
+    dense["nonzero_params"] = job.dense_nonzero()
     dense["file_bytes"], final["file_bytes"] = file_bytes(job.dense.template), file_bytes(compact)
     costs = {
         "sample": job.data.sample,

@@ -23,6 +23,8 @@ def found(**values: Any) -> dict[str, Any]:
         (found(target=0.5, reached=0.502), ["target: 50.00% asked, 50.20% reached"], 0),
         (found(target=0.5, reached=0.6), ["target: 50.00% asked, 60.00% reached"], 1),
         (found(target=0.5, reached=0.6, tolerance=0.2), ["target: 50.00% asked, 60.00% reached"], 0),
+        (found(tied=7), ["ties: 7 gates are equal at the threshold, the seed draws which of them stay"], 1),
+        (found(tied=0), [], 0),
         ({"layers_cut": 1, "layers_whole": 8}, ["layers cut: 1 of 9"], 1),
         ({"layers_cut": 8, "layers_whole": 1}, ["layers cut: 8 of 9"], 0),
         ({}, [], 0),
