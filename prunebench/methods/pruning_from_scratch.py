@@ -56,8 +56,9 @@ class PruningFromScratch(Method):
     (``scratch_e``, ``scratch_b``) train the standard net only to be compared with.
 
     Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); which of
-    equal gates stay is drawn by the seed; a layer keeps one channel (the official code builds none or crashes); the validation split is
-    stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1 only).
+    equal gates stay is drawn by the seed; a layer keeps one channel (the official code builds none or crashes); the
+    validation split is stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1
+    only).
 
     Args:
         target_macs: share of the standard net's MACs that stays, in (0, 1).
