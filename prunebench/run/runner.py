@@ -124,6 +124,7 @@ def _measurements(
     """Everything in the result that is measured, and the files beside it."""
     stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
     metrics = {stage: job.metrics[stage] for stage in stages if stage in job.metrics}
+    _mark_seen_validation(job, metrics)
     dense_cost, final_cost = job.dense.cost, job.count(compact)
     final = {**final_cost.to_dict(), **(job.method.cost(compact, job) or {})}
     if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
@@ -168,6 +169,20 @@ def _measurements(
         "guarantee": _guarantee(job, metrics),
         "data": job.data.fingerprint(),
     }
+
+
+def _mark_seen_validation(job: Job, metrics: dict[str, dict[str, Any]]) -> None:
+    """A checkpoint from elsewhere was trained on all training data as a rule, those held out here among them."""
+    if not (job.pretrained and job.trained and job.data.num_val):
+        return
+    job.warn(
+        [
+            f"the checkpoint may have been trained on the {job.data.num_val} samples that are held out for validation: "
+            "val/ metrics can be too good, and test_best_val was chosen by them; dataset.validation=0 holds none out"
+        ]
+    )
+    if "test_best_val" in metrics:
+        metrics["test_best_val"] = {**metrics["test_best_val"], "chosen_on_seen_samples": True}
 
 
 def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
