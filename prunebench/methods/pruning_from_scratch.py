@@ -56,9 +56,10 @@ class PruningFromScratch(Method):
     Results are relative to the net of standard width; ``cost.base`` is the widened one. Schedules that pretrain
     (``scratch_e``, ``scratch_b``) train the standard net only to be compared with.
 
-    Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); ties go to
-    the lower index; a layer keeps one channel (the official code builds none or crashes); the validation split is
-    stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1 only).
+    Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); which of
+    equal gates stay is drawn by the seed; a layer keeps one channel (the official code builds none or crashes); the
+    validation split is stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1
+    only).
 
     Args:
         target_macs: share of the standard net's MACs that stays, in (0, 1).
@@ -212,6 +213,7 @@ class PruningFromScratch(Method):
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,
             iterate=self.iterate,
+            seed=run.seed,
         )
         return replace(choice, achieved=choice.achieved | {"selected_epoch": epoch})
 

@@ -20,6 +20,7 @@ from prunebench.disk.atomic import plain
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
 from prunebench.nets.dense_net import DenseNet, make_net
+from prunebench.run import suits
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
 
@@ -72,11 +73,13 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         return make_net(settings, trust=trust)
 
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
+    task = task_of(data)
+    suits.check(dense, data, task, phases)
     job = Job(
         dense=dense,
         method=named.build("method", config["method"], expects=Method, trust=trust),
         data=data,
-        task=task_of(data),
+        task=task,
         schedule=config["schedule"]["name"],
         phases=phases,
         seed=seed,

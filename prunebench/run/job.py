@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,6 +148,13 @@ class Job(BareRun):
         else:
             self._dense_weights = {name: value.clone() for name, value in net.state_dict().items()}
             self.measure("dense", net)
+
+    def dense_nonzero(self) -> int:
+        """Parameters of the measured dense net that are not exactly 0; all where none was measured in this run."""
+        if self._dense_weights is None:
+            return self.dense.cost.params
+        kept = self._dense_weights
+        return sum(int(torch.count_nonzero(kept[name])) for name, _ in self.template.named_parameters())
 
     def prune(self, net: nn.Module, phase: Phase, *, measured: bool = True) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
@@ -314,8 +321,13 @@ class Job(BareRun):
         validated = [record[ACCURACY.logged] for record in self.history if ACCURACY.logged in record]
         text = measurement.chance(metrics, self.data.num_classes, validated[-1] if validated else None)
         if text is not None:
-            self.warnings.append(f"the {'final' if stage == 'final' else 'dense'} net {text}")
-            log.warning("warning: %s", self.warnings[-1])
+            self.warn([f"the {'final' if stage == 'final' else 'dense'} net {text}"])
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Say ``sentences`` loudly, now and in the result."""
+        for sentence in sentences:
+            self.warnings.append(sentence)
+            log.warning("warning: %s", sentence)
 
     def predictions(self, stage: str) -> Path:
         """Where the predictions of a measured stage are, if its task keeps them."""

@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 import prunebench
 from prunebench.config import named
 from prunebench.config.groups import NOT_ARGUMENTS, options
+from prunebench.core.asked import TARGET_TOLERANCE
 from prunebench.core.method import ALL_SCHEDULES
 from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
 from prunebench.measure import cost
 from prunebench.run import assemble
-from prunebench.run.runner import TARGET_TOLERANCE
 from prunebench.training.lit import Lit
 from tests.conformance.settings import conformance, declared
 from tests.kit import SHORT, configure, run

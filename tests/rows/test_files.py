@@ -37,6 +37,23 @@ def read(tmp_path: Path, text: str, name: str = "paper") -> list[rows.Row]:
     return rows.load(tmp_path)
 
 
+OFFICIAL_STD = [0.2023, 0.1994, 0.2010]
+"""By which the CIFAR scripts of these three official codes divide (network-slimming, main.py:73)."""
+
+
+@pytest.mark.parametrize(
+    ("paper", "methods"),
+    [
+        ("rethinking", ("l1norm", "magnitude", "slimming")),
+        ("pruning_from_scratch", ("none", "pruning_from_scratch")),
+    ],
+)
+def test_cifar_rows_of_an_official_code_normalise_as_it_does(paper: str, methods: tuple[str, ...]) -> None:
+    ready = [part.overrides for part in parts_of(paper) if part.overrides and part.overrides["method"] in methods]
+    found = [overrides for overrides in ready if overrides["dataset"].startswith("cifar")]
+    assert found and all(overrides.get("dataset.std") == OFFICIAL_STD for overrides in found)
+
+
 def parts_of(paper: str) -> list[rows.Row]:
     return [part for row in rows.load(papers=[paper]) for part in row.parts]
 
