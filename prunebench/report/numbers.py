@@ -46,7 +46,7 @@ def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
         numbers: dict[str, float] = {}
         for place in ("metrics", "cost"):
             path = f"points.{number}.{place}"
-            values = untrusted.mapping({str(number): point.get(place) or {}}, f"points.{number}")
+            values = untrusted.mapping(point, path, optional=True)
             found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
             numbers |= {key: value for key, value in found if value is not None}
         yield Point(untrusted.text(point, f"points.{number}.name"), numbers)
