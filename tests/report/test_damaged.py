@@ -175,12 +175,17 @@ def arrays(path: Path, **changes: Any) -> None:
     np.savez_compressed(path, **{name: value for name, value in kept.items() if value is not None})
 
 
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 N = 10_000
 PREDICTIONS: dict[str, Callable[[Path], Any]] = {
     "empty": lambda path: path.write_bytes(b""),
     "a text": lambda path: path.write_bytes(b"correct"),
     "half of it": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a folder": lambda path: as_folder(path),
     "no arrays": lambda path: np.savez(path),
     "one array": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '|b1', 'shape': (9,)}"),
     "a pickle": lambda path: arrays(path, correct=np.array([{}] * N, dtype=object)),

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prunebench.report.collect import collect
@@ -36,19 +37,23 @@ def test_points_are_on_the_page_and_in_the_picture(tmp_path: Path) -> None:
     with_points(tmp_path, point("half", 0.9, 1_200_000), point("<b>", 0.7, 600_000))
     found = collect(tmp_path)
     groups = group(found.records)
-    [(key, shown)] = page_data(found, groups)["points"].items()
+    [(key, shown)] = page_data(found, groups, drawn={})["points"].items()
     assert key == found.records[0].key
     assert [name for name, _ in shown] == ["half", "<b>"]
     assert shown[0][1]["accuracy"] == 0.9 and shown[0][1]["macs"] == 1_200_000
     panel = draw("title", groups, ["fpgm"]).axes[0]
-    marks = {(x, y) for line in panel.lines for x, y in zip(*map(list, line.get_data()), strict=True)}
+    marks = {
+        (x, y)
+        for line in panel.lines
+        for x, y in zip(*(list(np.asarray(axis)) for axis in line.get_data()), strict=True)
+    }
     assert {(1.2, 90.0), (0.6, 70.0)} <= {(round(float(x), 9), round(float(y), 9)) for x, y in marks}
 
 
 def test_a_run_without_points_takes_no_place(tmp_path: Path) -> None:
     make(tmp_path)
     found = collect(tmp_path)
-    assert page_data(found, group(found.records))["points"] == {}
+    assert page_data(found, group(found.records), drawn={})["points"] == {}
 
 
 @pytest.mark.parametrize(
