@@ -1,6 +1,6 @@
 # Each target does all of its set-up on a fresh machine; Python 3.11 or newer, make and git are enough.
 #
-#   make demo     the main job: train, prune and fine-tune ResNet-20 on handwritten digits, about a minute on a CPU
+#   make demo     the main job: train, prune and fine-tune ResNet-56 on handwritten digits, about a minute on a CPU
 #   make test     the tests (SLOW=1: the slow ones too)
 #   make lint     ruff            make types   mypy            make bench   timings, see scripts/bench.py
 #   make clean    remove the virtual environment and the caches; results in outputs/ stay
@@ -25,8 +25,8 @@ PRUNEBENCH_OUTPUTS ?= outputs
 .PHONY: demo test lint types bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m prunebench method=fpgm model=resnet20
-	@echo "result: $$(ls -t $(PRUNEBENCH_OUTPUTS)/runs/fpgm-resnet20-digits/*/*/result.json | head -n 1)"
+	$(BIN)/python -m prunebench method=fpgm model=resnet56
+	@echo "result: $$(ls -t $(PRUNEBENCH_OUTPUTS)/runs/fpgm-resnet56-digits/*/*/result.json | head -n 1)"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile $(if $(SLOW),-m "slow or not slow") $(PYTEST_FLAGS)

@@ -21,6 +21,12 @@ class UserError(ValueError):
         super().__init__(here(sentence))
 
 
+def in_words(error: BaseException) -> str:
+    """An error for a result or a log: a user's mistake by its sentence, any other by type and text."""
+    text = str(error)
+    return text if isinstance(error, UserError) and text else f"{type(error).__name__}{text and f': {text}'}"
+
+
 def here(text: str) -> str:
     """``text`` with each ``python scripts/x.py`` as it is started where this package lies."""
     return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if INSTALLED else text

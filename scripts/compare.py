@@ -20,7 +20,7 @@ from prunebench.errors import UserError, here  # noqa: E402
 from prunebench.measure.metrics import ACCURACY, METRICS  # noqa: E402
 from prunebench.measure.statistics import mcnemar  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
-from prunebench.report.configurations import Group  # noqa: E402
+from prunebench.report.configurations import Group, group  # noqa: E402
 from prunebench.report.pairs import Pair, compare, read_correct  # noqa: E402
 from prunebench.report.record import Pool, from_result  # noqa: E402
 from prunebench.report.tables import over_seeds, p_value, points, signed  # noqa: E402
@@ -37,7 +37,8 @@ def load(folder: Path) -> Group:
         raise UserError(f"{folder} holds no result with numbers; give the folder of a run")
     if len({record.id for record in records}) > 1:
         raise UserError(f"{folder} holds several configurations; give the folder of one of them")
-    return Group(tuple(sorted(records, key=lambda record: record.seed)))
+    (found,) = group(records)
+    return found
 
 
 def lines(pair: Pair) -> list[str]:

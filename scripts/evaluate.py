@@ -1,6 +1,8 @@
 """Measure the saved net of a run again and compare with its result: python scripts/evaluate.py <run folder>.
 
 From the run's folder and its data set alone. Stored and new numbers are printed; exit code 1 if they differ.
+The folder may be from somebody else: of the code that it names, only nets, layers, methods and data sets of this
+package and modules of torch.nn are called. A run with a net, method or data set of your own needs --trust.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="folder of a finished run (.../seed_<n>)")
     parser.add_argument("--data", type=Path, help="data folder (default: the run's)")
+    parser.add_argument("--trust", action="store_true", help="call whatever the folder names: it can run any program")
     given = parser.parse_args(arguments)
     try:
-        found = reevaluate(given.folder, data=given.data)
+        found = reevaluate(given.folder, data=given.data, trust=given.trust)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--to", required=True, choices=[*FORMATS, "all"], help="format to write")
     parser.add_argument("--output", type=Path, help="file to write (default: export/<net> in the folder)")
     parser.add_argument("--batch", default="dynamic", help="batch size of the graph: dynamic (default) or a number")
-    parser.add_argument("--trust", action="store_true", help="call a net function that is not annotated as one")
+    parser.add_argument("--trust", action="store_true", help="call whatever the folder names: it can run any program")
     given = parser.parse_args(argv)
     if given.batch != "dynamic" and not given.batch.isdigit():
         parser.error(f"--batch must be 'dynamic' or a number, got {given.batch!r}")

@@ -1,4 +1,8 @@
-"""Make tables, pictures and the page from all results: python scripts/report.py [--runs outputs/runs]."""
+"""Make tables, pictures and the page from all results: python scripts/report.py [--runs outputs/runs].
+
+Published runs (outputs/published) are read beside one's own. With --readme README.md only the tables between the
+markers of that file are written, from published runs alone.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,25 @@ if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
 from prunebench.errors import UserError, here  # noqa: E402
-from prunebench.report import Report, build  # noqa: E402
+from prunebench.report import Report, build, readme  # noqa: E402
 from prunebench.rows import load_papers  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
-    parser = argparse.ArgumentParser(description=here(__doc__ or ""))
-    parser.add_argument("--runs", type=Path, default=outputs / "runs", help="folder of the runs (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    own, store = outputs / "runs", ROOT / "outputs" / "published"
+    parser.add_argument("--runs", type=Path, help=f"folder of the runs ({own})")
+    parser.add_argument("--published", type=Path, help=f"the open store ({store}, where it exists)")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables between the markers of this file")
     parser.add_argument("--out", type=Path, default=outputs / "report", help="folder to write (%(default)s)")
     parser.add_argument("--no-figures", action="store_true", help="leave out the static pictures")
     options = parser.parse_args(arguments)
+    published = options.published or (store if store.is_dir() else None)
+    # without a run of one's own there is still what is published
+    runs = options.runs or (own if own.is_dir() or published is None else None)
     console = Console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
@@ -38,7 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
                 progress.update(tasks[step], completed=done, total=total)
 
             papers = load_papers()
-            report = build(options.runs, options.out, rows=papers, pictures=not options.no_figures, advance=advance)
+            if options.readme is not None:
+                names = readme.write(options.readme, published or store, papers)
+                print(f"{options.readme}: {', '.join(names)}")
+                return 0
+            report = build(
+                runs,
+                options.out,
+                published=published,
+                rows=papers,
+                pictures=not options.no_figures,
+                advance=advance,
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

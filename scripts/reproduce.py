@@ -27,7 +27,8 @@ import rich.table  # noqa: E402
 import rich.text  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from prunebench.cli.main import resolve  # noqa: E402
+from prunebench.cli.main import identified  # noqa: E402
+from prunebench.cli.resolve import resolve  # noqa: E402
 from prunebench.errors import UserError, nearest  # noqa: E402
 from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
@@ -37,12 +38,18 @@ from prunebench.report.tables import Table  # noqa: E402
 from prunebench.rows import compose, find, load_papers  # noqa: E402
 from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 
+_DATA: dict[str, Any] = {}
 OWN = {"paper": "", "table": "all", "rows": "*", "seeds": "1", "budget": "full", "launcher": ""}
 
 
 def configure(arguments: Sequence[str]) -> dict[str, Any]:
     experiment, *others = arguments
-    return resolve(OmegaConf.create(compose(find(experiment.split("=", 1)[1]), others)))[0]
+    config = resolve(OmegaConf.create(compose(find(experiment.split("=", 1)[1]), others)))[0]
+    # rows share their data, which are read once here; each run looks at them itself
+    key = repr([config.get(group) for group in ("dataset", "ood", "paths")])
+    if key not in _DATA:
+        _DATA[key] = identified(config).get("data")
+    return {**config, "data": _DATA[key]}
 
 
 def main(arguments: list[str]) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from prunebench.cli import main
+from prunebench.cli.resolve import resolve
 from prunebench.config.groups import conf_folder
 from prunebench.config.identity import run_folder
-from prunebench.run import runner
+from prunebench.run import assemble, runner
 
 SHORT = (
     "latency=false",
@@ -29,7 +29,7 @@ def configure(outputs: Path, *overrides: str) -> tuple[dict[str, Any], str]:
     """The resolved configuration of a command line, and its YAML."""
     cfg = copy.deepcopy(_composed(overrides))
     cfg.paths.outputs = str(outputs)
-    return main.resolve(cfg)
+    return resolve(cfg)
 
 
 @functools.cache
@@ -41,5 +41,6 @@ def _composed(overrides: tuple[str, ...]) -> Any:
 def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     """Run a configuration; its result and its folder."""
     config, text = configure(outputs, *overrides)
+    config = assemble.identified(config)
     folder = run_folder(config)
     return runner.execute(config, text, folder), folder

@@ -32,19 +32,29 @@ class Iterate:
         return abs(self.removed - target) / target
 
 
-def count_kept(gates: Sequence[Tensor], kept: int) -> tuple[int, ...]:
+def count_kept(gates: Sequence[Tensor], kept: int, *, seed: int) -> tuple[int, ...]:
     """How many of the ``kept`` largest gates lie in each layer.
 
-    Ties go to the lower index (of the layers one after the other): many gates are exactly 0 or 1.
+    Many gates are exactly 0 or 1. Which of equal ones stay is drawn, so that no layer is favoured for its place.
 
     Args:
         gates: of each layer, ``[channels]``.
         kept: number of gates that stay in all layers together.
+        seed: of that draw, which is the same for any ``kept``.
     """
     flat = torch.cat(list(gates))
     layer = torch.repeat_interleave(torch.arange(len(gates)), torch.tensor([len(part) for part in gates]))
-    order = flat.argsort(descending=True, stable=True)[:kept]
+    drawn = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
+    order = drawn[flat[drawn].argsort(descending=True, stable=True)][:kept]
     return tuple(torch.bincount(layer[order], minlength=len(gates)).tolist())
+
+
+def num_tied(gates: Sequence[Tensor], kept: int) -> int:
+    """Number of gates as large as the last that is kept, if some of them stay and some go; else 0."""
+    ranked = torch.cat(list(gates)).sort(descending=True).values
+    if not 0 < kept < len(ranked) or ranked[kept - 1] != ranked[kept]:
+        return 0
+    return int((ranked == ranked[kept]).sum())
 
 
 def largest(gates: Tensor, count: int) -> tuple[int, ...]:
@@ -59,6 +69,7 @@ def bisect(
     target: float,
     max_iterations: int,
     tolerance: float,
+    seed: int = 0,
 ) -> list[Iterate]:
     """Search the share of gates to drop at which the share ``target`` of the MACs is removed.
 
@@ -71,6 +82,7 @@ def bisect(
         removed: channels of each layer -> share of the MACs that is removed.
         target: share to be removed, in (0, 1).
         max_iterations: at least 1.
+        seed: see :func:`count_kept`.
 
     Returns:
         Every iterate in its order, at least one.
@@ -81,7 +93,7 @@ def bisect(
     for _ in range(max_iterations):
         dropped = (low + high) / 2
         kept = round(total * (1 - dropped))  # a half goes to the even number, as in the official code
-        counts = tuple(max(1, count) for count in count_kept(gates, kept))
+        counts = tuple(max(1, count) for count in count_kept(gates, kept, seed=seed))
         trace.append(Iterate(kept=kept, counts=counts, removed=removed(counts)))
         if trace[-1].gap(target) <= tolerance:
             break

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from prunebench.budget.bisection import bisect, largest, pick
+from prunebench.budget.bisection import bisect, largest, num_tied, pick
 from prunebench.budget.choose import Choice
 from prunebench.surgery.plan import Plan
 
@@ -40,6 +40,7 @@ def choose_by_gates(
     max_iterations: int,
     tolerance: float,
     iterate: str,
+    seed: int,
 ) -> Choice:
     """The channels with the largest gates, as many as leave a share ``target`` of the MACs.
 
@@ -48,9 +49,11 @@ def choose_by_gates(
         kept: kept channels of the layers that lose some -> share of the MACs that this leaves.
         target: share of the MACs that stays, in (0, 1).
         max_iterations, tolerance: see :func:`prunebench.budget.bisection.bisect`. ``iterate``: see its ``pick``.
+        seed: decides which of equal gates stay.
 
     Returns:
-        A choice whose ``achieved`` also has ``gap``, ``iterations``, ``mean_gate`` and ``nonzero_gates``.
+        A choice whose ``achieved`` also has ``gap``, ``iterations``, ``mean_gate``, ``nonzero_gates`` and ``tied``,
+        the number of equal gates of which the threshold keeps only some.
 
     Raises:
         UserError: no step is within the budget where that is asked for.
@@ -64,7 +67,7 @@ def choose_by_gates(
     def removed(counts: Sequence[int]) -> float:
         return 1 - kept(keep(counts))
 
-    trace = bisect(parts, removed, target=1 - target, max_iterations=max_iterations, tolerance=tolerance)
+    trace = bisect(parts, removed, target=1 - target, max_iterations=max_iterations, tolerance=tolerance, seed=seed)
     flat = torch.cat(parts)
     for step in trace:
         log.info("bisection: %d of %d gates, %.2f %% of the MACs removed", step.kept, len(flat), 100 * step.removed)
@@ -80,5 +83,6 @@ def choose_by_gates(
         "iterations": len(trace),
         "mean_gate": float(flat.mean()),
         "nonzero_gates": float((flat != 0).float().mean()),
+        "tied": num_tied(parts, chosen.kept),
     }
     return Choice(plan, [{"layer": name, "reason": reason} for name in gates if name not in plan.keep], achieved)

@@ -121,7 +121,8 @@ def choose_by_scales(
     whole_layers = [s.name for s, unit, num_pruned in zip(ordered, units, counts, strict=True) if not num_pruned]
     reason = "all of its scales are above the threshold, or its floor keeps them all"
     not_pruned = [{"layer": name, "reason": reason} for name in whole_layers]
-    return Choice(plan, not_pruned, _achieved(plan, scales, graph, amount))
+    asked = None if amount.prune_ratio is None else (1.0 - amount.prune_ratio) ** fraction
+    return Choice(plan, not_pruned, _achieved(plan, scales, graph, amount) | {"channels_asked": asked})
 
 
 def by_strict_threshold(units: Sequence[Unit]) -> Family:

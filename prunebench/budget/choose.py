@@ -27,9 +27,10 @@ class Choice:
     Attributes:
         plan: the channels that stay, in channels of the dense net; only layers that lose some are in it.
         not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
-        achieved: ``channels_kept`` (share, over the scored layers), ``macs_kept`` and ``params_kept`` (share of the
-            dense net), ``target`` (share of MACs or parameters asked for, None with a ratio), ``target_of`` ("macs" or
-            "params"), ``reached`` (what there is of it), ``seconds`` (spent on choosing).
+        achieved: ``channels_kept`` (share, over the scored layers) and ``channels_asked`` (the share that a ratio asks
+            to keep, None with a target), ``macs_kept`` and ``params_kept`` (share of the dense net), ``target`` (share
+            of MACs or parameters asked for, None with a ratio), ``target_of`` ("macs" or "params"), ``reached`` (what
+            there is of it), ``seconds`` (spent on choosing).
     """
 
     plan: Plan
@@ -110,7 +111,8 @@ def choose(
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
-    achieved = describe(plan, scores, graph, target_macs=target_macs, target_params=target_params)
+    targets = {"target_macs": target_macs, "target_params": target_params}
+    achieved = describe(plan, scores, graph, **targets, prune_ratio=prune_ratio, fraction=fraction)
     achieved["seconds"] = time.perf_counter() - started
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
@@ -153,6 +155,8 @@ def describe(
     *,
     target_macs: float | None = None,
     target_params: float | None = None,
+    prune_ratio: float | Mapping[str, float] | None = None,
+    fraction: float = 1.0,
 ) -> dict[str, Any]:
     """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
 
@@ -160,12 +164,16 @@ def describe(
         plan: what stays.
         names: the layers that were asked to give channels.
         graph: of the dense net.
-        target_macs, target_params: what was asked for.
+        target_macs, target_params, prune_ratio: what was asked for; a target replaces the ratio.
+        fraction: of an iterative schedule, see :func:`choose`.
     """
     widths = {name: graph.layers[name].out_channels for name in names}
     kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
+    if target_macs is not None or target_params is not None:
+        prune_ratio = None
     achieved: dict[str, Any] = {
         "channels_kept": kept / sum(widths.values()),
+        "channels_asked": None if prune_ratio is None else _asked(widths, prune_ratio, fraction),
         "target": target_macs if target_macs is not None else target_params,
         "target_of": "macs" if target_macs is not None else "params" if target_params is not None else None,
     }
@@ -177,3 +185,10 @@ def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[
     kept = {"macs": macs, "params": params}
     reached = kept.get(achieved["target_of"])
     return {**achieved, "macs_kept": macs, "params_kept": params, "reached": reached}
+
+
+def _asked(widths: Mapping[str, int], prune_ratio: float | Mapping[str, float], fraction: float) -> float:
+    """Share of the channels of layers with these ``widths`` that a ratio, or a table of them, asks to keep."""
+    table = ratio_table({"*": prune_ratio} if isinstance(prune_ratio, float | int) else prune_ratio, widths)
+    gone = sum(width * step_ratio(table.get(name, 0.0), fraction) for name, width in widths.items())
+    return 1 - gone / sum(widths.values())

@@ -29,6 +29,14 @@ def cubic_sparsity(time: int, *, initial: float, final: float, start: int, end: 
     return final + (initial - final) * (1 - done / span) ** 3
 
 
+def num_zero(sparsity: float, size: int) -> int:
+    """How many of ``size`` weights or components are zero at a sparsity: rounded down, as in the official code.
+
+    IntelLabs/distiller, distiller/pruning/level_pruner.py: ``int(desired_sparsity * param.numel())``.
+    """
+    return int(sparsity * size + 1e-9)  # 0.3 * 10 is 2.9999999999999996
+
+
 @validated
 @dataclass(frozen=True, kw_only=True)
 class CubicRamp:

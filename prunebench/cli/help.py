@@ -71,6 +71,7 @@ def help_text() -> str:
         "  python scripts/report.py                                 tables and one page over all runs",
         "  python scripts/compare.py <run folder> <run folder>      paired tests of two runs, what they share",
         "  python scripts/evaluate.py <run folder>                  measure a saved net again, compare with its result",
+        "  python scripts/publish.py <run folder> ...               measure them again, keep them in outputs/published",
         "  python scripts/data.py check | get <name>                the data sets",
         "  python scripts/export.py <run folder> --to onnx          also torch_export, state_dict",
         "  python scripts/bench.py                                  speed",

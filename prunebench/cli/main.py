@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prunebench.cli.help import help_text
-from prunebench.config.arguments import fit
-from prunebench.config.groups import GROUPS, conf_folder, options
-from prunebench.config.ranges import Range
-from prunebench.errors import UserError, nearest
+from prunebench.config.groups import conf_folder
+from prunebench.errors import UserError
 
 log = logging.getLogger("prunebench")
 
@@ -31,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from prunebench.cli.mistakes import explain, refuse_flags
     from prunebench.config import recipes
     from prunebench.rows import register
 
@@ -38,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Hydra would print its own message and hide ours
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        refuse_flags(arguments)
         recipes.register()
         register(arguments)
         sys.argv = [sys.argv[0], *swept_with_rows(arguments)]
@@ -101,14 +100,14 @@ def run(cfg: Any) -> None:
     from hydra.types import RunMode
 
     from prunebench.cli.closing import show
-    from prunebench.config import recipes
+    from prunebench.cli.resolve import resolve
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
     from prunebench.run.sweep_record import job_environment
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
-    recipes.refuse_overruled(cfg, HydraConfig.get().overrides.task)
-    config, text = resolve(cfg)
+    config, text = resolve(cfg, HydraConfig.get().overrides.task)
+    config = identified(config)
     folder = run_folder(config)
     if is_complete(folder):
         print(f"already complete: {folder}")
@@ -127,107 +126,23 @@ def run(cfg: Any) -> None:
     show(result)
 
 
-def resolve(cfg: Any) -> tuple[dict[str, Any], str]:
-    """The configuration as plain data and as YAML: resolved, complete, paths absolute.
-
-    Raises:
-        UserError: a mandatory value is missing, the seed is not a whole number.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue
-
-    from prunebench.config import recipes
-    from prunebench.config.groups import RUN_FOLDERS
-    from prunebench.rows.experiment import settle
-
-    recipes.register()
-    recipes.check(cfg)
-    try:
-        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
-    assert isinstance(config, dict)
-    _check_values(config)
-    config = settle(config)
-    for key in ("data", "outputs"):
-        config["paths"][key] = absolute(config["paths"][key])
-    pretrained = config["model"].get("pretrained")
-    if pretrained and "://" not in pretrained:
-        config["model"]["pretrained"] = absolute(pretrained)
-    for key in config["method"].get(RUN_FOLDERS) or ():
-        if config["method"].get(key):
-            config["method"][key] = absolute(str(config["method"][key]))
-    return config, OmegaConf.to_yaml(OmegaConf.create(config))
-
-
-def absolute(path: str) -> str:
-    """``path`` from the root; ``~`` is the user's home."""
-    return str(Path(path).expanduser().resolve())
-
-
-def _check_values(config: Mapping[str, Any]) -> None:
-    """Refuse what no constructor sees."""
-    paths, row = config["paths"], config.get("row")
-    fit(config["seed"], Annotated[int, Range(low=0, below=2**31)], "seed")
-    truths = {"latency": config["latency"], "paths.download": paths["download"]}
-    truths |= {"logger.online": config["logger"].get("online", False)}
-    for name, value in truths.items():
-        fit(value, bool, name)
-    texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
-    texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise UserError(f"{name} must be text, got {value!r}")
-    if row is not None and not isinstance(row, Mapping):
-        raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")
-
-
-def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any]:
-    """Run ``config`` in a process that is set up for it."""
+def identified(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with what its data are, in a process that is set up to read and to train on them."""
     from prunebench.run import runtime
 
     runtime.limit_spinning()  # before torch starts its threads
     runtime.tune_allocator()  # before torch takes its first block
 
+    from prunebench.run import assemble
+
+    return assemble.identified(config)
+
+
+def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any]:
+    """Run ``config``; ``text`` is the same as YAML."""
     from prunebench.run import runner
 
     return runner.execute(config, text, folder)
-
-
-def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """One sentence for what Hydra or OmegaConf refused, with the nearest names."""
-    text = str(error)
-    missing = re.search(r"Could not find '(\w+)/([^']+)'", text) or re.search(
-        r"In '[^']*': Could.* '(\w+)/([^']+)'", text
-    )
-    if missing:
-        group, word = missing.groups()
-        known = options(group)
-        return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
-    key = re.search(r"Could not override '([^']+)'", text)
-    if key:
-        word = key.group(1).split("@")[0]
-        if "." not in word:
-            return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
-        return f"the key {word} is unknown{nearest(word, known_keys(arguments))}"
-    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
-
-
-def known_keys(arguments: Sequence[str]) -> list[str]:
-    """All keys of the configuration that the group choices among ``arguments`` give."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    choices = [a for a in arguments if a.split("=")[0] in GROUPS and "," not in a]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
-    return list(_flat(config, ""))
-
-
-def _flat(value: Any, prefix: str) -> list[str]:
-    if not isinstance(value, dict):
-        return [prefix]
-    return [name for key, item in value.items() for name in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
 
 
 def _start_logging() -> None:

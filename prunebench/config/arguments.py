@@ -72,11 +72,7 @@ def fit(value: Any, hint: Any, where: str) -> Any:
         return value
     if str in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    choices = [limit.options for kind in kinds for limit in _limits(kind) if isinstance(limit, Among)]
-    words = [word for options in choices for word in options if isinstance(word, str)]
-    advice = nearest(value, words) if isinstance(value, str) else ""
-    shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f"{value!r:.{MAX_SHOWN}}…"
-    raise UserError(f"{where} must be {' or '.join(map(_phrase, kinds))}, got {shown}{advice}")
+    raise UserError(f"{where} must be {' or '.join(map(_phrase, kinds))}, got {_shown(value)}{_advice(value, kinds)}")
 
 
 def validated(target: Called) -> Called:
@@ -153,6 +149,18 @@ def _shape(kind: Any) -> str:
     if issubclass(origin, list | tuple | Sequence):
         return "list"
     return "table" if issubclass(origin, Mapping) else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _advice(value: Any, kinds: Sequence[Any]) -> str:
+    """The choices that look like a wrong text."""
+    choices = [limit.options for kind in kinds for limit in _limits(kind) if isinstance(limit, Among)]
+    words = [word for options in choices for word in options if isinstance(word, str)]
+    return nearest(value, words) if isinstance(value, str) else ""
 
 
 def _is(value: Any, kind: Any) -> bool:

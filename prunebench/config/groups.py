@@ -11,14 +11,17 @@ from pathlib import Path
 
 GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
 
+MAY_LACK = ("ood",)
+"""Groups that a run may have none of."""
+
 RUN_FOLDERS = "run_folders"
 """Key of ``method`` with the names of its options that are folders of finished runs."""
 
 NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "method": ("name", "recipe", "acts", "control", RUN_FOLDERS),
     "model": ("name", "recipe", "pretrained", "pretrained_sha256"),
-    "dataset": ("epochs",),
-    "ood": ("epochs",),
+    "dataset": ("epochs", "recipe"),
+    "ood": ("epochs", "recipe"),
 }
 """Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
 
@@ -42,6 +45,28 @@ def options(group: str, root: Path | None = None) -> dict[str, str]:
             first = file.readline()
         found[path.stem] = first.removeprefix("#").strip() if first.startswith("#") else ""
     return found
+
+
+def asked_of_data(text: str) -> set[str]:
+    """The facts of the data set that the configuration ``text`` of a net asks for, ``${dataset.<fact>}``."""
+    return set(re.findall(r"\$\{dataset\.(\w+)\}", text))
+
+
+def fitting(asked: set[str], given: set[str]) -> tuple[list[str], list[str]]:
+    """The nets that a data set with the facts ``given`` has all facts for, and the data sets with all those ``asked``.
+
+    The user's own net, whose target is still to be given, is none of them.
+    """
+    read = {group: _texts(group) for group in ("model", "dataset")}
+    nets = [
+        name for name, text in read["model"].items() if asked_of_data(text) <= given and "_target_: ???" not in text
+    ]
+    facts = {name: set(re.findall(r"^(\w+):", text, re.MULTILINE)) for name, text in read["dataset"].items()}
+    return nets, [name for name, found in facts.items() if asked <= found]
+
+
+def _texts(group: str) -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob("*.yaml"))}
 
 
 def controls(root: Path | None = None) -> dict[str, str]:

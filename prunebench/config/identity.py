@@ -5,23 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.config.groups import RUN_FOLDERS
+from prunebench.config.source import source_sha256, targets
+from prunebench.disk.seal import file_sha256
 
 PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
 """Keys of ``trainer`` that say where a run computes, not what."""
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +22,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
     of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method starts from (``method.run_folders`` names the options), so that moving them changes nothing.
+    that a method starts from (``method.run_folders`` names the options), so that moving them changes nothing. Foreign
+    code counts by its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
     kept["method"] = _by_content(config["method"])
@@ -43,7 +37,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             "pretrained": file_sha256(Path(pretrained)),
             "pretrained_sha256": None,
         }
+    if sources := _sources(config):
+        kept["sources"] = sources
     return kept
+
+
+def _sources(settings: Any) -> dict[str, str | None]:
+    """Dotted path of foreign code -> checksum of its source."""
+    return {path: source_sha256(path) for path in sorted(set(targets(settings)))}
 
 
 def _by_content(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,9 +57,10 @@ def _by_content(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sha256(folder: Path) -> str | None:
-    """Checksum of the net that a run has saved (plan and weights), 64 hex digits; None if it has saved none."""
-    files = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
-    sums = [f"{file.name} {file_sha256(file)}" for file in files if file.is_file()]
+    """Checksum of what a run has trained and saved (plan and weights), 64 hex digits; None if it has saved nothing."""
+    saved = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
+    files = [*saved, *sorted(folder.glob("phases/*/weights.safetensors"))]
+    sums = [f"{file.relative_to(folder)} {file_sha256(file)}" for file in files if file.is_file()]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest() if sums else None
 
 
@@ -81,17 +83,24 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     """``<outputs>/runs/<method>-<model>-<dataset>[-<row>]/<id>/seed_<n>``."""
     names = [config[group]["name"] for group in ("method", "model", "dataset")]
     row = (config.get("row") or {}).get("id")
-    label = "-".join(slug(name) for name in [*names, *([row] if row else [])])
     outputs = Path(config["paths"]["outputs"])
-    return outputs / "runs" / label / digest(identity(config)) / f"seed_{config['seed']}"
+    return outputs / "runs" / run_place(names, row, digest(identity(config)), config["seed"])
+
+
+def run_place(names: Sequence[str], row: str | None, run_id: str, seed: int) -> Path:
+    """``<method>-<model>-<dataset>[-<row>]/<id>/seed_<n>``; ``names`` are the first three."""
+    label = "-".join(slug(name) for name in [*names, *([row] if row else [])])
+    return Path(label) / run_id / f"seed_{seed}"
 
 
 def dense_folder(config: Mapping[str, Any], phase: Mapping[str, Any]) -> Path:
     """Where the pretraining that is the same for all methods is kept: ``<outputs>/dense/…/seed_<n>``."""
     whole = identity(config)
     shared = {key: whole[key] for key in ("dataset", "model", "trainer")}
+    shared["data"] = (whole.get("data") or {}).get("dataset")
+    shared["sources"] = _sources([shared["dataset"], shared["model"]]) or None
     # the recipes of other phases do not matter to this one
-    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key != "epochs"}
+    shared["dataset"] = {key: value for key, value in whole["dataset"].items() if key not in ("epochs", "recipe")}
     label = f"{slug(config['model']['name'])}-{slug(config['dataset']['name'])}"
     outputs = Path(config["paths"]["outputs"])
     return outputs / "dense" / label / digest({**shared, "phase": dict(phase)}) / f"seed_{config['seed']}"

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prunebench.config.arguments import fitted
+from prunebench.config.arguments import MAX_SHOWN, fitted
 from prunebench.config.groups import FROM_DATA, NOT_ARGUMENTS
 from prunebench.errors import UserError, nearest
 
 TARGET = "_target_"
+
+ROOMS: Mapping[str, tuple[str, ...]] = {
+    "model": ("prunebench.models", "torch.nn.modules"),
+    "layers": ("prunebench.layers", "prunebench.methods"),
+    "dataset": ("prunebench.data",),
+    "ood": ("prunebench.data",),
+    "method": ("prunebench.methods", "prunebench.core.method", "prunebench.criteria"),
+}
+"""Config group -> where all lies that is called for it without trust: public names, nothing that calls others."""
+_SHORT = {"torch.nn": "torch.nn.modules"}
+"""Module that only passes names on -> where they are defined."""
 
 
 def find(path: str, *, what: str) -> Callable[..., Any]:
@@ -22,9 +34,9 @@ def find(path: str, *, what: str) -> Callable[..., Any]:
     Raises:
         UserError: no such module, or nothing callable of that name in it.
     """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", str(path)):
+        raise UserError(f"{str(path)[:MAX_SHOWN]!r} is no dotted path like package.module.function")
     module_name, _, name = str(path).rpartition(".")
-    if not module_name:
-        raise UserError(f"{path!r} is no dotted path like package.module.function")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -56,7 +68,7 @@ def build(where: str, settings: Mapping[str, Any], *, expects: type = object, tr
         where: the config group, or the place below it; errors name it.
         settings: ``_target_`` and arguments.
         expects: what must come out.
-        trust: also call a target that is neither a subclass of ``expects`` nor a function annotated to return one.
+        trust: also call a target that does not lie in the ``ROOMS`` of the group, or is not known to give ``expects``.
 
     Raises:
         UserError: the target is unknown or not trusted, a value is refused, or something else comes out.
@@ -64,16 +76,9 @@ def build(where: str, settings: Mapping[str, Any], *, expects: type = object, tr
     if TARGET not in settings:
         raise UserError(f"{where}.{TARGET} must be given")
     path = settings[TARGET]
-    target = find(path, what=where)
-    if not (trust or _gives(target, expects)):
-        raise UserError(
-            f"{path} is neither a {_public_name(expects)} nor annotated to return one, so it is not called; "
-            "annotate it, or give trust=True if you know what it does"
-        )
+    target = find(path, what=where) if trust else _find_known(path, where, expects)
     given = {
-        key: build(f"{where}.{key}", value, expects=object if trust else expects, trust=trust)
-        if isinstance(value, Mapping) and TARGET in value
-        else value
+        key: build(f"{where}.{key}", value, trust=trust) if isinstance(value, Mapping) and TARGET in value else value
         for key, value in arguments(where, settings).items()
     }
     made = _call(target, fitted(target, given, where=where), f"{where}={settings.get('name', path)}")
@@ -97,13 +102,39 @@ def _call(target: Callable[..., Any], given: Mapping[str, Any], what: str) -> An
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename}:{last.lineno}"
-        raise UserError(f"{what} cannot be built: {str(error) or type(error).__name__} ({place})") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{what} cannot be built: {reason} ({place})") from error
+
+
+def _find_known(path: Any, where: str, expects: type) -> Callable[..., Any]:
+    """The target ``path``, if its place says that it may be called; nothing is imported from elsewhere.
+
+    Raises:
+        UserError: it is not in the group's ``ROOMS``, is private or only passed on there, or gives something else.
+    """
+    rooms = ROOMS[where.partition(".")[0]]
+    module, _, name = str(path).rpartition(".")
+    if _inside(_SHORT.get(module, module), rooms) and not name.startswith("_"):
+        found = find(path, what=where)
+        if _inside(getattr(found, "__module__", None) or "", rooms) and _gives(found, expects):
+            return found
+    kind = "classes" if expects is object else f"classes and functions that give a {_public_name(expects)}"
+    raise UserError(
+        f"{str(path)[:MAX_SHOWN]} is not called for {where}: without trust only public {kind} are, of "
+        f"{' and '.join(rooms)}; give trust=True (--trust to a script) if you know what it does"
+    )
+
+
+def _inside(module: str, rooms: Iterable[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
 def _gives(target: Callable[..., Any], expects: type) -> bool:
-    """Whether a class or the annotation of a function says that ``expects`` comes out."""
+    """Whether a class or the annotation of a function says that ``expects`` comes out; of a function, more than any."""
     if inspect.isclass(target):
         return issubclass(target, expects)
+    if expects is object:
+        return False
     answer = getattr(target, "__annotations__", {}).get("return")
     if isinstance(answer, str):  # postponed: look the name up where the function was written, evaluate nothing
         first, *rest = answer.strip("'\"").split(".")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from prunebench.config.arguments import fitted, validated
+from prunebench.config.identity import slug
 from prunebench.config.ranges import (
     Among,
     Fraction,
@@ -96,6 +97,11 @@ class Phase:
     epoch_share: PositiveFraction | None = None
 
     def __post_init__(self) -> None:
+        if slug(self.name) != self.name:
+            raise UserError(
+                f"a phase's name is a folder: at most 60 letters, digits, '.', '_', neither '.' nor '_' at its ends, "
+                f"got {self.name!r}"
+            )
         where = f"schedule.phases.{self.name}"
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise UserError(f"{where}.nesterov=true needs a momentum above 0, got {where}.momentum={self.momentum!r}")
@@ -145,6 +151,11 @@ def build_phases(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Phase, ...]
             phases += [replace(phase, name=f"{name}_{i}", rounds=1, fraction=i / phase.rounds) for i in rounds]
         if phase.active_last is not None:
             phases[-1] = replace(phases[-1], active=phase.active_last)
+    names = [phase.name for phase in phases]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"two phases are called {doubled[0]}; a phase's name is its folder, so give them different ones"
+        )
     if not phases:
         raise UserError("schedule.phases is empty; choose a schedule, for example schedule=finetune")
     return tuple(phases)

@@ -33,14 +33,15 @@ class Range:
 
     def __str__(self) -> str:
         lower, upper = max(self.low, self.above), min(self.high, self.below)
-        opened, closed = self.low < lower, self.high > upper
+        without_lower, without_upper = self.low < lower, self.high > upper
+        first, last = (f"{bound:g}" if isinstance(bound, float) else str(bound) for bound in (lower, upper))
         words = ""
         if math.isfinite(lower) and math.isfinite(upper):
-            words = f" in {'(' if opened else '['}{lower}, {upper}{')' if closed else ']'}"
+            words = f" in {'(' if without_lower else '['}{first}, {last}{')' if without_upper else ']'}"
         elif math.isfinite(lower):
-            words = f" {'above' if opened else 'of at least'} {lower}"
+            words = f" {'above' if without_lower else 'of at least'} {first}"
         elif math.isfinite(upper):
-            words = f" {'below' if closed else 'of at most'} {upper}"
+            words = f" {'below' if without_upper else 'of at most'} {last}"
         return words + (f" ({self.meaning})" if self.meaning else "")
 
 

@@ -69,6 +69,15 @@ class LanguageModelling:
         loss = F.cross_entropy(logits.flatten(0, 1), batch[1].flatten(), label_smoothing=self.label_smoothing)
         return {"ce": loss}
 
+    def refuses(self, found: Any) -> str | None:
+        """Anything but ``(logits [1, time, symbols], state)``."""
+        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found)):
+            return f"a language model gives two tensors, (logits, state), and this net gives a {type(found).__name__}"
+        logits: Tensor = found[0]
+        if logits.ndim != 3 or logits.shape[-1] != self.num_symbols:
+            return f"its logits have the shape {list(logits.shape)}, [1, time, {self.num_symbols}] is needed"
+        return None
+
     def outputs(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Logits ``[streams, time, symbols]``."""
         logits: Tensor = net(inputs, None)[0]

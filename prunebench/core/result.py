@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunebench.disk.atomic import read_json
+from prunebench.disk.atomic import plain, read_json, write_json
+from prunebench.disk.seal import Damaged, check_files, file_sha256, value_sha256
 from prunebench.errors import UserError
 from prunebench.measure.metrics import NOTHING, in_order, own_of
 from prunebench.measure.stages import STAGES, Stage
 
+log = logging.getLogger("prunebench")
 SCHEMA = 1
 STATUSES = ("complete", "failed", "missed_target")
 FILE = "result.json"
+CHECKSUM = "checksum"
+"""Field of ``result.json``: SHA-256 of all others."""
 MASKED = 0.01
 """A net is called masked if more than this share of its parameters is exactly zero but still there."""
 _SIZES = ("macs", "params")
 """Costs of an operating point that the closing table shows."""
 
 
+def write_result(folder: Path, result: Mapping[str, Any], *, files: Sequence[str] = ()) -> dict[str, Any]:
+    """Write ``result.json``, the last file of a run; returns what is in it.
+
+    Args:
+        files: what else belongs to the result, paths below ``folder``; it keeps their checksums.
+    """
+    whole = plain({**result, "files": {name: file_sha256(folder / name) for name in files}})
+    whole.pop(CHECKSUM, None)
+    whole[CHECKSUM] = value_sha256(whole)
+    write_json(folder / FILE, whole)
+    return dict(whole)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a run folder, with its schema checked.
+    """The result of a run folder, with its schema checked, and its checksum if it has one.
 
     Raises:
-        UserError: there is none, it is broken, or it has another schema.
+        UserError: there is none, it is broken or was changed, or it has another schema.
     """
     result = read_json(folder / FILE)
     if not isinstance(result, dict) or result.get("schema") != SCHEMA or result.get("status") not in STATUSES:
         raise UserError(f"{folder / FILE} is not a result of schema {SCHEMA}; delete it to run again")
+    if CHECKSUM in result and not _is_as_written(result):
+        raise UserError(f"{folder / FILE} was changed after it was written: its {CHECKSUM} does not fit; run again")
     return result
 
 
 def is_complete(folder: Path) -> bool:
-    """True if the run in ``folder`` has ended with numbers (``failed`` and interrupted runs are run again)."""
+    """True if the run in ``folder`` has ended with numbers, and its files are as it has written them.
+
+    ``failed``, interrupted and damaged runs are run again, from their good steps; what is damaged is said.
+    """
     if not (folder / FILE).exists():
         return False
-    return bool(read_result(folder)["status"] != "failed")
+    try:
+        result = read_result(folder)
+        if result["status"] == "failed":
+            return False
+        if CHECKSUM not in result:
+            raise Damaged(f"{folder / FILE} has no {CHECKSUM}")
+        check_files(folder, result["files"])
+    except (UserError, Damaged) as error:
+        log.warning("warning: %s; the run goes on from its good steps", error)
+        return False
+    return True
+
+
+def _is_as_written(result: Mapping[str, Any]) -> bool:
+    return bool(result[CHECKSUM] == value_sha256({key: value for key, value in result.items() if key != CHECKSUM}))
 
 
 def masked_share(cost: Mapping[str, Any]) -> float:

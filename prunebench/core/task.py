@@ -39,6 +39,9 @@ class Task(Protocol):
     def losses(self, net: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Named scalar terms of the training loss."""
 
+    def refuses(self, found: Any) -> str | None:
+        """Why ``found``, what a net has answered to one example, is no prediction for this task; None if it is one."""
+
     def outputs(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """What ``net`` gives before the softmax, from nothing remembered: to compare two nets."""
 
@@ -90,6 +93,15 @@ class Classification:
         """Cross-entropy in nats, mean over the batch."""
         images, labels = batch
         return {"ce": F.cross_entropy(net(images), labels, label_smoothing=self.label_smoothing)}
+
+    def refuses(self, found: Any) -> str | None:
+        """Anything but logits ``[1, classes]``."""
+        if not isinstance(found, Tensor):
+            return f"a classifier gives one tensor of logits, and this net gives a {type(found).__name__}"
+        if list(found.shape) != [1, self.num_classes]:
+            needed = [1, self.num_classes]
+            return f"its output has the shape {list(found.shape)} for one sample, {needed} is needed, a logit per class"
+        return None
 
     def outputs(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Logits ``[batch, classes]``."""

@@ -28,6 +28,7 @@ class Data(ABC):
         samples_per_example: samples in ``example()``.
         name: in folders, commands and results.
         num_classes: number of values that a target can take.
+        batch_size: training samples, or streams of them, per step and device, unless a phase says another number.
         num_train, num_val, num_test: samples per split, known after ``setup``.
         device: where the batches are.
     """
@@ -37,6 +38,7 @@ class Data(ABC):
     samples_per_example: int = 1
     name: str
     num_classes: int
+    batch_size: int
     num_train: int
     num_val: int
     num_test: int

@@ -134,6 +134,10 @@ class ImageNet(ImageData):
         empty = torch.empty(0, dtype=torch.long)
         return self._parts["train"].labels if has_train else empty, self._parts["val"].labels
 
+    def _inputs_sha256(self, part: str) -> str:
+        listing = self._parts.get("train" if part == "train" else "val")
+        return "" if listing is None else listing.sha256()
+
     def _order(self, base: Path, folders: list[str]) -> list[str]:
         """The class folders in label order."""
         official = official_classes()

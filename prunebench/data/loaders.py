@@ -79,6 +79,7 @@ class ImageData(Data):
         self._train_index: Tensor | None = None  # [num_train], positions in the official training set
         self._val_index = torch.empty(0, dtype=torch.long)
         self._test_labels = torch.empty(0, dtype=torch.long)
+        self._sums: dict[str, str] = {}
 
     # -- what a data set writes
 
@@ -93,6 +94,10 @@ class ImageData(Data):
     @abstractmethod
     def _batches(self, part: str, chunks: Sequence[Tensor], draw: tuple[int, int] | None) -> Batches:
         """Batches of part ``"train"`` or ``"test"``; ``draw`` = (seed, epoch) of the augmentation, if any."""
+
+    @abstractmethod
+    def _inputs_sha256(self, part: str) -> str:
+        """Checksum of the pictures of part ``"train"`` or ``"test"``, after ``_read``."""
 
     def _quota(self, labels: Tensor) -> Tensor:
         """How many pictures of each class the validation split takes, ``[K]``; UserError if none would be left."""
@@ -120,6 +125,11 @@ class ImageData(Data):
         if self.num_held_out and len(train_labels):
             rest, held = splits.hold_out(train_labels, self._quota(train_labels), seed=self.split_seed)
         self._train_index, self._val_index, self._test_labels = rest, held, test_labels
+        self._sums = {
+            **{f"{part}_inputs_sha256": self._inputs_sha256(part) for part in ("train", "test")},
+            "train_labels_sha256": _sha256(train_labels),
+            "test_labels_sha256": _sha256(test_labels),
+        }
         self.num_train, self.num_val, self.num_test = len(rest), len(held), len(test_labels)
 
     def train(
@@ -187,7 +197,7 @@ class ImageData(Data):
         return {**super().input_facts(), "mean": self.mean, "std": self.std, "class_names": self.class_names}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the data and the split of a result: counts, seed, hashes of labels and split."""
+        """What identifies the data and the split of a result: counts, seed, hashes of pictures, labels and split."""
         assert self._train_index is not None, "call setup first"
         return {
             "name": self.name,
@@ -196,7 +206,7 @@ class ImageData(Data):
             "num_test": self.num_test,
             "num_classes": self.num_classes,
             "split_seed": self.split_seed,
-            "test_labels_sha256": _sha256(self._test_labels),
+            **self._sums,
             "validation_index_sha256": _sha256(self._val_index),
         }
 

@@ -16,6 +16,7 @@ from prunebench.config.ranges import NonNegativeInt
 from prunebench.data.base import Batches
 from prunebench.data.batches import Draws, Store, StoreBatches
 from prunebench.data.loaders import ImageData
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 
 
@@ -65,6 +66,7 @@ class MemoryData(ImageData):
         if augment.crop > self.size:
             raise UserError(f"dataset.augment.crop must be at most dataset.size={self.size}, got {augment.crop}")
         self.augment = augment
+        self._raw_sums: dict[str, str] = {}
         self._train_store: Store | None = None
         self._test_store: Store | None = None
 
@@ -80,9 +82,16 @@ class MemoryData(ImageData):
 
     def _read(self, root: Path) -> tuple[Tensor, Tensor]:
         raw = self.read(root)
+        self._raw_sums = {
+            "train": tensors_sha256({"": raw.train_images}),
+            "test": tensors_sha256({"": raw.test_images}),
+        }
         self._train_store = self._stored(raw.train_images, raw.train_labels, self.augment.crop)
         self._test_store = self._stored(raw.test_images, raw.test_labels, 0)
         return raw.train_labels, raw.test_labels
+
+    def _inputs_sha256(self, part: str) -> str:
+        return self._raw_sums[part]
 
     def _stored(self, images: Tensor, labels: Tensor, padding: int) -> Store:
         assert images.shape[1:] == (self.in_channels, self.size, self.size), images.shape

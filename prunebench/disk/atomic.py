@@ -1,11 +1,14 @@
-"""Small files, written so that a reader sees the old one or the new one and never a part: text, JSON, CSV."""
+"""Files written so that a reader sees the old one or the new one and never a part: bytes, text, JSON, CSV."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +16,24 @@ from typing import Any
 
 from prunebench.errors import UserError
 
+TEMPORARY = ".tmp"
+"""Ending of the names of what is being written; such a name begins with a dot."""
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader sees the old file or the new one, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` so that a reader sees the old file or the new one, never a part of it, also after a power cut.
+
+    The temporary file lies beside ``path``: on another file system its last step would be a copy.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written; the old file is still there.
+    """
+    temporary = None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; a result is as public as the umask says
@@ -28,9 +41,40 @@ def write_text(path: Path, text: str) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{path} cannot be written ({error.strerror or error}); free space or choose another folder, then the "
+                "same command goes on from here"
+            ) from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in ``folder`` on the disk: without it a power cut may bring back the old file."""
+    with contextlib.suppress(OSError):  # some file systems have no such thing; the file itself is safe
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left half-written below ``folder``; nobody may be writing there."""
+    for left in list(folder.rglob(f".*{TEMPORARY}")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` whole or not at all, see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,12 +97,11 @@ def read_json(path: Path) -> Any:
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``rows`` as CSV; the columns are the union of the rows' keys in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with tempfile.SpooledTemporaryFile(mode="w+", newline="", max_size=1 << 24) as buffer:
-        writer = csv.DictWriter(buffer, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        buffer.seek(0)
-        write_text(path, buffer.read())
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
 
 
 def plain(value: Any) -> Any:

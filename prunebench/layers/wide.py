@@ -50,10 +50,14 @@ def _is_counted() -> bool:
 
 
 class _Remembered:
-    """Placed tensors between evaluations: made anew when a source has changed, and always where gradients flow."""
+    """Placed tensors between evaluations: made anew when a source has changed, and always where gradients flow.
+
+    The sources are compared by value: what is written through ``.data`` changes no version of a tensor. Elsewhere than
+    on the CPU a comparison waits for the device, and costs more than it saves.
+    """
 
     def __init__(self) -> None:
-        self._key: object = None
+        self._sources: tuple[Tensor, ...] = ()
         self._value: tuple[Tensor, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> _Remembered:
@@ -65,12 +69,15 @@ class _Remembered:
     def get(self, layer: nn.Module, sources: Sequence[Tensor], make: Callable[[], tuple[Tensor, ...]]) -> Any:
         if layer.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
             return make()
-        if any(source.is_inference() for source in sources):  # they have no version
+        if any(source.device.type != "cpu" for source in sources):
             return make()
-        key = [(source.data_ptr(), source._version, source.device, source.dtype) for source in sources]
-        if key != self._key:
-            self._key, self._value = key, make()
+        if len(sources) != len(self._sources) or not all(map(_same, sources, self._sources)):
+            self._sources, self._value = tuple(source.detach().clone() for source in sources), make()
         return self._value
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
 
 
 def _matrix(weight: Tensor, rows: _Places, columns: _Places) -> Tensor:

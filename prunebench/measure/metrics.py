@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from prunebench.config.ranges import Range
+
 NOTHING = "–"
 """What stands for a number that was not measured."""
 Shown = Literal["summary", "detail", "record", "result"]
@@ -94,6 +96,13 @@ class Metric:
         """Label of the axis of a chart, and the factor from the store to its unit: sizes are in millions."""
         size = self.place == "cost" and self.unit is COUNT
         return (f"{self.label}, millions", 1e-6) if size else (self.heading, self.unit.scale)
+
+    @property
+    def possible(self) -> Range:
+        """What it can be at all: a share of something that is counted, a count, a time; others are only finite."""
+        if self.unit is FRACTION:
+            return Range(low=0, high=1) if self.place == "metrics" else Range(high=1)
+        return Range(low=0) if self.unit in (COUNT, BYTES, MS, RATIO) else Range()
 
     @property
     def nested(self) -> bool:

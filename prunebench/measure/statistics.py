@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from prunebench.config.arguments import fit
+from prunebench.config.arguments import validated
 from prunebench.config.ranges import OpenFraction
 from prunebench.errors import UserError
 
@@ -26,11 +26,10 @@ LEVEL = 0.95
 
 
 # ------------------------------------------------------------------------------------------ one accuracy
-def clopper_pearson(k: int, n: int, level: float = LEVEL, family: int = 1) -> Interval:
+@validated
+def clopper_pearson(k: int, n: int, level: OpenFraction = LEVEL, family: int = 1) -> Interval:
     """Exact interval of a proportion (Clopper, Pearson 1934): ``family`` of them hold together with ``level``."""
     _check_counts(k, n)
-    if not 0 < level < 1:
-        raise UserError(f"statistics: level must be in (0, 1), got {level}")
     tail = (1 - level) / family / 2
     low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - tail))
@@ -118,10 +117,6 @@ def mean_of_seeds(values: Sequence[float]) -> Mean:
     sd = float(np.std(values, ddof=1))
     t = float(stats.t.ppf(1 - (1 - LEVEL) / 2, len(values) - 1))
     return Mean(float(np.mean(values)), sd, t * sd / math.sqrt(len(values)))
-
-
-def _alpha(level: float) -> float:
-    return 1 - float(fit(level, OpenFraction, "level"))
 
 
 def _check_counts(k: int, n: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunebench import criteria
-from prunebench.budget.gradual import CubicRamp
+from prunebench.budget.gradual import CubicRamp, num_zero
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import FractionBelowOne, PhaseShare, PositiveFloat
 from prunebench.core.clock import Clock
@@ -130,5 +130,5 @@ class Agp(Method):
     def _update(self, net: nn.Module, clock: Clock) -> None:
         sparsity = self.ramp.sparsity(clock.step, clock.num_epochs, clock.steps_per_epoch)
         for weight, mask in self.masks.pairs(net):
-            mask &= criteria.largest(weight, int(sparsity * weight.numel() + 1e-9))
+            mask &= criteria.largest(weight, num_zero(sparsity, weight.numel()))
         self.masks.zero(net)

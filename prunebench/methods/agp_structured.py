@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench import criteria
-from prunebench.budget.gradual import CubicRamp
+from prunebench.budget.gradual import CubicRamp, num_zero
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, FractionBelowOne, NonNegativeFloat, PhaseShare, PositiveFloat
@@ -141,7 +141,7 @@ class AgpStructured(Method):
     def _update(self, net: nn.Module, clock: Clock) -> None:
         sparsity = self.ramp.sparsity(clock.step, clock.num_epochs, clock.steps_per_epoch)
         for gate in self._gates(net):
-            gate.live &= criteria.largest(gate.value, round(sparsity * gate.size))
+            gate.live &= criteria.largest(gate.value, num_zero(sparsity, gate.size))
         self._zero(net)
 
     @torch.no_grad()

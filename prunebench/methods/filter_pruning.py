@@ -123,7 +123,15 @@ class FilterPruning(ChannelMethod):
         plan = self.masks.plan()
         again = self._rank(net, run.graph, run.seed, within=plan)  # for the reasons: the dead channels go first
         whole = [entry for entry in again.not_pruned if entry["layer"] not in plan.keep]
-        achieved = budget.describe(plan, self.scored(run.graph)[0], run.graph, **self.targets)
+        ratio = None if self.like else self.prune_ratio
+        achieved = budget.describe(
+            plan,
+            self.scored(run.graph)[0],
+            run.graph,
+            target_macs=self.targets["target_macs"],
+            target_params=self.targets["target_params"],
+            prune_ratio=ratio,
+        )
         return run.cut(net, Choice(plan, whole, achieved))
 
     def _select(self, net: nn.Module, num_epochs_done: int, *, last: bool) -> None:

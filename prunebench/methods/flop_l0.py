@@ -159,9 +159,9 @@ class FlopL0(Method):
         return component_gates.extract(net, run, target=self.target_sparsity, merge=self.merge)
 
     def target_at(self, step: int, num_steps: int) -> float:
-        """The sparsity aimed at after ``step`` updates: t_final min(1, k / W)."""
+        """The sparsity aimed at in the update number k = ``step`` + 1: t_final min(1, k / W), W > 0."""
         warmup = round(self.target_warmup * num_steps)
-        return self.target_sparsity * min(1.0, step / warmup) if warmup else self.target_sparsity
+        return self.target_sparsity * min(1.0, (step + 1) / warmup) if warmup else self.target_sparsity
 
 
 def expected_sparsity(layers: Sequence[Gated]) -> Tensor:

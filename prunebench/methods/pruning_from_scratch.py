@@ -29,6 +29,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
+from prunebench.measure.metrics import ACCURACY
 from prunebench.methods.bases.channel_gates import ChannelGate, add_gates, density_penalty, gates_of
 from prunebench.methods.bases.search_cost import beside_pretraining
 from prunebench.nets.dense_net import DenseNet
@@ -55,9 +56,10 @@ class PruningFromScratch(Method):
     Results are relative to the net of standard width; ``cost.base`` is the widened one. Schedules that pretrain
     (``scratch_e``, ``scratch_b``) train the standard net only to be compared with.
 
-    Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); ties go to
-    the lower index; a layer keeps one channel (the official code builds none or crashes); the validation split is
-    stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1 only).
+    Deviations: MACs are this package's (the official counter adds 4,096 for a ResNet's pooling, 0.01 %); which of
+    equal gates stay is drawn by the seed; a layer keeps one channel (the official code builds none or crashes); the
+    validation split is stratified and the same in all phases (the official one: the last 5,000 pictures, in stage 1
+    only).
 
     Args:
         target_macs: share of the standard net's MACs that stays, in (0, 1).
@@ -200,7 +202,7 @@ class PruningFromScratch(Method):
     def _choose(self, run: Run) -> Choice:
         graph = run.graph
         layers = list(_gated(graph))
-        accuracies = [row.get("val/accuracy") for row in run.history if row["phase"] == SEARCH]
+        accuracies = [row.get(ACCURACY.logged) for row in run.history if row["phase"] == SEARCH]
         epoch = select_epoch(self.gates, accuracies, self.density)
         gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
 
@@ -211,6 +213,7 @@ class PruningFromScratch(Method):
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,
             iterate=self.iterate,
+            seed=run.seed,
         )
         return replace(choice, achieved=choice.achieved | {"selected_epoch": epoch})
 

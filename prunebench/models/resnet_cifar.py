@@ -2,12 +2,14 @@
 
 He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016, section 4.2. Depth = 6n + 2.
 
-Two shortcuts where the width doubles (section 3.3 of the paper):
+Three shortcuts where the width doubles (section 3.3 of the paper):
 
 - ``A``: every second pixel, and zero channels; no parameters. This is the net of the paper's CIFAR tables and
   of most pruning papers. The zeros go in front of and behind the channels, half each, as in
   akamaster/pytorch_resnet_cifar10 (``resnet.py``, class ``BasicBlock``), so that its published weights fit;
   which side they are on is only a renumbering of the channels of the stream.
+- ``A_average``: as ``A``, with the mean of 2x2 pixels instead of every second one, as in the official code of Liu et
+  al. 2019 (Eric-mingjie/rethinking-network-pruning, cifar/l1-norm-pruning/models/resnet.py:51-60).
 - ``B``: 1x1 convolution and batch norm (2,752 parameters more for width 16).
 """
 
@@ -22,7 +24,7 @@ from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveInt
 from prunebench.models import check_image_size
 
-SHORTCUTS = ("A", "B")
+SHORTCUTS = ("A", "A_average", "B")
 Shortcut = Annotated[str, Among(SHORTCUTS)]
 
 
@@ -31,10 +33,12 @@ class PadShortcut(nn.Module):
 
     Args:
         in_channels, out_channels: width before and after, ``out_channels > in_channels``.
+        average: take the mean of 2x2 pixels, not the first of them.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, average: bool = False) -> None:
         super().__init__()
+        self.average = average
         extra = out_channels - in_channels
         assert extra > 0, f"option A pads channels, got {in_channels} -> {out_channels}"
         self.front = extra // 2
@@ -42,7 +46,8 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, in, height, width]`` to ``[batch, out, ceil(height / 2), ceil(width / 2)]``."""
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.front, self.back))
+        small = F.avg_pool2d(x, 2, ceil_mode=True) if self.average else x[:, :, ::2, ::2]
+        return F.pad(small, (0, 0, 0, 0, self.front, self.back))
 
 
 class BasicBlock(nn.Module):
@@ -57,8 +62,9 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module
         if stride == 1 and in_channels == out_channels:
             self.shortcut = nn.Identity()
-        elif shortcut == "A":
-            self.shortcut = PadShortcut(in_channels=in_channels, out_channels=out_channels)
+        elif shortcut in ("A", "A_average"):
+            average = shortcut == "A_average"
+            self.shortcut = PadShortcut(in_channels=in_channels, out_channels=out_channels, average=average)
         else:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
@@ -78,7 +84,7 @@ class CifarResNet(nn.Module):
     Args:
         blocks: basic blocks a stage, ``n`` of the paper.
         num_classes, in_channels: sizes of the last and the first layer.
-        shortcut: ``"A"`` or ``"B"``, see the module's text.
+        shortcut: ``"A"``, ``"A_average"`` or ``"B"``, see the module's text.
         width: channels of the first stage; the others have twice and four times as many.
     """
 

@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -23,13 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunebench.errors import UserError, nearest
-
-# where training programs put the state dict, in the order in which they are tried
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "state_dict_ema", "model_ema", "ema")
-# what DataParallel, Lightning modules and torch.compile put in front of every name
-PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
-MAX_DEPTH = 4  # dictionaries inside dictionaries that are opened
-NUM_SHOWN = 5  # names listed in a message
+from prunebench.nets.wrappers import some, unwrap
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ class ForeignWeights:
 def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path) -> ForeignWeights:
     """Copy the weights in ``source`` into ``net``, strictly: every name and shape must fit.
 
-    Tolerated differences: a wrapping dictionary, a prefix that all names share, another floating-point type,
-    missing ``num_batches_tracked`` counters (files from before torch 0.4.1).
+    Tolerated differences: the wrappers of :mod:`prunebench.nets.wrappers`, another floating-point type, missing
+    ``num_batches_tracked`` counters (files from before torch 0.4.1).
 
     Args:
         net: changed in place; untouched when an error is raised.
@@ -65,7 +59,7 @@ def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path
     """
     path = _locate(source, sha256=_checked_digest(sha256), cache=cache)
     digest = file_sha256(path)
-    tensors, unwrapped = _unwrap(_read(path), net.state_dict(), path)
+    tensors, unwrapped = unwrap(_read(path), net.state_dict(), path)
     net.load_state_dict(_fit(net, tensors, path), strict=True)
     return ForeignWeights(source=source, sha256=digest, unwrapped=unwrapped)
 
@@ -166,42 +160,6 @@ def _why_unreadable(path: Path, reason: str) -> str:
     return f"{path} is damaged or is neither a torch nor a safetensors file; delete it and fetch it again"
 
 
-def _unwrap(content: object, names: Collection[str], path: Path) -> tuple[dict[str, Tensor], str]:
-    """The state dict inside ``content``, under the net's ``names`` as far as possible; how it was found."""
-    steps: list[str] = []
-    while not _is_state_dict(content):
-        inner = content if isinstance(content, Mapping) else {}
-        key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
-        if key is None or len(steps) == MAX_DEPTH:
-            found = f"the keys {_some(map(str, inner))}" if inner else type(content).__name__
-            wanted = f"tensors by name, or these in one of {', '.join(WRAPPERS)}"
-            raise UserError(f"{path} holds no weights: expected {wanted}, found {found}")
-        content = inner[key]
-        steps.append(f"in {key}")
-    tensors: dict[str, Tensor] = dict(cast("Mapping[str, Tensor]", content))
-    while prefix := _foreign_prefix(tensors, names):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        steps.append(f"without the prefix {prefix}")
-    return tensors, ", ".join(steps)
-
-
-def _is_state_dict(content: object) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
-
-
-def _foreign_prefix(tensors: Collection[str], names: Collection[str]) -> str | None:
-    """A prefix that all names in the file share and that the net's own names don't."""
-    for prefix in PREFIXES:
-        shared, own = (all(name.startswith(prefix) for name in some) for some in (tensors, names))
-        if shared and not own:
-            return prefix
-    return None
-
-
 def _fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """A complete state dict for ``net``; raises ``UserError`` if names, shapes, types or values are wrong."""
     wanted: dict[str, Tensor] = net.state_dict()
@@ -216,16 +174,29 @@ def _fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str,
             if name in wanted and not _compatible(tensor, wanted[name])
         ],
     }
-    problems = [f"{label}: {_some(items)}" for label, items in lists.items() if items]
+    problems = [f"{label}: {some(items)}" for label, items in lists.items() if items]
     if problems:
-        advice = "choose the model options and the number of classes that the weights were trained with"
-        raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {advice}")
+        raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {_advice(lists, tensors, wanted)}")
     # a counter that old files lack keeps the net's value
     fitted = {name: tensors.get(name, own).to(own.dtype) for name, own in wanted.items()}
     broken = [name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise UserError(f"{path} can't be used: it holds values that are not finite, in {_some(broken)}")
+        raise UserError(f"{path} can't be used: it holds values that are not finite, in {some(broken)}")
     return fitted
+
+
+def _advice(lists: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What is the matter, as far as names and shapes tell."""
+    names = " ".join(tensors)
+    if "_packed_params" in names or "zero_point" in names:
+        return "these weights are quantised; give those from before"
+    if "lora_A" in names or "lora_B" in names:
+        return "low-rank additions (LoRA) are not merged into them; merge them where they were trained"
+    if lists["unknown to the net"] and [*map(_kind, tensors.values())] == [*map(_kind, wanted.values())]:
+        return "the shapes are the net's, in its order: only the names differ, so rename them"
+    if len(lists["missing in the file"]) > len(wanted) // 2:
+        return "the names are those of another architecture, or of a wrapper that is not known here"
+    return "choose the model options and the number of classes that the weights were trained with"
 
 
 def _compatible(given: Tensor, wanted: Tensor) -> bool:
@@ -237,10 +208,3 @@ def _kind(tensor: Tensor) -> str:
     """``[16, 3, 3, 3]``, with the type where that is not a floating-point one."""
     kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
     return f"{list(tensor.shape)}{kind}"
-
-
-def _some(items: Iterable[str]) -> str:
-    """The first few of ``items`` and how many more there are."""
-    listed = list(items)
-    more = f" and {len(listed) - NUM_SHOWN} more" if len(listed) > NUM_SHOWN else ""
-    return ", ".join(listed[:NUM_SHOWN]) + more

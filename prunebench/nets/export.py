@@ -22,6 +22,7 @@ from prunebench.config.arguments import fit
 from prunebench.config.ranges import Among, PositiveInt
 from prunebench.errors import UserError
 from prunebench.nets import package
+from prunebench.nets.spec import Spec
 from prunebench.nets.weights import read_into, to_bytes
 
 TOLERANCE = 1e-4  # largest allowed difference of two outputs
@@ -78,7 +79,7 @@ def export(
     return Exported(form, path, size, difference)
 
 
-def _write(net: nn.Module, spec: package.Spec, form: str, path: Path, batch: int | None) -> float:
+def _write(net: nn.Module, spec: Spec, form: str, path: Path, batch: int | None) -> float:
     """Write the file, run it, and give the largest difference of the outputs if it is within the tolerance."""
     writer = {"onnx": _onnx, "torch_export": _torch_export, "state_dict": _state_dict}[form]
     # a graph traced with one sample may take the 1 for a constant
@@ -93,7 +94,7 @@ def _write(net: nn.Module, spec: package.Spec, form: str, path: Path, batch: int
     return difference
 
 
-def _inputs(spec: package.Spec, batch: int, *, seed: int) -> Tensor:
+def _inputs(spec: Spec, batch: int, *, seed: int) -> Tensor:
     """Normalised inputs are about standard normal."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, *spec.example_shape[1:], generator=generator).to(spec.example().dtype)

@@ -5,67 +5,38 @@
 ``model/plan.json``             which channels stay
 ``model/weights.safetensors``   parameters and buffers of the compact net
 
-Loading imports the module that ``net.yaml`` names and calls a function of it: load folders that you trust. Only a
-subclass of ``torch.nn.Module`` or a function that is annotated to return one is called, unless ``trust`` is given.
+A folder from somebody else is no program: without ``trust`` only public classes and functions of
+``prunebench.models``, layers of this package and modules of ``torch.nn`` are called, and sizes are checked before
+memory is taken.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from prunebench.config.named import arguments
-from prunebench.disk.atomic import write_text
+from prunebench.disk.atomic import TEMPORARY, write_bytes, write_text
 from prunebench.errors import UserError
+from prunebench.nets import spec as specs
 from prunebench.nets.dense_net import make_net
+from prunebench.nets.spec import Spec, without_memory
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.rebuild import describe, rebuild
 from prunebench.surgery.shrink import shrink
 
-FOLDER, NET, PLAN, WEIGHTS = "model", "net.yaml", "plan.json", "weights.safetensors"
-SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Everything about a saved net but its plan and weights.
-
-    Attributes:
-        target: dotted path of the function or class that builds the dense net.
-        arguments: its keyword arguments.
-        name: name of the net in results.
-        example_shape: shape of one input, with a batch dimension of 1.
-        example_dtype: its type, for example ``float32``.
-        mean, std: per-channel normalisation of inputs in [0, 1], None if unknown.
-        class_names: names of the classes in the order of the outputs, None if unknown.
-        layers: layers that stand where the dense net has others, see :mod:`prunebench.surgery.rebuild`.
-    """
-
-    target: str
-    arguments: Mapping[str, Any]
-    name: str
-    example_shape: Sequence[int]
-    example_dtype: str = "float32"
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    class_names: Sequence[str] | None = None
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def example(self) -> torch.Tensor:
-        """Zeros of the input's shape and type."""
-        return torch.zeros(tuple(self.example_shape), dtype=getattr(torch, self.example_dtype))
+FOLDER = "model"
+FILES = NET, PLAN, WEIGHTS = "net.yaml", "plan.json", "weights.safetensors"
+MAX_PLAN_BYTES = 1 << 24
+"""Of ``plan.json``: the plan of a ResNet-152 has 100,000."""
 
 
 def save(
@@ -119,19 +90,24 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
 
     Args:
         folder: a run folder or its ``model`` folder.
-        trust: also call a target that is not known to return a net, see above.
+        trust: call whatever the folder names, see above; needed for a net of your own.
 
     Raises:
-        UserError: a file is missing or damaged, the target is unknown or no net, or the files do not fit together.
+        UserError: a file is missing or damaged, the target is unknown, not trusted or no net, or the files do not fit
+            together.
     """
     folder = model_folder(folder)
     spec = read_spec(folder)
     plan = read_plan(folder)
+    settings = {"_target_": spec.target, **spec.arguments}
+    if not trust:
+        with without_memory():
+            rebuild(make_net(settings, trust=False), spec.layers)
     with torch.random.fork_rng([]):  # new weights are drawn, only to be overwritten
-        net = make_net({"_target_": spec.target, **spec.arguments}, trust=trust).eval()
+        net = make_net(settings, trust=trust).eval()
         if _cuts(net, plan):
             net = shrink(net, ChannelGraph.trace(net, spec.example()), plan)
-        net = rebuild(net, spec.layers).eval()
+        net = rebuild(net, spec.layers, trust=trust).eval()
     read_into(net, folder / WEIGHTS)
     return net
 
@@ -155,18 +131,9 @@ def read_spec(folder: Path | str) -> Spec:
     """``net.yaml`` of a run folder or its ``model`` folder.
 
     Raises:
-        UserError: it is missing, damaged, or of another schema.
+        UserError: it is missing, damaged, of another schema, or out of bounds.
     """
-    path = model_folder(folder) / NET
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        schema = content.pop("schema")
-        spec = Spec(**content)
-    except Exception as error:  # YAML's, OmegaConf's and our own errors have no common base
-        raise UserError(f"{path} is damaged ({error}); save the net again") from None
-    if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; save the net again")
-    return spec
+    return specs.read_spec(model_folder(folder) / NET)
 
 
 def read_plan(folder: Path | str) -> Plan:
@@ -177,32 +144,24 @@ def read_plan(folder: Path | str) -> Plan:
     """
     path = model_folder(folder) / PLAN
     try:
+        if path.stat().st_size > MAX_PLAN_BYTES or not path.is_file():
+            raise UserError(f"it is no file of at most {MAX_PLAN_BYTES:,} bytes")
         return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); save the net again") from None
 
 
 def _write(folder: Path, spec: Spec, plan: Plan, net: nn.Module) -> None:
     """All files into a new folder, which takes the place of the old one once it has been read back."""
-    temporary = folder / f".{FOLDER}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = folder / f".{FOLDER}.{secrets.token_hex(4)}{TEMPORARY}"
     try:
-        write_text(temporary / NET, _to_yaml(spec))
+        write_text(temporary / NET, spec.to_yaml())
         write_text(temporary / PLAN, plan.to_json())
-        with (temporary / WEIGHTS).open("wb") as file:
-            file.write(to_bytes(net))
-            file.flush()
-            os.fsync(file.fileno())
+        write_bytes(temporary / WEIGHTS, to_bytes(net))
         load(temporary, trust=True)  # the target has just built this net
         _replace(folder / FOLDER, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _to_yaml(spec: Spec) -> str:
-    try:
-        return OmegaConf.to_yaml(OmegaConf.create({"schema": SCHEMA, **asdict(spec)}))
-    except OmegaConfBaseException as error:
-        raise UserError(f"saved: the model config must be plain data, {error}") from None
 
 
 def _cuts(net: nn.Module, plan: Plan) -> bool:
@@ -215,7 +174,7 @@ def _cuts(net: nn.Module, plan: Plan) -> bool:
 
 def _replace(target: Path, new: Path) -> None:
     """Put the folder ``new`` in the place of ``target``; a full folder cannot be renamed over in one step."""
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}.old{TEMPORARY}")
     if target.exists():
         target.rename(old)
     new.rename(target)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
+from prunebench.disk.tensors import from_sealed, to_sealed
 from prunebench.errors import UserError
 
 
 def to_bytes(net: nn.Module) -> bytes:
-    """The state dict of ``net`` as the bytes of a safetensors file; of tied tensors, the first name."""
+    """The state dict of ``net`` as a safetensors file that holds its checksum; of tied tensors, the first name."""
     tied = _tied(net)
-    kept = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items() if name not in tied}
     # views of one buffer that differ (slices of a fused weight) must not be refused: each is stored in full
-    return save({name: tensor.clone() if _is_view(tensor) else tensor for name, tensor in kept.items()})
+    return to_sealed({name: tensor for name, tensor in net.state_dict().items() if name not in tied})
 
 
 def file_bytes(net: nn.Module) -> int:
@@ -34,9 +32,11 @@ def read_into(net: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing; a saved net needs it")
     try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
+        stored, same, _ = from_sealed(path.read_bytes())
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error}); write it again") from None
+    if same is False:
+        raise UserError(f"{path} is damaged: its tensors do not fit the checksum beside them; write it again")
     tied = _tied(net)
     expected = {name: list(t.shape) for name, t in net.state_dict().items() if name not in tied}
     found = {name: list(tensor.shape) for name, tensor in stored.items()}
@@ -63,7 +63,3 @@ def _tied(net: nn.Module) -> set[str]:
             tied.add(name)
         seen.add(key)
     return tied
-
-
-def _is_view(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from prunebench.core.result import FILE
 from prunebench.disk.atomic import read_json, write_json
 from prunebench.report import (
     collect,
     configurations,
+    contests,
+    details,
     figures,
     guarantees,
     leagues,
@@ -19,6 +23,8 @@ from prunebench.report import (
     support,
     tables,
 )
+from prunebench.report.collect import Collection, LeftOut
+from prunebench.report.record import Record
 from prunebench.rows import Paper
 
 __all__ = ["Report", "build"]
@@ -32,7 +38,7 @@ class Report:
         undrawn: pairs of data set and model without a picture, because there are too many.
     """
 
-    collection: collect.Collection
+    collection: Collection
     page: Path
     tables: list[Path]
     figures: list[Path]
@@ -40,56 +46,108 @@ class Report:
 
 
 def build(
-    runs: Path,
+    runs: Path | None,
     out: Path,
     *,
+    published: Path | None = None,
     rows: Sequence[Paper] = (),
     pictures: bool = True,
     advance: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Report:
-    """Write the report on all results below ``runs`` into ``out``.
+    """Write the report on all results below ``runs`` and in the open store into ``out``.
 
     Args:
-        runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown.
+        runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown. None = there are
+            none of one's own.
+        published: the open store, usually ``outputs/published``.
         rows: the papers to compare with.
         pictures: also draw the static pictures.
         advance: told (step, done, total) while it works.
 
     Raises:
-        UserError: ``runs`` is no folder.
+        UserError: ``runs`` or ``published`` is no folder.
     """
-    collection = collect.collect(runs, lambda done, total: advance("reading results", done, total))
+    collection = collect.collect(runs, lambda done, total: advance("reading results", done, total), published=published)
+    source = " and ".join(str(place) for place in (runs, published) if place is not None)
+
+    def attempt(records: Sequence[Record], folder: Path, tell: Callable[[str, int, int], None]) -> Report:
+        found = Collection(list(records), list(collection.left_out), collection.pool)
+        return _write(found, source, folder, rows, pictures, tell)
+
+    try:
+        return attempt(collection.records, out, advance)
+    except Exception:
+        breaking = _breaking(collection.records, attempt)
+        if len(breaking) in (0, len(collection.records)):  # the report itself is wrong, or the folder cannot be written
+            raise
+    collection.left_out.extend(breaking.values())
+    return attempt([record for record in collection.records if record.key not in breaking], out, advance)
+
+
+def _breaking(records: Sequence[Record], attempt: Callable[..., Report]) -> dict[str, LeftOut]:
+    """The records with which alone no report can be made, by key: found by halves, since most of them are good."""
+    try:
+        with TemporaryDirectory() as folder:
+            attempt(records, Path(folder), lambda *at: None)
+    except Exception as error:
+        if len(records) > 1:
+            middle = len(records) // 2
+            return _breaking(records[:middle], attempt) | _breaking(records[middle:], attempt)
+        reason = f"no report can be made with it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return {record.key: LeftOut(f"{record.place}/{FILE}", reason) for record in records}
+    return {}
+
+
+def _write(
+    collection: Collection,
+    source: str,
+    out: Path,
+    rows: Sequence[Paper],
+    pictures: bool,
+    advance: Callable[[str, int, int], None],
+) -> Report:
+    """Everything below ``out``."""
     grouped = configurations.group(collection.records)
     advance("testing pairs", 0, 1)
     tested, untested = leagues.families(grouped)
     advance("testing pairs", 1, 1)
     views = papers.views(rows, grouped, configurations.failures(collection.records))
-    made = [summaries.configurations(grouped), summaries.comparisons(tested), summaries.ranks(tested)]
-    made += [
-        support.table(grouped),
-        guarantees.table(grouped),
-        papers.overview(views),
-        papers.rows_run(views)[0],
-    ]
-    made += [table for view in views for table, _ in view.tables]
-    # thousands of lines with all numbers: for programs, not for readers
-    written = tables.write(summaries.runs(collection.records), out / "tables", [".csv"])
-    for done, table in enumerate(made, 1):
-        written += tables.write(table, out / "tables") if table.rows else []
-        advance("writing tables", done, len(made))
+    written = _write_tables(collection, grouped, tested, views, out / "tables", advance)
     pictured = grouped if pictures else []
     drawn, undrawn = figures.write_figures(pictured, out / "figures", lambda *at: advance("drawing pictures", *at))
+    shown, unread = details.details(collection.records)
+    collection.left_out.extend(unread)
     path = page.write_page(
         out / "index.html",
         collection=collection,
+        drawn=shown,
         groups=grouped,
         views=views,
         families=tested,
         untested=untested,
-        source=str(runs),
+        source=source,
     )
     _remove_stale(out, [path, *written, *drawn])
     return Report(collection, path, written, drawn, undrawn)
+
+
+def _write_tables(
+    collection: Collection,
+    grouped: Sequence[configurations.Group],
+    tested: Sequence[leagues.Family],
+    views: Sequence[papers.View],
+    folder: Path,
+    advance: Callable[[str, int, int], None],
+) -> list[Path]:
+    made = [summaries.configurations(grouped), contests.comparisons(tested), contests.ranks(tested)]
+    made += [support.table(grouped), guarantees.table(grouped), papers.overview(views), papers.rows_run(views)[0]]
+    made += [table for view in views for table, _ in view.tables]
+    # thousands of lines with all numbers: for programs, not for readers
+    written = tables.write(summaries.runs(collection.records), folder, [".csv"])
+    for done, table in enumerate(made, 1):
+        written += tables.write(table, folder) if table.rows else []
+        advance("writing tables", done, len(made))
+    return written
 
 
 def _remove_stale(out: Path, written: Sequence[Path]) -> None:

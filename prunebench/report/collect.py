@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from prunebench.core.result import FILE, read_result
 from prunebench.errors import UserError
 from prunebench.report.record import Pool, Record, from_result
+from prunebench.report.schema import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Collection:
     """All runs of a report, in the order method, model, dataset, schedule, MACs removed, id, seed.
 
     Attributes:
-        left_out: unreadable, foreign and repeated results.
+        left_out: unreadable, foreign and repeated results. A run of the user's that is published too is neither.
         pool: values that the records' ``facts`` name by number.
     """
 
@@ -55,25 +57,32 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield from _walk(Path(entry.path), seen)
 
 
-def collect(runs: Path, advance: Callable[[int, int], None] = lambda done, total: None) -> Collection:
-    """Read all results below ``runs``.
+def collect(
+    runs: Path | None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    published: Path | None = None,
+) -> Collection:
+    """Read all results below ``runs`` and in the open store.
 
     Args:
-        runs: usually ``outputs/runs``.
+        runs: usually ``outputs/runs``; None = only what is published.
+        published: the open store, usually ``outputs/published``.
         advance: told (files read, files found) after each file.
 
     Raises:
-        UserError: ``runs`` is not a folder.
+        UserError: one of the two is not a folder.
     """
-    if not runs.is_dir():
-        raise UserError(f"{runs} is not a folder; give the folder of the runs, usually --runs outputs/runs")
     collection = Collection()
     found: dict[str, Record] = {}
-    folders = find(runs)
-    for done, folder in enumerate(folders, 1):
-        place = folder.relative_to(runs).as_posix()
+    folders = [(folder, root) for root in (published, runs) if root is not None for folder in find(_folder(root))]
+    for done, (folder, root) in enumerate(folders, 1):
+        place = _plain(folder.relative_to(root).as_posix())
+        vouched = root is published
+        if vouched:
+            place = f"published/{place}"
         try:
-            record = from_result(read_result(folder), folder, place, collection.pool)
+            record = from_result(_read(folder), folder, place, collection.pool, published=vouched)
         except (UserError, RecursionError) as error:
             collection.left_out.append(LeftOut(f"{place}/{FILE}", _reason(error, folder)))
         else:
@@ -83,21 +92,46 @@ def collect(runs: Path, advance: Callable[[int, int], None] = lambda done, total
     return collection
 
 
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; give the folder of the runs, usually --runs outputs/runs")
+    return path
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} is no file of at most {MAX_BYTES:,} bytes")
+    return read_result(folder)
+
+
+def _plain(text: str) -> str:
+    """Without what cannot be written: names of files may hold any bytes."""
+    return text.encode(errors="replace").decode()
+
+
 def _order(r: Record) -> tuple[str | float, ...]:
     return r.method, r.model, r.dataset, r.schedule, r.numbers.get("macs_removed", 0.0), r.id, r.seed
 
 
 def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> None:
-    """One run counts once: of two copies the measured one stays, then the one that started later."""
+    """One run counts once: of two copies the measured one stays, then the published one, then the later one."""
     other = found.get(record.key)
     if other is None:
         found[record.key] = record
         return
-    first, second = sorted((other, record), key=lambda r: (r.measured, r.started, r.place))
+    same = (other.started, other.numbers) == (record.started, record.numbers)
+    if other.published and not record.published and same:
+        # the user's own folder of a published run has curves and predictions too
+        facts = {name: number for name, number in other.facts.items() if name == "published"}
+        found[record.key] = replace(record, published=True, facts={**record.facts, **facts})
+        return
+    first, second = sorted((other, record), key=lambda r: (r.measured, r.published, r.started, r.place))
     found[record.key] = second
     left_out.append(LeftOut(f"{first.place}/{FILE}", f"the same run and seed as {second.place}, which is used"))
 
 
 def _reason(error: Exception, folder: Path) -> str:
     # the place is shown beside the reason
-    return str(error).replace(f"{folder / FILE} ", "", 1) or type(error).__name__
+    reason = " ".join(str(error).replace(f"{folder / FILE} ", "", 1).split()) or type(error).__name__
+    return _plain(reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from prunebench.measure.guarantee import level
@@ -39,14 +39,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Group:
-    """The measured runs of one configuration, ordered by seed.
+    """The measured nets of one configuration, ordered by seed.
+
+    Runs that end with the same net (same weights, same plan) are one sample, whatever their seeds: of a one-shot cut of
+    one checkpoint, say. The one with the lowest seed stands for all.
 
     Attributes:
+        records: one run for each net.
         label: the settings that tell it from the others of its method, model, data set and schedule.
+        repeated: seeds whose runs gave one of these nets again.
     """
 
     records: tuple[Record, ...]
     label: str = ""
+    repeated: tuple[int, ...] = ()
 
     @property
     def first(self) -> Record:
@@ -71,7 +77,16 @@ class Group:
     @property
     def guarantee(self) -> tuple[str, list[str]]:
         """Level of its guarantee, and what is missing for more."""
-        return level(self.first.guarantee, num_seeds=len(self.records))
+        found, missing = level(self.first.guarantee, num_seeds=len(self.records))
+        again = [self.repeats] if self.repeats and found != "full" else []
+        return found, [*missing, *again]
+
+    @property
+    def repeats(self) -> str:
+        """What is to be said of seeds that change nothing; empty if all nets differ."""
+        if not self.repeated:
+            return ""
+        return f"the same net again: seed{'s' if len(self.repeated) > 1 else ''} {', '.join(map(str, self.repeated))}"
 
     @property
     def missed(self) -> bool:
@@ -112,13 +127,22 @@ def group(records: Iterable[Record]) -> list[Group]:
     for record in records:
         if record.measured:
             by_id.setdefault(record.id, []).append(record)
-    groups = [Group(tuple(sorted(found, key=lambda r: r.seed))) for found in by_id.values()]
+    groups = [_distinct(sorted(found, key=lambda r: r.seed)) for found in by_id.values()]
     by_kind: dict[tuple[str, ...], list[Group]] = {}
     for item in groups:
         r = item.first
         by_kind.setdefault((r.method, r.model, r.dataset, r.schedule), []).append(item)
     labels = {item.id: text for items in by_kind.values() for item, text in zip(items, _labels(items), strict=True)}
-    return [Group(item.records, labels[item.id]) for item in groups]
+    return [replace(item, label=labels[item.id]) for item in groups]
+
+
+def _distinct(records: Sequence[Record]) -> Group:
+    """The group of runs with rising seeds: each net once."""
+    nets: dict[str, Record] = {}
+    for record in records:
+        nets.setdefault(record.net or f"unknown {record.seed}", record)
+    kept = list(nets.values())
+    return Group(tuple(kept), repeated=tuple(record.seed for record in records if record not in kept))
 
 
 def failures(records: Iterable[Record]) -> list[Record]:
@@ -128,18 +152,23 @@ def failures(records: Iterable[Record]) -> list[Record]:
 
 def _labels(groups: Sequence[Group]) -> list[str]:
     """For each group the settings in which the groups differ, the method's own first, at most four of them."""
+    keys = varying(groups)
+    return [label(item.first.settings, keys) for item in groups]
+
+
+def varying(groups: Sequence[Group]) -> list[str]:
+    """The settings in which ``groups`` differ, the method's own first; those that only name something are left out."""
     settings = [item.first.settings for item in groups]
     keys = dict.fromkeys(key for found in settings for key in found)
-    if len(groups) > 1:
-        varying = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
-    else:
-        varying = []
-    varying = [key for key in varying if key.rpartition(".")[2] not in _DULL]
-    varying.sort(key=lambda key: _ORDER.index(key.partition(".")[0]))
-    return [_label(found, varying) for found in settings]
+    differing = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
+    return sorted(
+        (key for key in differing if key.rpartition(".")[2] not in _DULL),
+        key=lambda key: _ORDER.index(key.partition(".")[0]),
+    )
 
 
-def _label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
+def label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
+    """The settings ``varying`` in words, at most four of them."""
     shown = [f"{_short(key)} {settings[key]}" for key in varying if key in settings]
     more = f", {len(shown) - _MAX_KEYS} more" if len(shown) > _MAX_KEYS else ""
     return ", ".join(shown[:_MAX_KEYS]) + more

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from prunebench.errors import UserError
+from prunebench.report.collect import LeftOut
+from prunebench.report.predictions import NAME as PREDICTIONS
+from prunebench.report.predictions import read_predictions
 from prunebench.report.record import Record
+
+HISTORY = "metrics.csv"
+MAX_BYTES = 1 << 26
+"""Of a run's history; 10,000 epochs with 20 numbers each have a tenth of it."""
 
 MAX_RUNS = 400
 """So many runs have curves and a reliability diagram on the page: those of paper rows first, then the newest."""
@@ -26,19 +33,45 @@ def chosen(records: Sequence[Record]) -> list[Record]:
     return sorted(measured, key=lambda r: (r.row is not None, r.started, r.key), reverse=True)[:MAX_RUNS]
 
 
+def details(records: Sequence[Record]) -> tuple[dict[str, Any], list[LeftOut]]:
+    """Curves and bins of the chosen runs by key, and the files that could not be read, with the reason."""
+    made: dict[str, Any] = {}
+    left_out: list[LeftOut] = []
+    for record in chosen(records):
+        found: dict[str, Any] = {"curves": [], "bins": None}
+        for name, file, read in (("curves", HISTORY, curves), ("bins", PREDICTIONS, reliability)):
+            try:
+                found[name] = read(record)
+            except UserError as error:
+                place = f"{record.place}/{file}"
+                left_out.append(LeftOut(place, str(error).removeprefix(f"{place} ")))
+        made[record.key] = found
+    return made, left_out
+
+
 def curves(record: Record) -> list[dict[str, Any]]:
     """Per phase: ``phase``, ``epochs`` (0-based) and ``series`` (name → one value or null per epoch).
 
-    A missing file or an unreadable value leaves a gap, since ``metrics.csv`` only illustrates the result.
+    A missing file gives none and a value that is no number a gap, since ``metrics.csv`` only illustrates the result.
+
+    Raises:
+        UserError: it is no table with a line for each epoch.
     """
-    try:
-        with (record.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
+    path = record.folder / HISTORY
+    if not path.exists():
         return []
+    try:
+        if path.stat().st_size > MAX_BYTES or not path.is_file():
+            raise UserError(f"no file of at most {MAX_BYTES:,} bytes")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{record.place}/{HISTORY} cannot be read ({error})") from None
     phases: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        phases.setdefault(str(row.get("phase")), []).append(row)
+        if not row.get("phase") or _value(row.get("epoch")) is None or None in row:
+            raise UserError(f"{record.place}/{HISTORY} is no table with phase and epoch in each line")
+        phases.setdefault(row["phase"], []).append(row)
     return [_curve(name, found) for name, found in phases.items()]
 
 
@@ -69,16 +102,18 @@ def _value(text: Any) -> float | None:
 
 
 def reliability(record: Record) -> list[list[float]] | None:
-    """Non-empty confidence bins as ``[index, count, mean confidence, accuracy]``; None without readable predictions.
+    """Non-empty confidence bins as ``[index, count, mean confidence, accuracy]``; None without predictions.
 
     Equal width, ``[low, high)``, the last one closed: the bins of ``measure.calibration``.
+
+    Raises:
+        UserError: the file is not what a run writes.
     """
-    try:
-        with np.load(record.folder / "predictions.npz", allow_pickle=False) as arrays:
-            confidence, correct = arrays["confidence"].astype(np.float64), arrays["correct"].astype(np.float64)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    if not (record.folder / PREDICTIONS).exists():
         return None
-    if confidence.ndim != 1 or confidence.shape != correct.shape or not np.isfinite(confidence).all():
+    found = read_predictions(record.folder, record.place)
+    confidence, correct = found.confidence, found.correct.astype(np.float64)
+    if confidence is None:
         return None
     bins = np.searchsorted(np.linspace(0, 1, NUM_BINS + 1), confidence, side="right") - 1
     bins = np.clip(bins, 0, NUM_BINS - 1)

@@ -100,6 +100,11 @@ def machine(groups: Sequence[Group]) -> str:
     return max(timed, key=lambda name: (timed[name], name)) if timed else ""
 
 
+def look(index: int) -> tuple[str, str]:
+    """Colour and marker of the method with this index."""
+    return COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+
+
 def _panel(panel: Axes, axis: Axis, groups: Sequence[Group], methods: Sequence[str]) -> None:
     timed = machine(groups) if "batch_" in axis.name else None
     lines: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
@@ -111,16 +116,29 @@ def _panel(panel: Axes, axis: Axis, groups: Sequence[Group], methods: Sequence[s
     labelled: set[str] = set()
     for (method, _), points in sorted(lines.items()):
         index = methods.index(method)
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+        colour, marker = look(index)
         x, y, sd = zip(*sorted(points), strict=True)
         panel.plot(x, y, color=colour, linewidth=0.7, alpha=0.45, zorder=1)
         drawn = panel.errorbar(x, y, yerr=sd, color=colour, fmt=marker, markersize=5, capsize=2)
         drawn.set_label("" if method in labelled else _plain(method))
         labelled.add(method)
+    _further(panel, axis, groups, methods)
     _references(panel, groups, [(x, y) for points in lines.values() for x, y, _ in points])
     panel.set_xlabel(f"{axis.label}\n{_plain(timed)}" if timed else axis.label)
     panel.grid(color="#e3e6ea", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _further(panel: Axes, axis: Axis, groups: Sequence[Group], methods: Sequence[str]) -> None:
+    """Hollow marks where the trained nets lie at their further operating points."""
+    key = axis.name.removeprefix("final.")
+    for item in groups:
+        numbers = [point.numbers for record in item.records for point in record.points]
+        found = [(n[key] * axis.scale, 100 * n["accuracy"]) for n in numbers if key in n and "accuracy" in n]
+        if found:
+            x, y = zip(*found, strict=True)
+            colour, marker = look(methods.index(item.first.method))
+            panel.plot(x, y, marker, markersize=4, markerfacecolor="none", markeredgecolor=colour, zorder=1)
 
 
 def _references(panel: Axes, groups: Sequence[Group], points: Sequence[tuple[float, float]]) -> None:

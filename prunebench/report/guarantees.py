@@ -75,9 +75,9 @@ def _line(item: Group, test: dict[str, Any], p_holm: float | None, evaluations: 
 def _accuracy(item: Group, evaluations: int) -> list[Cell]:
     first = item.first
     accuracy, count = first.numbers.get("final.accuracy"), first.numbers.get("final.num_samples")
-    if accuracy is None or not count or first.interval is None:
+    if accuracy is None or count is None or count < 1 or first.interval is None:
         return [Cell(), Cell(note="no interval")]
-    wide = clopper_pearson(round(accuracy * count), int(count), family=evaluations)
+    wide = clopper_pearson(round(accuracy * round(count)), round(count), family=evaluations)
     return [
         Cell(ACCURACY.show(accuracy), accuracy, below=_range(first.interval)),
         Cell(_range(wide), note=f"{evaluations} test evaluations of this data set and model"),

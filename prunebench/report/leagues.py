@@ -9,7 +9,8 @@ from itertools import combinations
 from prunebench.errors import UserError
 from prunebench.measure.statistics import holm
 from prunebench.report.configurations import Group
-from prunebench.report.pairs import Correct, Pair, compare, read_correct, read_setup
+from prunebench.report.pairs import Pair, compare, read_correct, read_setup
+from prunebench.report.predictions import Correct
 from prunebench.report.record import Record
 from prunebench.rows.fairness import SAME_RATE, Setup
 

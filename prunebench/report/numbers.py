@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunebench.core.result import masked_share
+from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, OWN, Metric, Shown, in_order, is_number
 from prunebench.measure.stages import STAGES
 from prunebench.report import untrusted
@@ -14,6 +15,13 @@ _READ: Mapping[str, list[Metric]] = {
     place: [metric for metric in METRICS.values() if metric.place == place and metric.shown != "result"]
     for place in ("metrics", "cost", "latency")
 }
+
+
+class Point(NamedTuple):
+    """A further operating point of a trained net: its metrics by key, as a stage has them."""
+
+    name: str
+    numbers: Mapping[str, float]
 
 
 def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -32,6 +40,18 @@ def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield from _single(result)
 
 
+def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
+    """The further operating points of the trained net, with the metrics of a stage that each of them has."""
+    for number, point in enumerate(untrusted.objects(result, "points")):
+        numbers: dict[str, float] = {}
+        for place in ("metrics", "cost"):
+            path = f"points.{number}.{place}"
+            values = untrusted.mapping(point, path, optional=True)
+            found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
+            numbers |= {key: value for key, value in found if value is not None}
+        yield Point(untrusted.text(point, f"points.{number}.name"), numbers)
+
+
 def metrics_of(found: Iterable[Mapping[str, float]], *shown: Shown) -> list[Metric]:
     """The metrics of the stages that are ``shown`` so, with those that methods report of themselves in ``found``."""
     keys = (name.partition(".")[2] for numbers in found for name in numbers)
@@ -45,7 +65,9 @@ def _value(values: Mapping[str, Any], metric: Metric, path: str) -> float | None
         path = f"{path}.{group}"
         values = untrusted.mapping(values, path, optional=True)
     value = values.get(name)
-    return None if value is None else untrusted.number(value, f"{path}.{name}")
+    if value is not None and untrusted.number(value, f"{path}.{name}") not in metric.possible:
+        raise UserError(f"{path}.{name} is {untrusted.short(value)}; it must be a number{metric.possible}")
+    return value
 
 
 def _own(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:

@@ -6,7 +6,7 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prunebench.disk.atomic import write_text
 from prunebench.measure.metrics import CALIBRATION, METRICS, VALIDATION, Metric
 from prunebench.measure.stages import STAGES
-from prunebench.report import details, guarantees, summaries, support
+from prunebench.report import contests, details, guarantees, support
 from prunebench.report.collect import Collection, LeftOut
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.leagues import Family
@@ -34,6 +34,7 @@ def write_page(
     path: Path,
     *,
     collection: Collection,
+    drawn: Mapping[str, Any],
     groups: Sequence[Group],
     views: Sequence[View],
     families: Sequence[Family],
@@ -43,6 +44,7 @@ def write_page(
     """Write the page.
 
     Args:
+        drawn: what is drawn of single runs, see :func:`prunebench.report.details.details`.
         source: the folder of the runs as the reader knows it.
         untested: pairs of methods left untested because there are too many.
     """
@@ -56,15 +58,17 @@ def write_page(
     counts = totals(views)
     content = templates.get_template("page.html.j2").render(
         **_assets(templates),
-        data=Markup(embed(page_data(collection, groups))),
+        data=Markup(embed(page_data(collection, groups, drawn))),
         built=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         source=source,
         tiles=_tiles(collection.records, groups, views, collection.left_out),
         papers=views,
         rows_run=rows_run(views),
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
-        grids=summaries.rank_grids(families),
-        comparisons=summaries.comparisons(families),
+        grids=contests.rank_grids(families),
+        claims=contests.claims(families),
+        claim_seeds=CLAIM_SEEDS,
+        comparisons=contests.comparisons(families),
         refused=[text for family in families for text in family.refused],
         untested=untested,
         checks=support.table(groups) if groups else None,
@@ -97,7 +101,7 @@ def embed(value: Any) -> str:
     return text
 
 
-def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]:
+def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """What the script draws: runs in rows, words and repeated values named by number."""
     names = sorted({name for record in collection.records for name in record.numbers})
     labels = {item.id: item.label for item in groups}
@@ -107,7 +111,8 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         return words.setdefault(value or "", len(words))
 
     def line(r: Record) -> list[Any]:
-        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id))
+        origin = "published" if r.published else "own"
+        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id), origin)
         numbers = [_rounded(r.numbers.get(name)) for name in names]
         head = [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint]
         return [*head, r.facts, r.kept, numbers]
@@ -122,9 +127,13 @@ def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]
         "stages": [{"name": s.name, "label": s.label, "meaning": s.meaning} for s in STAGES.values()],
         "methods": sorted({record.method for record in collection.records}),
         "estimates": {item.id: _estimate(item) for item in groups if item.estimate("final.accuracy")},
-        "details": {
-            record.key: {"curves": details.curves(record), "bins": details.reliability(record)}
-            for record in details.chosen(collection.records)
+        "details": drawn,
+        "points": {
+            record.key: [
+                [point.name, {key: _rounded(value) for key, value in point.numbers.items()}] for point in found
+            ]
+            for record in collection.records
+            if (found := record.points)
         },
         "calibration": CALIBRATION.key,
         "validation": VALIDATION,
@@ -205,7 +214,9 @@ def _tiles(
         tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": more})
         more = f"+ {counts['quoted']} quoted"
         tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
-    tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": f"{len(groups):,} configurations"})
+    published = sum(record.published for record in records)
+    more = f"{len(groups):,} configurations" + (f", {published:,} runs published" if published else "")
+    tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": more})
     failed = sum(record.status == "failed" for record in records)
     missed = sum(record.status == "missed_target" for record in records)
     tiles.append({"title": "Failed", "value": str(failed), "more": f"{missed} missed the target"})

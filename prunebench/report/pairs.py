@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunebench.core.result import read_result
+from prunebench.disk.correct import FILE as BITS
+from prunebench.disk.correct import read_bits
 from prunebench.errors import UserError
 from prunebench.measure.statistics import Interval, discordant, mcnemar
-from prunebench.report.configurations import Estimate, Group, estimate
+from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group, estimate
+from prunebench.report.predictions import NAME as PREDICTIONS
+from prunebench.report.predictions import Correct, read_predictions
 from prunebench.report.record import Record
 from prunebench.rows.fairness import Fairness, Setup, judge, setup_of
 
 LEVEL = 0.05
 RESAMPLES = 10_000
-
-Correct = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class Pair:
         b, c: test examples that only the first (second) net gets right, of ``n``.
         interval: paired bootstrap, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
         over_seeds: difference of the accuracies of equal seeds; None without a common seed beyond the first.
-        decided: ``p_holm`` is below 0.05 and the difference has the same sign in every common seed.
+        nets: common seeds, each with a net of either group.
+        decided: ``p_holm`` is below 0.05, there are three nets of each, and all their differences have one sign.
         fairness: what the two runs share; None if their results do not say enough.
     """
 
@@ -45,6 +46,7 @@ class Pair:
     p: float
     p_holm: float
     over_seeds: Estimate | None
+    nets: int
     same_sign: bool
     fairness: Fairness | None
 
@@ -55,8 +57,17 @@ class Pair:
 
     @property
     def decided(self) -> bool:
-        """Significant after Holm, with the same sign in every common seed."""
-        return self.p_holm < LEVEL and self.same_sign
+        """The rule of a claim: three nets, significant after Holm, with the same sign in every common seed."""
+        return self.p_holm < LEVEL and self.same_sign and self.nets >= CLAIM_SEEDS
+
+    @property
+    def open_because(self) -> str:
+        """Why nobody is ahead; empty if somebody is."""
+        if self.nets < CLAIM_SEEDS:
+            return f"{self.nets} of {CLAIM_SEEDS} nets"
+        if not self.same_sign:
+            return "the sign depends on the seed"
+        return "" if self.decided else "not significant"
 
 
 def compare(
@@ -99,6 +110,7 @@ def compare(
         p=p,
         p_holm=p,
         over_seeds=estimate(gaps) if len(gaps) > 1 else None,
+        nets=len(common),
         same_sign=all(g > 0 for g in gaps) or all(g < 0 for g in gaps),
         fairness=_fairness(*map(setup or read_setup, (one, other))),
     )
@@ -108,7 +120,7 @@ def read_setup(record: Record) -> Setup | None:
     """What the fairness of a comparison depends on (Wang et al. 2023), from the run's result."""
     try:
         return setup_of(read_result(record.folder))
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
         # results of older code may lack settings; the tests do not depend on them
         return None
 
@@ -118,20 +130,20 @@ def _fairness(one: Setup | None, other: Setup | None) -> Fairness | None:
 
 
 def read_correct(record: Record) -> Correct:
-    """Per-example correctness ``[n]`` of a run's final net.
+    """Per-example correctness ``[n]`` of a run's final net: from its predictions, or from the bits of a published run.
 
     Raises:
-        UserError: the file is missing or is not what a run writes.
+        UserError: the file is missing, is not what a run writes, or is about other examples than the result.
     """
-    path = record.folder / "predictions.npz"
+    if (record.folder / PREDICTIONS).exists() or not (record.folder / BITS).exists():
+        return read_predictions(record.folder, record.place).correct
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            correct: Correct = arrays["correct"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{record.place}/predictions.npz cannot be read ({type(error).__name__})") from None
-    if correct.ndim != 1 or correct.dtype != np.bool_:
-        raise UserError(f"{record.place}/predictions.npz does not hold one truth value per example")
-    return correct
+        found, labels = read_bits(record.folder / BITS)
+    except UserError as error:
+        raise UserError(f"{record.place}/{error}") from None
+    if not record.test_set.endswith(f":{len(found)}:{labels}"):
+        raise UserError(f"{record.place}/{BITS} is about other test examples than the result beside it")
+    return found
 
 
 def bootstrap(b: int, c: int, n: int) -> Interval:

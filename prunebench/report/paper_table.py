@@ -152,6 +152,8 @@ def _head(line: Line) -> list[Cell]:
         below = [_seeds(len(group.records)), _GUARANTEES[level]]
         if line.state == "reproduced" and len(group.records) < CLAIM_SEEDS:
             below.insert(1, f"a claim needs {CLAIM_SEEDS}")
+    if group and group.repeats:
+        below.append(group.repeats)
     if line.failed and group:
         below.append(f"{len(line.failed)} failed")
     said = [f"{head}: {text}" for head, text in remarks(line.found)] if line.found else []

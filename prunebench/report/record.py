@@ -13,8 +13,8 @@ from prunebench.config.groups import NOT_ARGUMENTS
 from prunebench.errors import UserError
 from prunebench.measure.metrics import HEADLINES, METRICS
 from prunebench.measure.stages import STAGES
-from prunebench.report import untrusted
-from prunebench.report.numbers import numbers_of
+from prunebench.report import schema, untrusted
+from prunebench.report.numbers import Point, numbers_of, points_of
 
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
@@ -45,6 +45,7 @@ class Record:
 
     Attributes:
         folder: where it lies. ``place``: the same below the folder of all runs, for readers.
+        published: it is in the open store, measured again and with its commit.
         id: hash of the configuration, the same for all seeds.
         numbers: measured values by name, ``<stage>.<key>`` or ``<key>`` of a metric of the registry, e.g.
             ``final.accuracy``, ``macs_removed``, ``final.method.<name>``; fractions, counts, ms, seconds. What was not
@@ -53,17 +54,20 @@ class Record:
         settings: the configuration as flat keys, e.g. ``method.prune_ratio``.
         guarantee: how the net was chosen and tested, see :mod:`prunebench.measure.guarantee`.
         test_set: what identifies the test examples and their order; runs are compared only if it is equal.
+        net: checksum of the final net, weights and plan; empty in results of older code.
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``,
-            ``budget``, ``data``, ``phases``, ``layers`` (name, kind, dense channels),
-            ``expected`` (the paper's values of the row).
+            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``data``, ``published``
+            (how it was checked), ``phases``, ``layers`` (name, kind, dense channels), ``expected`` (the paper's values
+            of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
+        points: further operating points of the trained net.
     """
 
     folder: Path
     place: str
+    published: bool
     id: str
     seed: int
     status: str
@@ -80,10 +84,12 @@ class Record:
     guarantee: Mapping[str, Any]
     settings: Mapping[str, Any]
     test_set: str
+    net: str
     checkpoint: str | None
     machine: str
     facts: Mapping[str, int]
     kept: tuple[int | None, ...]
+    points: tuple[Point, ...]
 
     @property
     def key(self) -> str:
@@ -96,12 +102,13 @@ class Record:
         return self.status != "failed"
 
 
-def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool) -> Record:
+def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool, *, published: bool = False) -> Record:
     """The record of ``result`` (schema 1, status checked).
 
     Raises:
-        UserError: a field that every result has is missing, or one has another type than it should.
+        UserError: a field that every result has is missing, or one is not what it should be.
     """
+    schema.check(result)
     run, row, expected = untrusted.mapping(result, "run"), result.get("row"), result.get("expected")
     numbers = dict(numbers_of(result))
     if result["status"] != "failed":
@@ -111,23 +118,26 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool)
     return Record(
         folder=folder,
         place=place,
+        published=published,
         id=untrusted.text(run, "run.id"),
         seed=untrusted.whole(run, "run.seed"),
         status=result["status"],
-        error=None if result.get("error") is None else str(result["error"]),
+        error=result.get("error"),
         **{key: sys.intern(untrusted.text(untrusted.mapping(result, key), f"{key}.name")) for key in _GROUPS},
-        row=None if row is None else str(row),
-        expected=expected if isinstance(expected, Mapping) else None,
-        started=str(run.get("started") or ""),
+        row=row,
+        expected=expected,
+        started=run.get("started") or "",
         numbers=numbers,
         interval=_interval(result),
         guarantee=_guarantee(result),
         settings={sys.intern(key): value for key, value in _settings(result)},
         test_set=_test_set(result),
+        net=str(result.get("net_sha256") or ""),
         checkpoint=_checkpoint(result),
         machine=_machine(result),
         facts={name: pool.add(value) for name, value in facts.items() if value},
         kept=kept,
+        points=tuple(points_of(result)),
     )
 
 
@@ -135,9 +145,6 @@ def _check_complete(numbers: Mapping[str, float]) -> None:
     for stage in (stage.name for stage in STAGES.values() if not stage.optional):
         if not any(f"{stage}.{metric.key}" in numbers for metric in HEADLINES):
             raise UserError(f"metrics.{stage} has neither {' nor '.join(metric.key for metric in HEADLINES)}")
-    for name in ("dense.macs", "final.macs", "dense.params", "final.params"):
-        if name not in numbers:
-            raise UserError(f"cost.{name} is missing")
 
 
 def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {key.partition(".")[2]: value for key, value in untrusted.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         "cost": _cost_facts(result),
-        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data")},
+        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data", "published")},
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in untrusted.objects(result, "phases")],
     }
 
@@ -158,24 +165,13 @@ def _cost_facts(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
-    path = "guarantee.accuracy_interval_95"
-    value = untrusted.mapping(result, "guarantee", optional=True).get("accuracy_interval_95")
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise UserError(f"{path} is {untrusted.short(value)}, not [low, high]")
-    return untrusted.number(value[0], path), untrusted.number(value[1], path)
+    value = (result.get("guarantee") or {}).get("accuracy_interval_95")
+    return None if value is None else (value[0], value[1])
 
 
 def _guarantee(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the result says about its own worth, with the parts that are computed with checked."""
-    found = untrusted.mapping(result, "guarantee", optional=True)
-    test = untrusted.mapping(found, "guarantee.against", optional=True)
-    for key in ("b", "c", "p", "difference") if test else ():
-        untrusted.number(test.get(key), f"guarantee.against.{key}")
-    if test and not (isinstance(test.get("interval_95"), list) and len(test["interval_95"]) == 2):
-        raise UserError(f"guarantee.against.interval_95 is {untrusted.short(test.get('interval_95'))}, not [low, high]")
-    return dict(found)
+    """What the result says about its own worth."""
+    return dict(result.get("guarantee") or {})
 
 
 def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | None, ...]]:
@@ -210,7 +206,8 @@ def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 def _test_set(result: Mapping[str, Any]) -> str:
     data = untrusted.mapping(result, "data", optional=True)
-    return f"{data.get('name')}:{data.get('num_test')}:{data.get('test_labels_sha256')}"
+    sums = f"{data.get('test_inputs_sha256')}:{data.get('test_labels_sha256')}"
+    return f"{data.get('name')}:{data.get('num_test')}:{sums}"
 
 
 def _checkpoint(result: Mapping[str, Any]) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import Among, Range
 from prunebench.errors import UserError, nearest
 from prunebench.measure.metrics import ACCURACY, COUNT, FRACTION, METRICS, MS, NATS, RATIO, TOP5, Metric
 from prunebench.measure.stages import STAGES, Stage
@@ -113,10 +115,8 @@ def values(found: Any, where: str) -> dict[str, Value]:
         field = FIELDS[name]
         items = value if isinstance(value, list) else [value]
         for item in items:
-            if isinstance(item, bool) or not isinstance(item, int | float) or not field.low <= item <= field.high:
-                raise UserError(
-                    f"{where}.{name} must be a {field.unit} in [{field.low:g}, {field.high:g}], got {item!r}"
-                )
+            limits = Range(low=field.low, high=field.high, meaning=field.unit)
+            fit(item, Annotated[float, limits], f"{where}.{name}")
             if field.unit == COUNT.name and not float(item).is_integer() and len(items) == 1 and item > 1e6:
                 raise UserError(f"{where}.{name} is a count and must be whole, got {item!r}")
         result[name] = tuple(items) if isinstance(value, list) else value
@@ -136,9 +136,7 @@ def text(found: Any, where: str, *, allowed: Sequence[str] | Mapping[str, str] |
     """``found`` itself if it is a text that is not empty, and one of ``allowed``."""
     if not isinstance(found, str) or not found.strip() or found == "???":
         raise UserError(f"{where} must be a text, got {found!r}")
-    if allowed is not None and found not in allowed:
-        raise UserError(f"{where} must be one of {', '.join(allowed)}, got {found!r}{nearest(found, allowed)}")
-    return found
+    return found if allowed is None else str(fit(found, Annotated[str, Among(allowed)], where))
 
 
 def known_keys(found: Mapping[str, Any], known: Collection[str], where: str, *, needed: Sequence[str] = ()) -> None:

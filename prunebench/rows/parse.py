@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
+from prunebench.config.arguments import fit
+from prunebench.config.ranges import Range
 from prunebench.errors import UserError
 from prunebench.rows import fields
 from prunebench.rows.conventions import CONVENTIONS
@@ -228,6 +230,5 @@ def _selection(found: Any, where: str) -> str | None:
 
 
 def _tolerance(found: Any, where: str) -> float:
-    if not isinstance(found, float) or not 0 < found < 0.1:
-        raise UserError(f"{where}.tolerance is an accuracy difference and must be in (0, 0.1), got {found!r}")
-    return found
+    allowed = Annotated[float, Range(above=0, below=0.1, meaning="an accuracy difference")]
+    return float(fit(found, allowed, f"{where}.tolerance"))

@@ -12,49 +12,81 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
+from prunebench.core.method import Method
 from prunebench.core.task import task_of
+from prunebench.data.base import Data
 from prunebench.data.loaders import ImageData
+from prunebench.disk.atomic import plain
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
 from prunebench.nets.dense_net import DenseNet, make_net
+from prunebench.run import suits
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
 
 
-def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
+def identified(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with what its data are (``data``), which is part of the run's id.
+
+    Where the data cannot be read it is the configuration as it is: the run will end with the reason.
+    """
+    try:
+        data, ood = load_data(config), make_ood(config)
+    except UserError:
+        return dict(config)
+    return {**config, "data": facts_of(data, ood)}
+
+
+def facts_of(data: Data, ood: Data | None) -> dict[str, Any]:
+    """What identifies the data of a run: counts, splits, and checksums of the content."""
+    found = {"dataset": data, **({"ood": ood} if ood is not None else {})}
+    return {group: plain(item.fingerprint()) for group, item in found.items()}
+
+
+def load_data(config: Mapping[str, Any], *, trust: bool = True) -> Data:
+    """The data set, read and checked."""
+    data: Data = named.build("dataset", config["dataset"], expects=Data, trust=trust)
+    data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
+    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    return data
+
+
+def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tuple[Job, nn.Module]:
     """The job, and the dense net with fresh or pretrained weights.
 
     Args:
-        config: resolved.
+        config: resolved; the shared dense net depends on the data that are found now, whatever ``data`` says.
         folder: of the run.
+        trust: call whatever the configuration names, see :func:`prunebench.config.named.build`.
 
     Raises:
-        UserError: a value is refused, files are missing, or groups do not fit each other.
+        UserError: a target is not trusted, a value is refused, files are missing, or groups do not fit each other.
     """
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
-    data = named.build("dataset", config["dataset"])
-    data.use_channels_last(settings.channels_last)
-    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    data, ood = load_data(config, trust=trust), make_ood(config, trust=trust)
+    config = {**config, "data": facts_of(data, ood)}
     seed = config["seed"]
 
     def fresh(settings: Mapping[str, Any], purpose: str) -> nn.Module:
         seed_from(seed, purpose)
-        return make_net(settings)
+        return make_net(settings, trust=trust)
 
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
+    task = task_of(data)
+    suits.check(dense, data, task, phases)
     job = Job(
         dense=dense,
-        method=named.build("method", config["method"]),
+        method=named.build("method", config["method"], expects=Method, trust=trust),
         data=data,
-        task=task_of(data),
+        task=task,
         schedule=config["schedule"]["name"],
         phases=phases,
         seed=seed,
         folder=folder,
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
-        ood=make_ood(config, settings.channels_last),
+        ood=ood,
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
@@ -71,7 +103,7 @@ def build(config: Mapping[str, Any], folder: Path) -> tuple[Job, nn.Module]:
     return job, net
 
 
-def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None:
+def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:
     """The foreign pictures of the config group ``ood``, None without.
 
     Raises:
@@ -89,7 +121,7 @@ def make_ood(config: Mapping[str, Any], channels_last: bool) -> ImageData | None
             f"ood={settings['name']} has pictures of {shape}, the nets of dataset={own['name']} take {wanted}; "
             "use ood=noise or a set of that shape"
         )
-    data: ImageData = named.build("ood", settings)
-    data.use_channels_last(channels_last)
+    data: ImageData = named.build("ood", settings, expects=ImageData, trust=trust)
+    data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data

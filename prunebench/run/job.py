@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,16 +18,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunebench.budget import Choice
 from prunebench.config.phase import Phase
 from prunebench.config.settings import TrainerSettings
 from prunebench.core.context import Point
 from prunebench.core.method import Method
 from prunebench.data.base import Data
-from prunebench.disk import artifacts
-from prunebench.disk.atomic import read_json
+from prunebench.disk import artifacts, finished
+from prunebench.disk.atomic import sweep, write_bytes
+from prunebench.disk.finished import Finished
 from prunebench.disk.lock import FolderLock
+from prunebench.disk.seal import text_sha256
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.measure import cost
+from prunebench.measure.metrics import ACCURACY
 from prunebench.nets import package
 from prunebench.run import measurement
 from prunebench.run.bare import BareRun
@@ -49,6 +54,7 @@ class Job(BareRun):
         ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
         metrics: stage -> what was measured.
         trained: some phase has been.
+        basis: names the weights and choices so far; what is stored is believed only if it belongs to them.
     """
 
     method: Method
@@ -63,7 +69,8 @@ class Job(BareRun):
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     trained: bool = False
     warnings: list[str] = field(default_factory=list)
-    _best_weights: Path | None = None
+    basis: str = ""
+    _best: Finished | None = None
     _best_has_method: bool = False
     _watched: bool = False
     _dense_weights: dict[str, Tensor] | None = None
@@ -110,11 +117,20 @@ class Job(BareRun):
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """The JSON value ``name`` of this run: made and stored the first time, read afterwards."""
-        return artifacts.once(self.folder / "stored" / f"{name}.json", make)
+        return self._once(name, make)
+
+    def _once(self, name: str, make: Callable[[], T], *beside: Path) -> T:
+        return artifacts.once(self.folder / "stored" / f"{name}.json", make, after=self.basis, beside=beside)
 
     def once_tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors ``name`` of this run: made and stored the first time, read afterwards."""
-        return artifacts.once_tensors(self.folder / "stored" / f"{name}.safetensors", make)
+        return artifacts.once_tensors(self.folder / "stored" / f"{name}.safetensors", make, after=self.basis)
+
+    def choose(self, make: Callable[[], Choice]) -> Choice:
+        """The choice of channels of the phase in progress; what is stored from now on belongs to it."""
+        choice = super().choose(make)
+        self.basis = text_sha256(self.basis, choice.plan.to_json())
+        return choice
 
     # -- steps
 
@@ -133,6 +149,13 @@ class Job(BareRun):
             self._dense_weights = {name: value.clone() for name, value in net.state_dict().items()}
             self.measure("dense", net)
 
+    def dense_nonzero(self) -> int:
+        """Parameters of the measured dense net that are not exactly 0; all where none was measured in this run."""
+        if self._dense_weights is None:
+            return self.dense.cost.params
+        kept = self._dense_weights
+        return sum(int(torch.count_nonzero(kept[name])) for name, _ in self.template.named_parameters())
+
     def prune(self, net: nn.Module, phase: Phase, *, measured: bool = True) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
         self.phase = phase
@@ -140,7 +163,7 @@ class Job(BareRun):
             net = restore(self.template, self.graph, self.plan, net)
         self.achieved = {}
         net = self.note(self.method.prune(net, self))
-        self._best_weights = None  # the best epoch is one of the pruned net's
+        self._best = None  # the best epoch is one of the pruned net's
         last = phase is [p for p in self.phases if p.prune][-1]
         if measured and last and (self.trained or self.pretrained):
             self.measure("pruned", net)
@@ -170,19 +193,30 @@ class Job(BareRun):
         hooks = method if phase.active else Method()
         folder = self.dense_folder(phase) if phase.shared else self.folder / "phases" / phase.name
         with FolderLock(folder, wait=True) if phase.shared else nullcontext():
-            if not (folder / "phase.json").exists():
-                self._train(net, hooks, phase, folder, cost.training_macs(net, counted))
-        artifacts.load_tensors(folder / "weights.safetensors", net=net, method=hooks)
-        done = read_json(folder / "phase.json")
-        self.phase_records.append(done["record"])
-        self.history += [{"phase": phase.name, **record} for record in done["history"]]
-        best = folder / "best.safetensors"
-        self._best_weights = best if best.exists() else None
+            done = self._finished(net, hooks, phase, folder, cost.training_macs(net, counted))
+        artifacts.load_state(done.weights, net=net, method=hooks)
+        self.basis = text_sha256(self.basis, tensors_sha256(done.weights))
+        self.phase_records.append(dict(done.record))
+        self.history += [{"phase": phase.name, **record} for record in done.history]
+        self._best = done if done.has_best else None
         self._best_has_method = phase.active
         self.trained = True
         return net
 
-    def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, step_macs: int) -> None:
+    def _finished(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, step_macs: int) -> Finished:
+        """The finished phase in ``folder``; it is trained unless it is there, whole, and began with this net."""
+        sweep(folder)
+        parts = {"net": net, "method": hooks}
+        state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+        after = tensors_sha256(state)
+        if (done := finished.read(folder, after=after)) is not None:
+            return done
+        self._train(net, hooks, phase, folder, step_macs, after)
+        done = finished.read(folder, after=after)
+        assert done is not None, f"{folder} does not hold what was just written"
+        return done
+
+    def _train(self, net: nn.Module, hooks: Method, phase: Phase, folder: Path, step_macs: int, after: str) -> None:
         from prunebench.training.train_phase import train_phase  # takes seconds; a one-shot run never needs it
 
         train_phase(
@@ -199,6 +233,7 @@ class Job(BareRun):
             run_name=self.name,
             run_folder=self.folder,
             folder=folder,
+            after=after,
         )
 
     # -- measurements
@@ -229,16 +264,20 @@ class Job(BareRun):
                 artifacts.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
             return {"split": "test", **metrics}
 
-        self.metrics[stage] = metrics = self.once(f"metrics-{stage}", evaluate_now)
+        self.metrics[stage] = metrics = self._once(f"metrics-{stage}", evaluate_now, self.predictions(stage))
         log.info("%s: test %s", stage, self.task.headline(metrics))
         self._watch(stage, metrics)
         return metrics
 
     def repeat(self, stage: str, *, of: str) -> dict[str, Any]:
         """The measurement ``of`` counts as ``stage`` too: it is the same net."""
-        self.metrics[stage] = self.once(f"metrics-{stage}", lambda: self.metrics[of])
-        if self.predictions(of).exists():
-            self.predictions(stage).write_bytes(self.predictions(of).read_bytes())
+
+        def copy_now() -> dict[str, Any]:
+            if self.predictions(of).exists():
+                write_bytes(self.predictions(stage), self.predictions(of).read_bytes())
+            return self.metrics[of]
+
+        self.metrics[stage] = self._once(f"metrics-{stage}", copy_now, self.predictions(stage))
         return self.metrics[stage]
 
     def measure_best(self, net: nn.Module) -> None:
@@ -246,12 +285,12 @@ class Job(BareRun):
 
         Nothing happens if there is no such epoch: no validation split, or nothing was trained since the last cut.
         """
-        if self._best_weights is None:
+        if self._best is None:
             return
         method = self.method
         last = {name: value.clone() for name, value in method.state_dict().items()}
         best = copy.deepcopy(net)
-        artifacts.load_tensors(self._best_weights, net=best, method=method if self._best_has_method else None)
+        artifacts.load_state(self._best.best(), net=best, method=method if self._best_has_method else None)
         self.measure("test_best_val", best)
         method.load_state_dict(last)
 
@@ -279,11 +318,16 @@ class Job(BareRun):
         if stage not in ("dense", "before_cut", "final") or self._watched:
             return
         self._watched = True
-        validated = [record["val/accuracy"] for record in self.history if "val/accuracy" in record]
+        validated = [record[ACCURACY.logged] for record in self.history if ACCURACY.logged in record]
         text = measurement.chance(metrics, self.data.num_classes, validated[-1] if validated else None)
         if text is not None:
-            self.warnings.append(f"the {'final' if stage == 'final' else 'dense'} net {text}")
-            log.warning("warning: %s", self.warnings[-1])
+            self.warn([f"the {'final' if stage == 'final' else 'dense'} net {text}"])
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Say ``sentences`` loudly, now and in the result."""
+        for sentence in sentences:
+            self.warnings.append(sentence)
+            log.warning("warning: %s", sentence)
 
     def predictions(self, stage: str) -> Path:
         """Where the predictions of a measured stage are, if its task keeps them."""

@@ -1,25 +1,29 @@
 """Measure the saved net of a run again, from its folder and the data set, and compare with what is stored.
 
-``config.yaml`` and ``net.yaml`` name the code that is called: evaluate folders that you trust.
+``config.yaml`` and ``net.yaml`` name the code that is called. Without ``trust`` only classes and functions of this
+package and modules of ``torch.nn`` are, so that a folder from somebody else is no program.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from prunebench.core.method import Method
-from prunebench.core.result import read_result
+from prunebench.core.result import FILE, read_result
+from prunebench.disk.yaml_files import read_yaml
 from prunebench.errors import UserError
-from prunebench.measure.metrics import METRICS
+from prunebench.measure.metrics import METRICS, is_number
 from prunebench.nets import package
+from prunebench.nets.dense_net import make_net
+from prunebench.nets.spec import without_memory
 from prunebench.run import assemble, measurement, runner
 from prunebench.run.job import Job
+
+_GROUPS = ("model", "dataset", "method", "schedule", "trainer", "paths")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Again:
         return abs(self.now - self.stored) <= self.tolerance
 
 
-def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
+def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -> list[Again]:
     """Accuracy and NLL (or bits per character), parameters and MACs of the saved net, stored and now.
 
     Where the final net's metrics are an average over several predictions, those of the saved net alone are compared.
@@ -46,46 +50,80 @@ def reevaluate(folder: Path, *, data: Path | None = None) -> list[Again]:
     Args:
         folder: of a run that ended with numbers.
         data: the data folder; None = the one of the run.
+        trust: call whatever the folder names; needed for a net, method or data set of your own.
 
     Raises:
-        UserError: there are no numbers or no net, or the data are others than the run's.
+        UserError: there are no numbers or no net, the folder names code that is not trusted, or the data are not
+            the run's.
     """
+    stored = _read_stored(folder)
+    config = read_config(folder)
+    config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
+    config["ood"] = None  # foreign pictures are not measured again
+    if data is not None:
+        config["paths"]["data"] = str(data.expanduser().resolve())
+    if not trust:
+        with without_memory():
+            make_net(config["model"], trust=False)
+    job, _ = assemble.build(config, folder, trust=trust)
+    runner.set_threads(job.settings.num_threads)
+    _same_data(stored.data, job)
+    net = job.arrange(package.load(folder, trust=trust))
+    counted = job.count(net)
+    now, _ = measurement.on_test_set(net, Method(), job)
+    found = [
+        Again(metric.key, stored.metrics[metric.key], now[metric.key], metric.rounding)
+        for metric in METRICS.values()
+        if metric.rounding is not None and metric.key in stored.metrics
+    ]
+    if type(job.method).cost is Method.cost:
+        found.append(Again("macs", stored.cost["macs"], counted.macs))
+    return [*found, Again("params", stored.cost["params"], counted.params)]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the result says of the data and of the saved net."""
+
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    cost: Mapping[str, Any]
+
+
+def _read_stored(folder: Path) -> _Stored:
     result = read_result(folder)
     if result["status"] == "failed":
         raise UserError(f"{folder} holds a failed run without numbers; give the folder of a run that ended with them")
-    config = _read_config(folder)
-    config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
-    if data is not None:
-        config["paths"]["data"] = str(data.expanduser().resolve())
-    job, _ = assemble.build(config, folder)
-    runner.set_threads(job.settings.num_threads)
-    _same_data(result["data"], job)
-    net = job.arrange(package.load(folder, trust=True))
-    counted = job.count(net)
-    metrics = result["metrics"].get("saved_net") or result["metrics"]["final"]
-    now, _ = measurement.on_test_set(net, Method(), job)
-    cost = result["cost"]["final"]
-    found = [
-        Again(metric.key, metrics[metric.key], now[metric.key], metric.rounding)
-        for metric in METRICS.values()
-        if metric.rounding is not None and metric.key in metrics
-    ]
-    if type(job.method).cost is Method.cost:
-        found.append(Again("macs", cost["macs"], counted.macs))
-    return [*found, Again("params", cost["params"], counted.params)]
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read ({error}); give the whole folder of a run") from None
-    assert isinstance(config, dict)
+        metrics = result["metrics"].get("saved_net") or result["metrics"]["final"]
+        found = _Stored(result["data"], metrics, result["cost"]["final"])
+        used = [found.cost["macs"], found.cost["params"]]
+        used += [metrics[m.key] for m in METRICS.values() if m.rounding is not None and m.key in metrics]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / FILE} is no whole result ({error!r}); give the folder of a finished run") from None
+    if not isinstance(found.data, Mapping) or not all(map(is_number, used)):
+        raise UserError(f"{folder / FILE} is no whole result (numbers are missing); give the folder of a finished run")
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of the run in ``folder``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give the whole folder of a run")
+    config = read_yaml(path)
+    if wrong := [group for group in _GROUPS if not isinstance(config.get(group), dict)]:
+        raise UserError(f"{path} is no configuration of a run ({wrong[0]} is no group); give the whole folder of a run")
+    if not isinstance(config.get("seed"), int) or not isinstance(config["schedule"].get("phases"), dict):
+        raise UserError(f"{path} is no configuration of a run (seed or phases); give the whole folder of a run")
     return config
 
 
-def _same_data(stored: dict[str, Any], job: Job) -> None:
+def _same_data(stored: Mapping[str, Any], job: Job) -> None:
     now = json.loads(json.dumps(job.data.fingerprint()))
     if wrong := [key for key in sorted({*stored, *now}) if stored.get(key) != now.get(key)]:
         key = wrong[0]

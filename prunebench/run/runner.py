@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
@@ -16,12 +17,17 @@ from torch import nn
 from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
 from prunebench.config.settings import trainer_settings
+from prunebench.core import asked
 from prunebench.core.method import Method
-from prunebench.core.result import FILE
+from prunebench.core.result import write_result
 from prunebench.disk.artifacts import load_correct
-from prunebench.disk.atomic import write_json, write_rows, write_text
+from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
+from prunebench.disk.seal import text_sha256
+from prunebench.disk.tensors import tensors_sha256
+from prunebench.errors import UserError, in_words
 from prunebench.measure import guarantee, latency
+from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
 from prunebench.run import assemble
@@ -31,8 +37,6 @@ from prunebench.run.provenance import head, now
 from prunebench.run.sweep_record import recorded
 
 log = logging.getLogger("prunebench")
-TARGET_TOLERANCE = 0.01
-"""A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
 
 
 def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[str, Any]:
@@ -55,6 +59,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         job, net = assemble.build(config, folder)
         job.method.check(net, job)
     with FolderLock(folder), log_file(folder, said):
+        sweep(folder)
         write_text(folder / "config.yaml", config_text)
         clock = time.perf_counter()
         log.info("%s", describe(job))
@@ -66,16 +71,16 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             log.error("interrupted: %s", error)
             raise
         except Exception as error:  # must be visible in a table
-            log.error("failed: %s", error)
+            log.error("failed: %s", in_words(error))
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
-            write_json(folder / FILE, {**known, "status": "failed", "error": str(error), "traceback": detail})
+            with contextlib.suppress(UserError):  # a full disk; the error itself is raised all the same
+                write_result(folder, {**known, "status": "failed", "error": in_words(error), "traceback": detail})
             raise
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if job.pretrained_from is not None:
             result["model"]["pretrained"] = job.pretrained_from
-        write_json(folder / FILE, result)
-    return result
+        return write_result(folder, result, files=_files(folder))
 
 
 def describe(job: Job) -> str:
@@ -122,8 +127,8 @@ def _measurements(
     job: Job, compact: nn.Module, points: list[dict[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
-    stages = ("dense", "before_cut", "pruned", "final", "saved_net", "test_best_val")
-    metrics = {stage: job.metrics[stage] for stage in stages if stage in job.metrics}
+    metrics = {stage: job.metrics[stage] for stage in STAGES if stage in job.metrics}
+    _mark_seen_validation(job, metrics)
     dense_cost, final_cost = job.dense.cost, job.count(compact)
     final = {**final_cost.to_dict(), **(job.method.cost(compact, job) or {})}
     if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
@@ -131,6 +136,7 @@ def _measurements(
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}
+    dense["nonzero_params"] = job.dense_nonzero()
     dense["file_bytes"], final["file_bytes"] = file_bytes(job.dense.template), file_bytes(compact)
     costs = {
         "sample": job.data.sample,
@@ -150,17 +156,16 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved = dict(job.achieved)
-    status = "complete"
-    target = achieved.get("target")
-    if target and abs(achieved["reached"] - target) > achieved.get("tolerance", TARGET_TOLERANCE * target):
-        status = "missed_target"
+    achieved = {**job.achieved, "layers_cut": len(job.plan.keep), "layers_whole": len(job.not_pruned)}
+    log.info("%s", "; ".join(asked.beside(achieved)) or "nothing was asked of the cut")
+    job.warn(asked.shortfalls(achieved))
     return {
-        "status": status,
+        "status": "missed_target" if asked.missed_target(achieved) else "complete",
         "metrics": metrics,
         **({"points": points} if points else {}),
         "cost": costs,
         "latency": speed,
+        "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
         "not_pruned": job.not_pruned,
@@ -169,6 +174,20 @@ def _measurements(
         "guarantee": _guarantee(job, metrics),
         "data": job.data.fingerprint(),
     }
+
+
+def _mark_seen_validation(job: Job, metrics: dict[str, dict[str, Any]]) -> None:
+    """A checkpoint from elsewhere was trained on all training data as a rule, those held out here among them."""
+    if not (job.pretrained and job.trained and job.data.num_val):
+        return
+    job.warn(
+        [
+            f"the checkpoint may have been trained on the {job.data.num_val} samples that are held out for validation: "
+            "val/ metrics can be too good, and test_best_val was chosen by them; dataset.validation=0 holds none out"
+        ]
+    )
+    if "test_best_val" in metrics:
+        metrics["test_best_val"] = {**metrics["test_best_val"], "chosen_on_seen_samples": True}
 
 
 def _guarantee(job: Job, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -197,7 +216,13 @@ def _write_files(job: Job, compact: nn.Module) -> None:
     )
     write_rows(job.folder / "metrics.csv", job.history)
     if job.predictions("final").exists():
-        (job.folder / "predictions.npz").write_bytes(job.predictions("final").read_bytes())
+        write_bytes(job.folder / "predictions.npz", job.predictions("final").read_bytes())
+
+
+def _files(folder: Path) -> list[str]:
+    """What belongs to the result beside it."""
+    names = ["config.yaml", "metrics.csv", "predictions.npz", *(f"{package.FOLDER}/{name}" for name in package.FILES)]
+    return [name for name in names if (folder / name).exists()]
 
 
 def set_threads(num_threads: int | None) -> None:

@@ -104,16 +104,22 @@ def git_state(package: Path = Path(__file__).parents[1]) -> dict[str, Any] | Non
     """State of the checkout that holds the folder ``package``.
 
     Returns:
-        ``commit`` (hash) and ``dirty`` (True with changed or untracked files), or None where the package does
-        not lie at the top of a checkout with a commit, or git is missing. A copy in the site-packages of
-        another project's checkout is not that project's code.
+        ``commit`` (hash) and ``dirty`` (True with changed or untracked files outside of ``outputs/``: results are no
+        code), or None where the package does not lie at the top of a checkout with a commit, or git is missing. A
+        copy in the site-packages of another project's checkout is not that project's code.
     """
     top = _git(package, "rev-parse", "--show-toplevel")
     commit = _git(package, "rev-parse", "--verify", "HEAD")
     if top is None or commit is None or Path(top).resolve() != package.resolve().parent:
         return None
-    status = _git(package.parent, "status", "--porcelain")
+    status = _git(package.parent, "status", "--porcelain", "--", ".", ":(exclude)outputs")
     return {"commit": commit, "dirty": status != ""}
+
+
+def in_history(commit: str, package: Path = Path(__file__).parents[1]) -> bool:
+    """True if ``commit`` is the current one of the checkout that holds ``package``, or one of its ancestors."""
+    known = re.fullmatch(r"[0-9a-f]{7,64}", commit)
+    return bool(known) and _git(package, "merge-base", "--is-ancestor", commit, "HEAD") is not None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.core.result import FILE, is_complete
-from prunebench.disk.atomic import write_json, write_text
+from prunebench.core.result import is_complete, write_result
+from prunebench.disk.atomic import write_text
 from prunebench.disk.lock import FolderLock
-from prunebench.errors import UserError
+from prunebench.errors import UserError, in_words
 from prunebench.run.logs import held, log_file
 from prunebench.run.provenance import head, now
 
@@ -65,8 +65,8 @@ def write_failure(
     """Write ``result.json``, ``config.yaml`` and ``log.txt`` of a run that was refused; its folder is locked."""
     write_text(folder / "config.yaml", config_text)
     with log_file(folder, said):
-        log.error("failed: %s", error)
+        log.error("failed: %s", in_words(error))
     found = head(config, folder)
     found["run"] |= {"finished": now(), "seconds": 0.0}
     detail = "".join(traceback.format_exception(error))
-    write_json(folder / FILE, {**found, "error": str(error), "traceback": detail})
+    write_result(folder, {**found, "error": in_words(error), "traceback": detail})

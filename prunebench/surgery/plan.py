@@ -15,6 +15,8 @@ from prunebench.errors import UserError, nearest
 Indices = tuple[int, ...]
 
 _FIELDS = ("keep", "inputs")
+MAX_INDEX = (1 << 24) - 1
+"""No layer has so many channels; sets of channels are numbers of as many bits."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def _checked_indices(what: str, name: str, indices: Any) -> Indices:
     try:
         kept = tuple(operator.index(index) for index in indices)  # takes numpy's integers, refuses fractions and text
     except TypeError:
-        raise UserError(f"{what}['{name}'] of a plan must be a list of channel indices, got {indices!r}") from None
+        raise UserError(f"{what}['{name}'] of a plan must be a list of channel indices, got {indices!r:.200}") from None
     if any(index < 0 for index in kept) or any(a >= b for a, b in pairwise(kept)):
-        raise UserError(f"{what}['{name}'] must be ascending indices from 0, each once, got {list(kept)}")
+        raise UserError(f"{what}['{name}'] must be ascending indices from 0, each once, got {list(kept)!r:.200}")
+    if kept and kept[-1] > MAX_INDEX:
+        raise UserError(f"{what}['{name}'] must be indices of channels, at most {MAX_INDEX:,}, got {kept[-1]!r:.50}")
     return kept

@@ -30,17 +30,20 @@ def describe(net: nn.Module) -> dict[str, dict[str, Any]]:
     return table
 
 
-def rebuild(net: nn.Module, table: Table) -> nn.Module:
+def rebuild(net: nn.Module, table: Table, *, trust: bool = False) -> nn.Module:
     """A copy of ``net`` with the layers of ``table`` in their places, their weights still random.
+
+    Args:
+        trust: also call classes of other packages, see :func:`prunebench.config.named.build`.
 
     Raises:
         UserError: an unknown path, or a target that is no ``nn.Module`` or does not take the arguments.
     """
     if not table:
         return net
-    return replace(net, {path: _layer(path, row["target"], row["arguments"]) for path, row in table.items()})
+    return replace(net, {path: _layer(path, row["target"], row["arguments"], trust) for path, row in table.items()})
 
 
-def _layer(path: str, target: str, arguments: Mapping[str, Any]) -> nn.Module:
+def _layer(path: str, target: str, arguments: Mapping[str, Any], trust: bool) -> nn.Module:
     settings = {"_target_": target, **arguments}
-    return build(f"layers.{path}", settings, expects=nn.Module, trust=False)  # type: ignore[no-any-return]
+    return build(f"layers.{path}", settings, expects=nn.Module, trust=trust)  # type: ignore[no-any-return]

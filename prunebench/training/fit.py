@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
@@ -22,13 +24,17 @@ from prunebench.config.settings import TrainerSettings
 from prunebench.errors import UserError
 from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import History, PhaseProgress
+from prunebench.training.checkpoints import LAST, SealedCheckpoints, read_checkpoint
 from prunebench.training.lit import Lit
 
 
 def fit(
-    lit: Lit, *, settings: TrainerSettings, folder: Path, loggers: Sequence[Logger], resume: Path | None
+    lit: Lit, *, settings: TrainerSettings, folder: Path, loggers: Sequence[Logger], resume: Path | None, after: str
 ) -> list[dict[str, Any]]:
     """Train ``lit`` to the end of its phase, from ``resume`` if there is such a checkpoint.
+
+    Args:
+        after: what the phase starts from, see :mod:`prunebench.disk.seal`.
 
     Returns:
         One record per epoch: ``epoch``, ``lr``, ``seconds``, the loss terms and the validation metrics.
@@ -55,8 +61,11 @@ def fit(
         max_epochs=lit.phase.epochs,
         accumulate_grad_batches=lit.phase.accumulate if lit.automatic_optimization else 1,
         callbacks=callbacks,
+        # one way to resume, ours: on a cluster Lightning would answer the requeue signal with a checkpoint of its own,
+        # in mid-epoch, and take whatever it finds in its folder, which is why that one does not exist
+        plugins=[SealedCheckpoints(after), LightningEnvironment()],
+        default_root_dir=folder / "no-checkpoints-of-its-own",
         logger=list(loggers),
-        default_root_dir=folder,
         num_sanity_val_steps=0,
         limit_train_batches=float(lit.phase.epoch_share or 1),
         limit_val_batches=1.0 if lit.data.num_val else 0,
@@ -83,7 +92,7 @@ def fit(
         raise KeyboardInterrupt(f"phase {lit.phase.name} was terminated") from None
     if not trainer.state.finished:
         raise KeyboardInterrupt(f"phase {lit.phase.name} was interrupted")
-    return read_history(folder / "last.ckpt")
+    return read_history(folder / LAST, after=after)
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -93,6 +102,20 @@ class _Checkpoint(ModelCheckpoint):
         lit = trainer.lightning_module
         assert isinstance(lit, Lit)
         return lit.method.selectable(lit.net) and super().check_monitor_top_k(trainer, current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # the run's folder may have been moved; Lightning would forget the best score of a checkpoint from elsewhere
+        assert self.dirpath is not None
+        super().load_state_dict(_moved(state_dict, state_dict["dirpath"], str(self.dirpath)))
+
+
+def _moved(state: Any, old: str, new: str) -> Any:
+    """``state`` with the paths below ``old`` as they are below ``new``, keys among them."""
+    if isinstance(state, str):
+        return new + state.removeprefix(old) if state == old or state.startswith(old + os.sep) else state
+    if isinstance(state, dict):
+        return {_moved(key, old, new): _moved(value, old, new) for key, value in state.items()}
+    return state
 
 
 def _checkpoint(
@@ -119,8 +142,8 @@ def _reraise(error: Exception) -> None:
     raise error
 
 
-def read_history(checkpoint: Path) -> list[dict[str, Any]]:
+def read_history(checkpoint: Path, *, after: str) -> list[dict[str, Any]]:
     """The epoch records inside a checkpoint; they are read from there because workers may have trained."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint, after=after)
     records: list[dict[str, Any]] = state["callbacks"][History.__name__]["records"]
     return records

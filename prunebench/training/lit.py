@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from prunebench.core.clock import Clock
 from prunebench.core.method import NET, Method
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches, Data
+from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.training.optimizers import build_optimizer, build_rate, clip, parameters
 
@@ -237,8 +237,4 @@ def _same_everywhere(state: Mapping[str, Tensor]) -> None:
 
 def digest(state: Mapping[str, Tensor]) -> int:
     """56 bits of a hash of the names, shapes, types and values in ``state``."""
-    whole = hashlib.sha256()
-    for name, value in state.items():
-        whole.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return int.from_bytes(whole.digest()[:7], "big")
+    return int(tensors_sha256(state)[:14], 16)

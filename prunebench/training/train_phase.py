@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunebench.config.phase import Phase
@@ -17,8 +16,8 @@ from prunebench.config.settings import TrainerSettings
 from prunebench.core.method import Method
 from prunebench.core.task import Task
 from prunebench.data.base import Batches, Data
-from prunebench.disk.artifacts import save_tensors
-from prunebench.disk.atomic import write_json
+from prunebench.disk import finished
+from prunebench.training.checkpoints import BEST, LAST, read_checkpoint, resumable
 from prunebench.training.fit import fit
 from prunebench.training.lit import Lit
 from prunebench.training.loggers import build_loggers
@@ -41,18 +40,19 @@ def train_phase(
     run_name: str,
     run_folder: Path,
     folder: Path,
+    after: str,
 ) -> None:
     """Train ``net`` under ``method`` from the last complete epoch in ``folder``, if there is one.
 
     ``folder`` then holds ``weights.safetensors`` (last epoch), ``best.safetensors`` (best on validation) and, written
-    last, ``phase.json``.
+    last, ``phase.json``, which knows their checksums.
 
     Args:
         step_macs: multiply-accumulates of one sample's forward and backward pass.
         run_folder: where loggers write; ``folder`` may be shared with other runs.
+        after: what the phase starts from: the checksum of net and method.
     """
     start = time.perf_counter()
-    resume = folder / "last.ckpt"
     log.info("phase %s: %d epochs on %d %ss", phase.name, phase.epochs, data.num_train, data.sample)
     lit = Lit(net.train(), method, task, phase, data, seed=seed, streams=streams)
     loggers = build_loggers(logger, folder=run_folder, run=run_name, phase=phase.name)
@@ -62,17 +62,13 @@ def train_phase(
             settings=settings,
             folder=folder,
             loggers=loggers,
-            resume=resume if resume.exists() else None,
+            resume=resumable(folder, after=after),
+            after=after,
         )
     finally:
         for started in loggers:
             started.close()
-    save_tensors(folder / "weights.safetensors", lit.state_dict())
-    best_epoch = phase.epochs - 1
-    if (folder / "best.ckpt").exists():
-        best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
-        save_tensors(folder / "best.safetensors", best["state_dict"])
-        best_epoch = int(best["epoch"])
+    best = read_checkpoint(folder / BEST, after=after) if (folder / BEST).exists() else None
     record = {
         "name": phase.name,
         "epochs": phase.epochs,
@@ -80,10 +76,17 @@ def train_phase(
         "wall_seconds": time.perf_counter() - start,
         "train_macs": round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1)),
         "lr": [row["lr"] for row in history],
-        "best_epoch": best_epoch,
+        "best_epoch": int(best["epoch"]) if best else phase.epochs - 1,
         "selected_epoch": phase.epochs - 1,
         "settings": asdict(phase),
     }
-    write_json(folder / "phase.json", {"record": record, "history": history})
-    for name in ("last.ckpt", "best.ckpt"):
+    finished.write(
+        folder,
+        after=after,
+        record=record,
+        history=history,
+        weights=lit.state_dict(),
+        best=best["state_dict"] if best else None,
+    )
+    for name in (LAST, BEST):
         (folder / name).unlink(missing_ok=True)

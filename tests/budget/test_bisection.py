@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunebench.budget.bisection import bisect, count_kept, largest, pick
+from prunebench.budget.bisection import bisect, count_kept, largest, num_tied, pick
 from prunebench.errors import UserError
 
 GATES = [torch.tensor(row) for row in ([0.9, 0.8, 0.1, 0.0], [0.7, 0.6, 0.5, 0.2], [0.95, 0.4, 0.3, 0.05])]
@@ -60,18 +60,34 @@ def test_a_net_that_is_wider_than_the_one_it_is_compared_with() -> None:
 def test_counts_fall_with_the_share_and_add_up() -> None:
     gates = [torch.rand(width).clamp(0.2, 0.8).sub(0.2).div(0.6) for width in (16, 5, 40, 1)]  # many exact 0 and 1
     total = sum(len(part) for part in gates)
-    before = count_kept(gates, total)
+    before = count_kept(gates, total, seed=3)
     assert before == (16, 5, 40, 1)
     for kept in range(total - 1, -1, -1):
-        counts = count_kept(gates, kept)
+        counts = count_kept(gates, kept, seed=3)
         assert sum(counts) == kept
         assert all(now <= then for now, then in zip(counts, before, strict=True))
         before = counts
 
 
-def test_ties_go_to_the_first_layers() -> None:
-    assert count_kept([torch.ones(3), torch.ones(3), torch.ones(3)], 4) == (3, 1, 0)
-    assert count_kept([torch.zeros(3), torch.ones(3), torch.zeros(3)], 5) == (2, 3, 0)
+def test_which_of_equal_gates_stay_is_drawn_and_favours_no_layer() -> None:
+    num_seeds, equal = 400, [torch.ones(3), torch.ones(3), torch.ones(3)]
+    drawn = torch.tensor([count_kept(equal, 3, seed=seed) for seed in range(num_seeds)]).float()
+    assert torch.equal(drawn.sum(1), torch.full((num_seeds,), 3.0))
+    # a mean of draws without replacement: 1 of a layer, with a variance of 3 * (1/3) (2/3) (6/8) = 1/2
+    assert float((drawn.mean(0) - 1).abs().max()) < 4 * (0.5 / num_seeds) ** 0.5
+    assert count_kept(equal, 3, seed=5) == count_kept(equal, 3, seed=5)
+    mixed = [torch.tensor([0.0, 2.0]), torch.ones(3), torch.zeros(3)]
+    for seed in range(20):
+        first, second, third = count_kept(mixed, 5, seed=seed)
+        assert first in (1, 2) and second == 3 and first + third == 2  # only zeros are equal at the threshold
+
+
+def test_a_tie_at_the_threshold_is_counted() -> None:
+    gates = [torch.tensor([0.0, 2.0]), torch.ones(3), torch.zeros(3)]
+    assert [num_tied(gates, kept) for kept in range(9)] == [0, 0, 3, 3, 0, 4, 4, 4, 0]
+
+
+def test_the_largest_of_a_layer_with_ties_are_the_first() -> None:
     assert largest(torch.tensor([0.0, 1.0, 0.5, 1.0, 0.5]), 3) == (1, 2, 3)
 
 

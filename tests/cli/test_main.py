@@ -199,7 +199,7 @@ def test_a_run_locked_by_another_process_is_refused(command, tmp_path: Path) -> 
     from tests.kit import configure
 
     config, _ = configure(tmp_path / "outputs", *FAST)
-    with FolderLock(run_folder(config)):
+    with FolderLock(run_folder(main.identified(config))):
         code, _, errors = command(*FAST, f"paths.outputs={tmp_path / 'outputs'}")
     assert code == 1
     assert "locked by another run" in errors

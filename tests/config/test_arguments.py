@@ -179,7 +179,7 @@ def test_a_constructor_passes_the_rest_on_to_its_parent(given: dict[str, Any], w
 
 
 if TYPE_CHECKING:
-    from somewhere import Thing
+    from prunebench.config.ranges import Nothing as Thing  # type: ignore[attr-defined]
 
 
 def foreign(*, thing: Thing, width: int) -> None:

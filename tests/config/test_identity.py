@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from prunebench.config.identity import dense_folder, file_sha256, identity, run_folder, slug
+from prunebench.config.identity import dense_folder, identity, run_folder, slug
+from prunebench.disk.seal import file_sha256
 
 
 @pytest.fixture

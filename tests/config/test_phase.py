@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_phases_are_tables(broken: Any) -> None:
 
 def test_group_settings_win_over_the_phase() -> None:
     weight, gate = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    groups = [{"params": [weight]}, {"params": [gate], "weight_decay": 0.0, "maximize": True}]
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [gate], "weight_decay": 0.0, "maximize": True}]
     optimizer = build_optimizer(phase(weight_decay=0.1), groups)
     gate.grad = torch.ones(2)
     weight.grad = torch.zeros(2)
@@ -183,3 +184,24 @@ def test_a_shortened_epoch_is_a_whole_epoch_to_the_method(tmp_path: Path, monkey
         run(tmp_path, *settings, f"{train}.epoch_share=0.1")
     with pytest.raises(UserError, match=r"epoch_share must be a number in \(0, 1\] or null, got 1.5"):
         phase(epoch_share=1.5)
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/x", "a/b", "", ".", "..", "_x", "a b", "ä", "x" * 61, "a\nb"])
+def test_a_name_is_a_folder_and_no_path(name: str) -> None:
+    with pytest.raises(UserError, match="a phase's name is a folder"):
+        build_phases({"train": {"name": name, "epochs": 1, "lr": 0.1}})
+
+
+def test_two_phases_have_two_names() -> None:
+    one = {"epochs": 1, "lr": 0.1}
+    with pytest.raises(UserError, match="two phases are called tune_1"):
+        build_phases({"tune": {**one, "rounds": 2}, "other": {**one, "name": "tune_1"}})
+
+
+def test_null_is_off_or_refused_and_never_the_default_of_the_class() -> None:
+    for option in dataclasses.fields(Phase):
+        if option.default is None or option.default is dataclasses.MISSING:
+            continue
+        where = f"schedule.phases.train.{option.name}"
+        with pytest.raises(UserError, match=rf"{where} must be .*, got None"):
+            build_phases({"train": {"epochs": 1, "lr": 0.1, option.name: None}})

@@ -55,7 +55,8 @@ def test_its_file_names_a_class_and_lengths(file: Path) -> None:
 
 @over(COMPLETE)
 def test_it_is_built_as_its_file_says(file: Path) -> None:
-    config, data = OmegaConf.load(file), build(file)
+    config: Any = OmegaConf.load(file)
+    data: Any = build(file)
     assert (data.name, data.batch_size) == (config.name, config.batch_size)
     example = data.example()
     assert data.task in TASKS and data.sample

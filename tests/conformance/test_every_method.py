@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 import prunebench
 from prunebench.config import named
 from prunebench.config.groups import NOT_ARGUMENTS, options
+from prunebench.core.asked import TARGET_TOLERANCE
 from prunebench.core.method import ALL_SCHEDULES
 from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
 from prunebench.measure import cost
 from prunebench.run import assemble
-from prunebench.run.runner import TARGET_TOLERANCE
 from prunebench.training.lit import Lit
 from tests.conformance.settings import conformance, declared
 from tests.kit import SHORT, configure, run
@@ -153,7 +153,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
         shutil.copytree(outputs / "dense", tmp_path / "dense")  # as in a sweep, where it is trained once
     original = Lit.training_step
 
-    def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor:
+    def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor | None:
         if self.phase.name == last and self.current_epoch == 1 and batch_idx == 3:
             raise PowerCut
         return original(self, batch, batch_idx)

@@ -25,6 +25,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import zero
+from tests.kit import configure
 from tests.surgery.kit import counted, draw_plan, largest_difference
 from tests.surgery.nets import randomise
 
@@ -36,16 +37,16 @@ WINDOW = 12
 
 
 def written(file: Path) -> dict[str, Any]:
-    """The file's content as it stands."""
+    """The file's content as it stands, without the data that it names for those who choose none."""
     found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    return dict(found)
+    return {key: value for key, value in found.items() if key != "defaults"}
 
 
 def settings(file: Path, **dataset: int) -> dict[str, Any]:
     """The net's part of a whole configuration."""
-    whole = OmegaConf.create({"dataset": dataset, "model": OmegaConf.load(file)})
-    found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True)["model"]
-    return found
+    whole = OmegaConf.create({"dataset": dataset, "model": written(file)})
+    found: Any = OmegaConf.to_container(whole, resolve=True)
+    return dict(found["model"])
 
 
 def takes(file: Path, **dataset: int) -> bool:
@@ -70,6 +71,12 @@ for_text = pytest.mark.parametrize("file", FOR_TEXT, ids=lambda file: file.stem)
 
 def build(file: Path, **dataset: int) -> nn.Module:
     return make_net(settings(file, **dataset))
+
+
+def test_a_net_for_a_text_brings_one() -> None:
+    """One word is enough for it: ``model=sru_small``."""
+    for file in FOR_TEXT:
+        assert configure(Path("unused"), f"model={file.stem}")[0]["dataset"].keys() >= TEXT.keys()
 
 
 def test_every_file_is_of_one_kind() -> None:

@@ -85,7 +85,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 ) -> None:
     original = Lit.training_step
 
-    def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor:
+    def cut_power(self: Lit, batch: Any, batch_idx: int) -> torch.Tensor | None:
         if self.current_epoch == 1 and batch_idx == 3:
             raise PowerCut
         return original(self, batch, batch_idx)

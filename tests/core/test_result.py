@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from prunebench.core.result import is_complete, masked_share, points_summary, read_result, removed, summary
-from prunebench.disk.atomic import write_json
+from prunebench.core.result import (
+    is_complete,
+    masked_share,
+    points_summary,
+    read_result,
+    removed,
+    summary,
+    write_result,
+)
 from prunebench.errors import UserError
 
 
@@ -22,7 +29,7 @@ def test_truncated_and_foreign_results_are_refused(tmp_path: Path, text: str) ->
 def test_failed_runs_run_again(tmp_path: Path) -> None:
     assert not is_complete(tmp_path)
     for status, complete in (("failed", False), ("missed_target", True), ("complete", True)):
-        write_json(tmp_path / "result.json", {"schema": 1, "status": status})
+        write_result(tmp_path, {"schema": 1, "status": status})
         assert is_complete(tmp_path) is complete
 
 

@@ -60,7 +60,7 @@ def test_settings(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for wrong, sentence in (
         ("dataset.sise=16", "dataset.sise is no setting of digits; it has .*; did you mean size"),
         ("dataset.augment.crap=1", "dataset.augment.crap is no setting of digits"),
-        ("dataset.size=big", "dataset.size must be a whole number, got 'big'"),
+        ("dataset.size=big", "dataset.size must be one of 8, 16, 32, got 'big'"),
         ("dataset.mean=[0.3", r"dataset.mean=\[0.3 cannot be read"),
         ("dataset.size=${nowhere}", "cannot be read: Interpolation key 'nowhere' not found"),
     ):

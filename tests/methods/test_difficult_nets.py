@@ -179,8 +179,7 @@ def test_large_activations_are_no_defect() -> None:
 
 def test_a_wrong_cut_is_found_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     from prunebench.run import bare
-
-    shrink = bare.shrink
+    from prunebench.surgery.shrink import shrink
 
     def wrong(net: nn.Module, *rest: Any) -> nn.Module:
         small = shrink(net, *rest)

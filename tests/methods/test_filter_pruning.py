@@ -115,7 +115,7 @@ class TestPublishedArchitectures:
         run.carry_out = False  # the plan is all that is asked
         prune(net, L1, run, prune_ratio=0.2, coupling="aligned", layers=[projection])
         members = [projection, *(f"layer3.{block}.conv2" for block in range(6))]
-        best = criteria.l1_norm(net.get_submodule(projection).weight).argsort(descending=True)[:205]
+        best = criteria.l1_norm(net.get_parameter(f"{projection}.weight")).argsort(descending=True)[:205]
         assert run.plan.keep == dict.fromkeys(members, tuple(best.sort().values.tolist()))
         run.phase = Phase(name="again", epochs=1, lr=0.1, prune=True)
         run.plan = Plan()
@@ -155,7 +155,7 @@ class TestChoice:
         scaled = copy.deepcopy(net)
         with torch.no_grad():
             for place, parameter in enumerate(scaled.parameters()):
-                parameter *= 1.5**place
+                parameter.mul_(1.5**place)
         for criterion in (L1, L2, FPGM):
             runs = [bare_run(one) for one in (net, scaled)]
             for run, one in zip(runs, (net, scaled), strict=True):
@@ -190,9 +190,14 @@ class TestChoice:
         scores = {
             name: torch.rand(layer.out_channels) for name, layer in run.graph.layers.items() if layer.kind == "conv"
         }
-        counted = []
+        counted: list[Plan] = []
         original = ChannelGraph.macs
-        monkeypatch.setattr(ChannelGraph, "macs", lambda graph, plan: counted.append(plan) or original(graph, plan))
+
+        def macs(graph: ChannelGraph, plan: Plan) -> int:
+            counted.append(plan)
+            return original(graph, plan)
+
+        monkeypatch.setattr(ChannelGraph, "macs", macs)
         monkeypatch.setattr(nn.Module, "__call__", None)
         choice = method.choose(scores, run.graph)
         assert choice.achieved["reached"] == pytest.approx(0.5, abs=0.001)
@@ -217,7 +222,7 @@ class TestChoice:
         net = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)
         )
-        nn.init.uniform_(net[1].bias)
+        nn.init.uniform_(net.get_parameter("1.bias"))
         _, run = prune(net, BatchNormStatistic(statistic="mean"), prune_ratio=0.5)
         assert list(run.plan.keep) == ["0"]
         assert run.not_pruned == [{"layer": "3", "reason": "no norm layer follows"}]
@@ -230,7 +235,7 @@ class TestChoice:
     def test_compensation_keeps_the_mean_output(self) -> None:
         net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32, momentum=1.0), nn.ReLU())
         net.extend([nn.Conv2d(32, 8, 1), nn.BatchNorm2d(8, momentum=1.0)])
-        nn.init.normal_(net[1].bias)
+        nn.init.normal_(net.get_parameter("1.bias"))
         images, example = torch.randn(64, 3, 8, 8), torch.zeros(1, 3, 8, 8)
         net.train()(images)  # the running statistics are now those of these images
         options: dict[str, Any] = {"prune_ratio": 0.4, "layers": ["0"]}

@@ -38,7 +38,7 @@ def test_only_convolutions_lose_weights_and_nothing_is_claimed_for_macs() -> Non
     sparse, method, run = cut(net, prune_ratio=0.8)
     total = sum(weight.numel() for weight in conv_weights(net))
     assert sum(int(weight.count_nonzero()) for weight in conv_weights(sparse)) == total - (int(0.8 * total) + 1)
-    assert torch.equal(sparse.linear.weight, net.linear.weight)
+    assert torch.equal(sparse.get_parameter("linear.weight"), net.get_parameter("linear.weight"))
     assert share_alive(net) == 1.0  # the argument is left alone
     before, after = run.count(net), run.count(sparse)
     assert (after.macs, after.params) == (before.macs, before.params)
@@ -159,7 +159,7 @@ def test_a_run_that_is_resumed_uses_the_stored_threshold() -> None:
 def test_a_layer_that_loses_everything_is_named() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
     with torch.no_grad():
-        net[2].weight *= 1e-3
+        net.get_parameter("2.weight").mul_(1e-3)
     with pytest.raises(UserError, match="all weights of 2 fall below the threshold and nothing bypasses the layer"):
         cut(net, prune_ratio=0.8)
     # in a residual block the shortcut goes on without it
@@ -206,7 +206,7 @@ def test_the_matrices_of_a_language_model() -> None:
     weights = [sparse.get_parameter(f"{name}.weight") for name in names]
     total = sum(weight.numel() for weight in weights)
     assert total - sum(int(weight.count_nonzero()) for weight in weights) == int(0.4 * total) + 1
-    assert torch.equal(sparse.output.weight, net.output.weight)
+    assert torch.equal(sparse.get_parameter("output.weight"), net.get_parameter("output.weight"))
     # the matrices are used once for each of the 5 symbols
     left = run.dense.cost.macs - 5 * (int(0.4 * total) + 1)
     assert method.sparse_macs(sparse, run) == left

@@ -20,9 +20,9 @@ NUM_STEPS = 2
 
 
 def start(net: nn.Module, **options: Any) -> tuple[FilterPruning, BareRun]:
-    options = {"criterion": FilterNorm(order=2), "prune_ratio": 0.4} | options
     run = bare_run(net, schedule="simultaneous")
-    method = FilterPruning(**options)
+    given: dict[str, Any] = {"criterion": FilterNorm(order=2), "prune_ratio": 0.4}
+    method = FilterPruning(**(given | options))
     method.check(net, run)
     assert method.attach(net, run) is net
     return method, run
@@ -51,7 +51,7 @@ def train(net: nn.Module, method: FilterPruning, *, epochs: int = 2) -> None:
 
 
 def dead_filters(net: nn.Module, name: str) -> list[int]:
-    sizes = net.get_submodule(name).weight.flatten(1).abs().sum(1)  # type: ignore[union-attr, operator]
+    sizes = net.get_submodule(name).weight.flatten(1).abs().sum(1)
     return torch.nonzero(sizes == 0).flatten().tolist()
 
 
@@ -66,7 +66,7 @@ class TestRecovery:
         net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)])
         # a shift of 0 would put the dead channel on the kink of the ReLU, whose gradient there is 0
-        nn.init.constant_(net[1].bias, 0.1)
+        nn.init.constant_(net.get_parameter("1.bias"), 0.1)
         return net, torch.randn(32, 3, 8, 8)
 
     @pytest.mark.parametrize("grad_mask", [False, True])
@@ -191,7 +191,7 @@ class TestFrozen:
             norm = net.get_submodule(str(layer.norm))
             assert norm.weight[dead].abs().sum() == norm.bias[dead].abs().sum() == 0
             # and choosing again, as the official code does, would find the same ones
-            again = geometric_median(net.get_submodule(name).weight).argsort(stable=True)[: len(dead)]
+            again = geometric_median(net.get_parameter(f"{name}.weight")).argsort(stable=True)[: len(dead)]
             assert sorted(again.tolist()) == dead
 
     def test_without_masked_norms_only_the_filters_are_frozen(self) -> None:

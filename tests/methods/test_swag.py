@@ -250,7 +250,7 @@ def test_another_run_takes_the_gaussian_over(tmp_path: Path) -> None:
 def first_history(folder: Path) -> list[dict[str, Any]]:
     from prunebench.disk.atomic import read_json
 
-    found: list[dict[str, Any]] = read_json(folder / "phases" / "train" / "phase.json")["history"]
+    found: list[dict[str, Any]] = read_json(folder / "phases" / "train" / "phase.json")["value"]["history"]
     return found
 
 

@@ -52,6 +52,21 @@ def test_depth_counts_the_convolutions_and_the_classifier(depth):
     assert len(layers) == depth
 
 
+def test_option_a_with_means_by_hand():
+    x = torch.arange(18.0).reshape(1, 2, 3, 3)
+    out = PadShortcut(in_channels=2, out_channels=4, average=True)(x)
+    # the mean of each 2x2 window; at the edge of an odd picture only of the pixels that there are
+    zero, one = [[0, 0], [0, 0]], [[2, 3.5], [6.5, 8]]
+    assert out.tolist() == [[zero, one, [[11, 12.5], [15.5, 17]], zero]]
+
+
+@pytest.mark.parametrize("size", [8, 9, 32])
+def test_option_a_with_means_has_the_same_sizes(count, size):
+    for depth in (20, 56):
+        build = getattr(resnet_cifar, f"resnet{depth}")
+        assert count(build, size=size, shortcut="A_average") == count(build, size=size, shortcut="A")
+
+
 def test_option_a_by_hand():
     x = torch.arange(18.0).reshape(1, 2, 3, 3)
     out = PadShortcut(in_channels=2, out_channels=4)(x)
@@ -104,7 +119,7 @@ def test_kaiming_initialisation():
 
 
 def test_options_are_checked():
-    with pytest.raises(UserError, match=r"^shortcut must be one of A, B, got 'C'"):
+    with pytest.raises(UserError, match=r"^shortcut must be one of A, A_average, B, got 'C'"):
         resnet56(shortcut="C")
     with pytest.raises(UserError, match=r"^width must be a whole number of at least 1, got 0"):
         resnet56(width=0)

@@ -115,7 +115,7 @@ def populate(root: Path) -> None:
     for method, model, name, ratio in ROWS:
         row = {"id": name, "changed": [], "source": "secondary", "reported": {"accuracy": 0.931, "macs": 112_000_000}}
         for seed in range(3):
-            where = {"model": model, "dataset": "cifar10", "schedule": "finetune", "row": row}
+            where: Any = {"model": model, "dataset": "cifar10", "schedule": "finetune", "row": row}
             make(root, method=method, ratio=ratio, seed=seed, **where)
     make(root, method="fpgm", ratio=0.7, schedule="finetune", status="failed")
     row = {"id": "l1norm-t1_vgg16_a", "changed": []}

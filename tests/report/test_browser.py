@@ -36,7 +36,7 @@ def page(browser: Chrome, built: Built) -> Iterator[Chrome]:
     browser.get("about:blank")
     browser.get((built.out / "index.html").as_uri())
     yield browser
-    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert browser.get_log("browser") == []
 
 
 def head(page: Chrome, table: str, title: str) -> WebElement:
@@ -200,7 +200,7 @@ def test_reports_without_accuracies(browser: Chrome, tmp_path: Path, kind: str) 
         browser.execute_script("arguments[0].click()", link)
         assert opened(browser)
         assert ("1.2345" in browser.find_element(By.ID, "detail-body").text) == (kind == "language")
-    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert browser.get_log("browser") == []
 
 
 def test_what_a_method_reports_is_shown_under_its_own_name(browser: Chrome, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_a_method_reports_is_shown_under_its_own_name(browser: Chrome, tmp_
         shown = metric_of(f"method.{name}").show(value) if isinstance(value, int | float) else ""
         assert (f"{name} – {shown} {shown}" in rows) == (name != "kept")
     assert f"Test accuracy % {' '.join(accuracies(result))}" in rows
-    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert browser.get_log("browser") == []
 
 
 def test_a_series_of_one_phase_is_no_error_in_the_others(browser: Chrome, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_series_of_one_phase_is_no_error_in_the_others(browser: Chrome, tmp_pa
     browser.find_element(CSS, "#all tbody a").click()
     assert opened(browser)
     assert "method/gates" in browser.find_element(By.ID, "detail-body").text
-    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert browser.get_log("browser") == []
 
 
 def accuracies(result: dict[str, Any]) -> list[str]:
@@ -273,4 +273,4 @@ def test_on_a_phone_nothing_sticks_out(built: Built, dark: bool) -> None:
         for expected in ("light", "dark", "system"):
             phone.find_element(By.ID, "theme").click()
             assert phone.find_element(By.ID, "theme-name").text == expected
-        assert phone.get_log("browser") == []  # type: ignore[no-untyped-call]
+        assert phone.get_log("browser") == []

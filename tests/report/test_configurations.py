@@ -96,3 +96,46 @@ def test_masked_weights_are_called_so_in_every_table(tmp_path: Path) -> None:
     [view] = views(load_papers(papers=["l1norm"]), groups)
     shown = {cell.below for table, _ in view.tables for line in table.rows for cell in line}
     assert "masked, 90.0 % zero" in shown
+
+
+def same_net(root: Path, nets: dict[int, str]) -> None:
+    for seed, net in nets.items():
+        path = make(root, seed=seed) / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "net_sha256": net}))
+
+
+@pytest.mark.parametrize(
+    ("nets", "seeds", "repeated"),
+    [
+        ({0: "a", 1: "a", 2: "a"}, [0], (1, 2)),
+        ({0: "a", 1: "b", 2: "a"}, [0, 1], (2,)),
+        ({0: "a", 1: "b", 2: "c"}, [0, 1, 2], ()),
+        ({0: "", 1: "", 2: ""}, [0, 1, 2], ()),  # results that do not say
+    ],
+)
+def test_the_same_net_is_one_sample(
+    nets: dict[int, str], seeds: list[int], repeated: tuple[int, ...], tmp_path: Path
+) -> None:
+    same_net(tmp_path, nets)
+    [found] = groups_of(tmp_path)
+    assert [record.seed for record in found.records] == list(found.seeds) == seeds
+    assert found.repeated == repeated
+    accuracy = found.estimate("final.accuracy")
+    assert accuracy is not None and accuracy.count == len(seeds)
+    assert (accuracy.sd is None) == (len(seeds) == 1)
+    level, missing = found.guarantee
+    assert (level == "full") == (len(seeds) == 3)
+    assert ("; ".join(missing) == "") == (len(seeds) == 3)
+    if repeated:
+        assert missing[-1].startswith("the same net again: seed") and f"{len(seeds)} of 3 seeds" in missing
+
+
+def test_a_comparison_counts_a_net_once(tmp_path: Path) -> None:
+    from prunebench.report.pairs import compare, read_correct
+
+    same_net(tmp_path, {0: "a", 1: "a", 2: "a"})
+    for seed in range(3):
+        make(tmp_path, method="random", seed=seed)
+    one, other = sorted(groups_of(tmp_path), key=lambda g: g.first.method)
+    pair = compare(one, other, read_correct)
+    assert pair.over_seeds is None  # one net of each

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from prunebench.report import figures, support
 from prunebench.report.collect import collect
@@ -33,6 +34,7 @@ def test_a_picture_shows_means_with_their_spread(tmp_path: Path) -> None:
     groups = group(collect(tmp_path).records)
     figure = figures.draw("a $title", groups, ["fpgm"])
     [container] = figure.axes[0].containers
+    assert isinstance(container, ErrorbarContainer)
     mean = groups[0].estimate("final.accuracy")
     assert mean is not None
     assert container.lines[0].get_ydata()[0] == pytest.approx(100 * mean.mean)

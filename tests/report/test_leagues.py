@@ -13,8 +13,10 @@ import scipy.stats
 from prunebench.report import leagues as module
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
+from prunebench.report.contests import claims
 from prunebench.report.leagues import Family, families
-from prunebench.report.pairs import Correct, bootstrap, read_correct
+from prunebench.report.pairs import bootstrap, read_correct
+from prunebench.report.predictions import Correct
 from prunebench.report.record import Record
 from tests.report.factory import make
 
@@ -71,14 +73,32 @@ def test_holm_covers_all_budgets_of_a_family(tmp_path: Path) -> None:
 
 
 def test_ranks_say_what_is_open(tmp_path: Path) -> None:
-    make(tmp_path, method="fpgm", ratio=0.3)
-    make(tmp_path, method="l1norm", ratio=0.3)
-    make(tmp_path, method="random", ratio=0.3)
+    for method in ("fpgm", "l1norm", "random"):
+        for seed in range(3):
+            make(tmp_path, method=method, ratio=0.3, seed=seed)
     [family] = compared(tmp_path, outcomes(fpgm=902, l1norm=900, random=700))
-    # differences of seed 0 have the sign of the stored accuracies, which the factory orders in the same way
+    # differences of equal seeds have the sign of the stored accuracies, which the factory orders in the same way
     ranks = {rank.group.first.method: (rank.best, rank.worst) for rank in family.budgets[0].ranks}
     assert ranks["random"] == (3, 3)
     assert ranks["fpgm"] == ranks["l1norm"] == (1, 2)
+    # 2 of 2 examples are 2 / 2**2; 202 and 200 of them decide
+    assert [text.partition(": ")[2].partition(" by ")[0] for text in claims([family])] == [
+        "fpgm is better than random",
+        "l1norm is better than random",
+    ]
+
+
+@pytest.mark.parametrize(("nets", "reason"), [(1, "1 of 3 nets"), (2, "2 of 3 nets"), (3, "")])
+def test_fewer_than_three_nets_are_no_claim(tmp_path: Path, nets: int, reason: str) -> None:
+    for seed in range(3):
+        make(tmp_path, method="fpgm", ratio=0.3, seed=seed)
+    for seed in range(nets):
+        make(tmp_path, method="random", ratio=0.3, seed=seed)
+    [family] = compared(tmp_path, outcomes(fpgm=902, random=700))
+    [pair] = family.budgets[0].pairs
+    assert pair.p_holm < 1e-9
+    assert (pair.decided, pair.open_because) == (not reason, reason)
+    assert len(claims([family])) == (nets == 3)
 
 
 def test_the_configuration_is_chosen_by_seeds_not_by_accuracy(tmp_path: Path) -> None:

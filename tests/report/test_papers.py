@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ def state_of(view: View, name: str) -> Cell:
 
 def test_the_seeds_of_a_reproduction_are_shown(built: Built, tmp_path: Path) -> None:
     assert state_of(of(built)["l1norm"], "l1norm-t1_resnet56_a").below.startswith("3 seeds, ")
-    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    row: Any = {"id": "l1norm-t1_resnet56_a", "changed": []}
     make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.08, schedule="finetune", row=row)
     [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
     cell = state_of(view, row["id"])
@@ -96,7 +97,7 @@ def test_the_seeds_of_a_reproduction_are_shown(built: Built, tmp_path: Path) -> 
 
 def test_a_run_of_another_size_reproduces_nothing(tmp_path: Path) -> None:
     """As accurate as the paper's net, but with fewer filters removed; what fails is said in cell and note."""
-    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    row: Any = {"id": "l1norm-t1_resnet56_a", "changed": []}
     make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.04, schedule="finetune", row=row)
     [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
     cell = state_of(view, row["id"])
@@ -107,8 +108,8 @@ def test_a_run_of_another_size_reproduces_nothing(tmp_path: Path) -> None:
 
 
 def test_one_seed_that_missed_its_target_spoils_the_row(tmp_path: Path) -> None:
-    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
-    where = {"model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
+    row: Any = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    where: Any = {"model": "resnet56", "dataset": "cifar10", "schedule": "finetune"}
     for seed, status in enumerate(("complete", "complete", "missed_target")):
         make(tmp_path, method="l1norm", ratio=0.08, seed=seed, status=status, row=row, **where)
     [view] = views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records))
@@ -118,7 +119,7 @@ def test_one_seed_that_missed_its_target_spoils_the_row(tmp_path: Path) -> None:
 
 
 def test_a_difference_without_a_dense_net_of_ours_says_so(tmp_path: Path) -> None:
-    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    row: Any = {"id": "l1norm-t1_resnet56_a", "changed": []}
     folder = make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.08, row=row)
     result = json.loads((folder / "result.json").read_text())
     del result["metrics"]["dense"]
@@ -140,8 +141,8 @@ def test_a_failed_run_stands_beside_its_row_with_its_error(built: Built, tmp_pat
     assert "Failed for l1norm-t1_vgg16_a seed 0: the loss is not finite in phase finetune, epoch 3" in notes
     assert "l1norm-t1_vgg16_a" in {row[0].below for row in rows_run([view])[0].rows}
     # beside seeds that ended well it is counted
-    where = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "ratio": 0.08, "schedule": "finetune"}
-    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    where: Any = {"method": "l1norm", "model": "resnet56", "dataset": "cifar10", "ratio": 0.08, "schedule": "finetune"}
+    row: Any = {"id": "l1norm-t1_resnet56_a", "changed": []}
     make(tmp_path, row=row, **where)
     make(tmp_path, row=row, seed=1, status="failed", **where)
     records = collect(tmp_path).records

@@ -55,7 +55,7 @@ def test_the_table_of_configurations_has_every_metric(tmp_path: Path) -> None:
 def test_the_page_has_every_metric_and_stage(tmp_path: Path) -> None:
     everything(tmp_path)
     collection = collect(tmp_path)
-    data = page_data(collection, group(collection.records))
+    data = page_data(collection, group(collection.records), {})
     assert [stage["name"] for stage in data["stages"]] == list(STAGES)
     on_page = {metric["key"]: metric for metric in data["metrics"]}
     for stage in STAGES:

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from prunebench import rows
-from prunebench.cli.main import main, resolve, swept_with_rows
+from prunebench.cli.main import main, swept_with_rows
+from prunebench.cli.resolve import resolve
 from prunebench.errors import UserError
 from prunebench.rows.experiment import config_node
 

@@ -37,6 +37,23 @@ def read(tmp_path: Path, text: str, name: str = "paper") -> list[rows.Row]:
     return rows.load(tmp_path)
 
 
+OFFICIAL_STD = [0.2023, 0.1994, 0.2010]
+"""By which the CIFAR scripts of these three official codes divide (network-slimming, main.py:73)."""
+
+
+@pytest.mark.parametrize(
+    ("paper", "methods"),
+    [
+        ("rethinking", ("l1norm", "magnitude", "slimming")),
+        ("pruning_from_scratch", ("none", "pruning_from_scratch")),
+    ],
+)
+def test_cifar_rows_of_an_official_code_normalise_as_it_does(paper: str, methods: tuple[str, ...]) -> None:
+    ready = [part.overrides for part in parts_of(paper) if part.overrides and part.overrides["method"] in methods]
+    found = [overrides for overrides in ready if overrides["dataset"].startswith("cifar")]
+    assert found and all(overrides.get("dataset.std") == OFFICIAL_STD for overrides in found)
+
+
 def parts_of(paper: str) -> list[rows.Row]:
     return [part for row in rows.load(papers=[paper]) for part in row.parts]
 
@@ -181,16 +198,19 @@ def test_text_is_data(tmp_path: Path) -> None:
     [
         (", pending: x, acuracy: 0.9}", "paper-one.acuracy is an unknown key"),
         (", pending: x, printed: {acuracy: 0.9}}", "no known value; did you mean accuracy"),
-        (", pending: x, printed: {top5: 92.2}}", r"printed.top5 must be a fraction in \[0, 1\], got 92.2"),
+        (", pending: x, printed: {top5: 92.2}}", r"printed.top5 must be a number in \[0, 1\] \(fraction\), got 92.2"),
         (", pending: x, printed: {macs: 1.5e+6}}", None),
         (", pending: x, misprints: {macs: a slip}}", None),
         (", pending: x, misprints: {makes: a slip}}", "misprints.makes is an unknown key; did you mean"),
         (", pending: x, misprints: {macs: 3}}", "misprints.macs must be a text, got 3"),
-        (", pending: x, printed: {macs: '3'}}", "must be a count"),
+        (", pending: x, printed: {macs: '3'}}", r"macs must be a number in \[0, 1e\+15\] \(count\), got '3'"),
         (", pending: x, convention: flops}", "convention must be one of conv_linear"),
         (", pending: x, source: recall}", "a confidence"),
         (", pending: x, source: memory}", "source must be one of official-repo"),
-        (", pending: x, tolerance: 0.5}", r"must be in \(0, 0.1\), got 0.5"),
+        (
+            ", pending: x, tolerance: 0.5}",
+            r"tolerance must be a number in \(0, 0.1\) \(an accuracy difference\), got 0.5",
+        ),
         (", pending: x, baseline: two}", "no row two for its baseline"),
         (", pending: x, overrides: {use: short}}", "leave out one of them"),
         (", overrides: {use: shorts}}", "the recipe shorts, which does not exist"),

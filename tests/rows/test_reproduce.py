@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from prunebench.cli.main import resolve
+from prunebench.cli.main import identified
+from prunebench.cli.resolve import resolve
 from prunebench.disk.atomic import write_json
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
@@ -221,7 +222,7 @@ def test_a_real_launcher_runs_rows(launcher: str, tmp_path: Path) -> None:
     small = ["dataset=digits", "model=lenet300_100", "latency=false", "trainer.progress=false", "trainer.num_threads=1"]
 
     def resolved(arguments: Sequence[str]) -> dict[str, Any]:
-        return resolve(OmegaConf.create(compose(find(arguments[0].split("=", 1)[1]), arguments[1:])))[0]
+        return identified(resolve(OmegaConf.create(compose(find(arguments[0].split("=", 1)[1]), arguments[1:])))[0])
 
     overrides = [*small, "schedule.phases.train.epochs=1", f"paths.outputs={tmp_path}"]
     tasks = plan(rows, seeds=1, quick=False, overrides=overrides, configure=resolved)

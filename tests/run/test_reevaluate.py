@@ -7,14 +7,17 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
-from prunebench.core.result import read_result
+from prunebench.core.result import read_result, write_result
 from prunebench.errors import UserError
 from prunebench.run.reevaluate import reevaluate
+from tests.hostile import canary, targets
 from tests.kit import SHORT, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +62,7 @@ def test_other_weights_and_another_number_are_found(
 ) -> None:
     result = read_result(moved)
     result["cost"]["final"]["params"] += 1
-    (moved / "result.json").write_text(json.dumps(result))
+    write_result(moved, result)
     weights = load_file(moved / "model" / "weights.safetensors")
     save_file({name: torch.zeros_like(value) for name, value in weights.items()}, moved / "model/weights.safetensors")
     assert {item.name: item.same for item in reevaluate(moved)} == {
@@ -82,10 +85,88 @@ def test_an_average_is_not_compared_with_one_prediction(tmp_path: Path) -> None:
 
 def test_what_cannot_be_evaluated_says_why(moved: Path, tmp_path: Path, script: ModuleType) -> None:
     result = read_result(moved)
-    (moved / "result.json").write_text(json.dumps({**result, "data": {**result["data"], "num_test": 7}}))
+    write_result(moved, {**result, "data": {**result["data"], "num_test": 7}})
     with pytest.raises(UserError, match="the data are not those of the run: num_test is 360 here and was 7"):
         reevaluate(moved)
-    (moved / "result.json").write_text(json.dumps({**result, "status": "failed"}))
+    write_result(moved, {**result, "status": "failed"})
     with pytest.raises(UserError, match="a failed run without numbers"):
         reevaluate(moved)
     assert script.main([str(tmp_path / "nowhere")]) == 1
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_hostile_folder_is_no_program(moved: Path, tmp_path: Path, every: int) -> None:
+    """Nothing that a configuration or a saved net names is called, unless it is on the list."""
+    with canary(tmp_path) as mark:
+        found = targets(mark)
+        assert len(found) > 20
+        config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
+        for settings in found[::every]:
+            for group in ("model", "dataset", "method"):
+                given = {**config[group], **settings}
+                _write(moved / "config.yaml", {**config, group: given})
+                assert _refused(moved)
+                _write(moved / "config.yaml", {**config, group: {**config[group], "inner": settings}})
+                assert _refused(moved)
+            _write(moved / "config.yaml", {**config, "method": {**config["method"], "criterion": settings}})
+            assert _refused(moved)
+            assert not mark.exists(), settings
+        # the canary sings where it is trusted
+        _write(moved / "config.yaml", {**config, "model": {**config["model"], "_target_": "canary_nets.net"}})
+        reevaluate(moved, trust=True)
+        assert mark.exists()
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def _refused(folder: Path) -> bool:
+    with pytest.raises(UserError) as caught:
+        reevaluate(folder)
+    return "\n" not in str(caught.value)
+
+
+def test_the_script_trusts_only_where_it_is_told(
+    moved: Path, tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with canary(tmp_path) as mark:
+        config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
+        _write(moved / "config.yaml", {**config, "model": {**config["model"], "_target_": "canary_nets.net"}})
+        assert script.main([str(moved)]) == 1
+        assert not mark.exists()
+        assert "give trust=True (--trust to a script)" in capsys.readouterr().err
+        script.main([str(moved), "--trust"])
+        assert mark.exists()
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    assert "--trust" in capsys.readouterr().out
+
+
+def test_a_damaged_folder_is_one_sentence(moved: Path) -> None:
+    config = yaml.safe_load((moved / "config.yaml").read_text(encoding="utf-8"))
+    contents: tuple[Any, ...] = (
+        [],
+        {},
+        {**config, "seed": "x"},
+        {**config, "schedule": {"phases": [1]}},
+        {**config, "model": {**config["model"], "sizes": [10**9, 10**9]}},
+        *({key: value for key, value in config.items() if key != group} for group in ("model", "dataset", "paths")),
+        *({**config, group: 3} for group in ("model", "dataset", "method", "schedule", "trainer", "paths")),
+    )
+    for content in contents:
+        _write(moved / "config.yaml", content)
+        assert _refused(moved)
+    (moved / "config.yaml").unlink()
+    assert _refused(moved)
+    _write(moved / "config.yaml", config)
+    result = read_result(moved)
+    parts: tuple[dict[str, Any], ...] = (
+        {"metrics": []},
+        {"cost": {}},
+        {"data": 3},
+        {"cost": {"final": {"macs": "x", "params": 1}}},
+    )
+    for broken in parts:
+        (moved / "result.json").write_text(json.dumps({**result, **broken}))
+        assert _refused(moved)

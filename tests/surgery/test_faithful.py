@@ -46,7 +46,7 @@ class Net(nn.Module):
 class Own(nn.Module):
     """A module of its own around some statements."""
 
-    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
         self.inner = nn.Conv2d(6, 6, 1)

@@ -43,7 +43,7 @@ def test_a_net_with_other_layers_comes_back_from_plain_data() -> None:
     assert list(table) == ["0", "2"]
     assert table["0"]["arguments"] == {"in_features": 4, "out_features": 2, "temperature": 0.5}
 
-    again = rebuild(dense(), table)
+    again = rebuild(dense(), table, trust=True)
     again.load_state_dict(net.state_dict())
     x = torch.randn(5, 4)
     torch.testing.assert_close(again(x), net(x), rtol=0, atol=0)
@@ -55,6 +55,8 @@ def test_a_plain_net_has_nothing_to_describe() -> None:
     assert rebuild(net, {}) is net
 
 
-def test_only_a_module_class_is_called() -> None:
-    with pytest.raises(UserError, match=r"os\.system is neither a torch.nn.Module"):
+def test_only_layers_of_this_package_are_called_without_trust() -> None:
+    with pytest.raises(UserError, match=r"os\.system is not called for layers\.0"):
         rebuild(dense(), {"0": {"target": "os.system", "arguments": {"command": "true"}}})
+    with pytest.raises(UserError, match=r"Scaled is not called for layers\.0.*give trust=True"):
+        rebuild(dense(), describe(nn.Sequential(Scaled(in_features=4, out_features=2, temperature=0.5))))

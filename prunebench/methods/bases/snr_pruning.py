@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunebench import budget
@@ -22,6 +21,8 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
+from prunebench.disk.seal import Damaged
+from prunebench.disk.tensors import read_tensors
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
@@ -133,7 +134,10 @@ def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
         file = path / "phases" / phase["name"] / "weights.safetensors"
         if not file.exists():
             continue
-        tensors = load_file(file)
+        try:
+            tensors = read_tensors(file)
+        except Damaged as error:
+            raise UserError(f"method.posterior: {error}; run that run again") from None
         prefix = "method.posterior."
         state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         if not state:

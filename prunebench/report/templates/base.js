@@ -1,8 +1,8 @@
 // Data of the page, elements, numbers as text. Text reaches the page through text nodes and attributes only.
 const D = JSON.parse(document.getElementById("data").textContent);
-const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule", "row", "label", "place", "started",
+const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule", "row", "label", "origin", "place", "started",
   "error", "machine", "checkpoint", "facts", "kept", "numbers"];
-const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "machine"]);
+const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "origin", "machine"]);
 const COLUMN = new Map(D.names.map((name, i) => [name, i]));
 const METRICS = new Map(D.metrics.map((metric) => [metric.key, metric]));
 
@@ -10,7 +10,8 @@ class Run {
   constructor(values) {
     FIELDS.forEach((field, i) => { this[field] = WORDS.has(field) ? D.words[values[i]] : values[i]; });
     this.key = `${this.id}/${this.seed}`;
-    this.text = [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.place]
+    this.points = (D.points[this.key] ?? []).map(([name, numbers]) => ({ name, get: (key) => numbers[key] ?? null }));
+    this.text = [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.origin, this.place]
       .join(" ").toLowerCase();
   }
   get(name) { return this.numbers[COLUMN.get(name)] ?? null; }
@@ -112,6 +113,7 @@ const show = ({ scale, digits }, value) => {
 const withSpread = (found, form) => (found.sd === null ? form(found.mean) : `${form(found.mean)} ± ${fixed(100 * found.sd, 2)}`);
 const STATUS = { complete: ["good", "complete"], missed_target: ["warn", "missed target"], failed: ["bad", "failed"] };
 const chip = (status) => el("span", { class: `chip ${STATUS[status][0]}` }, STATUS[status][1]);
+const origin = (run) => (run.origin === "published" ? el("span", { class: "chip info", title: "in the open store: made by a commit, measured again" }, "published") : null);
 const link = (run) => `#run/${run.id}/${run.seed}`;
 
 // ------------------------------------------------------------------------------------------- tooltip

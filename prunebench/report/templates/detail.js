@@ -15,10 +15,11 @@ function openRun(id, seed) {
 
 function describe(run, found) {
   return [
-    el("div", { class: "seeds" }, chip(run.status), el("span", { class: "muted" }, "seed"),
+    el("div", { class: "seeds" }, chip(run.status), origin(run), el("span", { class: "muted" }, "seed"),
       found.map((other) => el("a", { href: link(other), "aria-current": other === run ? "true" : null }, String(other.seed)))),
     run.error ? el("div", { class: "alert" }, el("pre", {}, run.error)) : null,
     run.measured ? numbersTable(run) : null,
+    run.points.length ? pointsTable(run) : null,
     el("div", { class: "charts" }, charts(run)),
     layers(run),
     el("section", { class: "panel" }, el("h4", {}, "How to repeat it"), el("pre", { class: "command" }, run.fact("command") ?? NOTHING)),
@@ -28,10 +29,21 @@ function describe(run, found) {
 
 function numbersTable(run) {
   const stages = D.stages.filter(({ name }) => STAGED.some(({ key }) => run.get(`${name}.${key}`) !== null));
-  const rows = STAGED.map((metric) => [metric, stages.map(({ name }) => run.get(`${name}.${metric.key}`))])
+  return metricsTable("Numbers of this run", stages.map(({ name, label, meaning }) => ({ label, meaning, get: (key) => run.get(`${name}.${key}`) })));
+}
+
+// The further operating points of the trained net, each measured like the final one.
+function pointsTable(run) {
+  return el("section", {}, el("h4", {}, "Operating points of the trained net"),
+    metricsTable("Operating points of this run", run.points.map(({ name, get }) => ({ label: name, meaning: null, get }))));
+}
+
+// Metrics down, what was measured across; a column gives the value of a metric by its key.
+function metricsTable(title, columns) {
+  const rows = STAGED.map((metric) => [metric, columns.map(({ get }) => get(metric.key))])
     .filter(([, values]) => values.some((value) => value !== null));
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers of this run" }, el("table", {},
-    el("thead", {}, el("tr", {}, el("td"), stages.map(({ label, meaning }) => el("th", { scope: "col", class: "num", title: meaning }, label)))),
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, el("table", {},
+    el("thead", {}, el("tr", {}, el("td"), columns.map(({ label, meaning }) => el("th", { scope: "col", class: "num", title: meaning }, label)))),
     el("tbody", {}, rows.map(([metric, values]) => el("tr", {}, el("th", { scope: "row" }, metric.label),
       values.map((value) => el("td", { class: "num" }, show(metric, value))))))));
 }
@@ -71,6 +83,8 @@ function facts(run) {
   add("Data", pairs(Object.entries(run.fact("data") ?? {})));
   add("Latency measured on", run.machine);
   add("Hardware", pairs(Object.entries(run.fact("hardware") ?? {})));
+  const published = run.fact("published");
+  add("Published", published && [el("div", {}, `measured again with the same numbers by ${published.commit}`), ...pairs(Object.entries({ ...published.measured_again, declared: published.declared })) ?? []]);
   add("Code", git ? `${git.commit}${git.dirty ? ", with uncommitted changes" : ""}` : null);
   add("Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", "));
   add("Started", `${run.started}${run.get("seconds") === null ? "" : `, ${whole(run.get("seconds"))} s`}`);

@@ -92,18 +92,35 @@ function panel(items, { key, axis: xLabel, factor, place }, title, metric) {
   const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
   const lowest = plotState.range && isShare && metric.better === "higher" && known ? known.y - plotState.range : -Infinity;
   const list = all.filter((p) => p.y >= lowest);
+  const further = timed === null ? furtherPoints(all, { key, factor }, metric).filter((p) => p.y >= lowest) : [];
   const below = all.length - list.length;
   if (!list.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: all ${below} configurations lie farther below`));
   const chart = frame({
-    x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...(known ? [known.x] : [])], { least: 0 }),
-    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...(known ? [known.y] : [])], { most: isShare ? 100 : Infinity }),
+    x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...further.map((p) => p.x), ...(known ? [known.x] : [])], { least: 0 }),
+    y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...further.map((p) => p.y), ...(known ? [known.y] : [])], { most: isShare ? 100 : Infinity }),
   }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
   drawFront(chart, list, known, metric);
+  drawFurther(chart, further, metric, xLabel);
   drawPoints(chart, list, metric, xLabel);
   const others = timed ? items.filter((item) => item.get(name) && item.get(quality)).length - all.length : 0;
   const notes = [timed, others ? `${others} measured on other machines left out` : "", below ? `${below} farther below left out` : ""];
   const note = notes.filter(Boolean).join("; ");
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
+}
+
+// Where the trained nets of the configurations lie at their further operating points.
+function furtherPoints(list, { key, factor }, metric) {
+  return list.flatMap(({ item }) => item.runs.flatMap((run) => run.points.map(({ name, get }) => ({ run, name, cost: get(key), quality: get(metric.key) }))))
+    .filter(({ cost, quality }) => cost !== null && quality !== null)
+    .map(({ run, name, cost, quality }) => ({ run, name, x: cost * factor, y: quality * metric.factor }));
+}
+
+function drawFurther({ node, x, y }, further, metric, xLabel) {
+  for (const [run, found] of groupBy(further, (p) => p.run)) {
+    const index = methodIndex.get(run.method);
+    node.append(svg("g", { class: `further ${colour(index)}` }, found.map((p) => explain(marker(index, x(p.x), y(p.y), 3),
+      [`${run.method}, operating point ${p.name} of seed ${run.seed}`, `${metric.axis} ${plain(p.y, metric.digits)}`, `${xLabel} ${plain(p.x)}`].join("\n")))));
+  }
 }
 
 // Half the width of a point's horizontal whisker: the spread of the repeated timings of a run.

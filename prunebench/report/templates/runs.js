@@ -13,7 +13,7 @@ const COLUMNS = [
   ...["batch_1", "batch_64"].flatMap((batch) => [ofFinal(METRICS.get(`${batch}_ms`)), ofRun(`speedup.${batch}`)]),
   ...QUALITY.filter(({ nested }) => nested).map((metric) => ofFinal(metric)),
   ...["macs", "params"].map((key) => ofFinal(METRICS.get(key), (found) => short(found.mean))),
-  { title: "Status", value: (item) => item.first.status, cell: (item) => chip(worst(item)) },
+  { title: "Status", value: (item) => item.first.status, cell: (item) => [chip(worst(item)), item.runs.every((run) => run.origin === "published") ? origin(item.first) : null] },
 ].filter((column) => !column.name || column.name === "delta" || COLUMN.has(column.name));
 
 const state = { sort: 0, down: false, limit: PAGE, mean: false, picked: {}, words: [] };
@@ -56,7 +56,7 @@ const worst = (item) => item.runs.map((run) => run.status)
 
 // ------------------------------------------------------------------------------------------- filters
 const FILTERS = [["dataset", "Data set"], ["model", "Model"], ["method", "Method"], ["schedule", "Schedule"],
-  ["seed", "Seed"], ["status", "Status"]];
+  ["seed", "Seed"], ["status", "Status"], ["origin", "Own or published"]];
 
 function buildFilters() {
   const form = $("#filters");

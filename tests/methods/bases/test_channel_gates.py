@@ -21,6 +21,7 @@ def lively(net: nn.Module) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert tensor is not None
                 nn.init.uniform_(tensor, 0.3, 1.2)
     return net
 
@@ -47,7 +48,7 @@ def test_a_gate_of_zero_is_a_channel_that_is_not_there(examples: Tensor) -> None
     plan = {}
     with torch.no_grad():
         for norm, name in pairs.items():
-            gate = gated.get_submodule(f"{norm}.gate").gate
+            gate = gated.get_parameter(f"{norm}.gate.gate")
             gate.copy_((torch.rand(len(gate)) < 0.6).float())
             gate[0] = 1
             plan[name] = tuple(gate.nonzero().flatten().tolist())

@@ -15,7 +15,7 @@ def tiny() -> tuple[nn.Sequential, ChannelGraph]:
     net.extend([nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4), nn.ReLU()])
     net.extend([nn.Conv2d(4, 6, 1), nn.Flatten(), nn.Linear(24, 2)])
     for place in (1, 4):
-        nn.init.uniform_(net[place].bias, 1, 2)
+        nn.init.uniform_(net.get_parameter(f"{place}.bias"), 1, 2)
     return net, ChannelGraph.trace(net, torch.zeros(1, 3, 2, 2))
 
 
@@ -45,13 +45,13 @@ def test_exactly_the_dead_channels_become_zero() -> None:
     masks = ChannelMasks(graph)
     masks.load_plan(Plan(keep={"0": (0, 2), "6": (1, 2, 3, 4, 5)}))
     masks.zero(net, thorough=False)
-    assert alive(net[0].weight) == alive(net[0].bias) == KEPT
-    assert alive(net[6].weight) == [False] + [True] * 5
+    assert alive(net.get_parameter(f"{0}.weight")) == alive(net.get_parameter(f"{0}.bias")) == KEPT
+    assert alive(net.get_parameter(f"{6}.weight")) == [False] + [True] * 5
     for place in (1, 3, 4):
-        assert all(alive(net[place].weight)), place
+        assert all(alive(net.get_parameter(f"{place}.weight"))), place
     masks.zero(net, thorough=True)
     for place in (1, 3, 4):
-        assert alive(net[place].weight) == alive(net[place].bias) == KEPT, place
+        assert alive(net.get_parameter(f"{place}.weight")) == alive(net.get_parameter(f"{place}.bias")) == KEPT, place
 
 
 def test_gradients_of_dead_channels_become_zero() -> None:
@@ -63,10 +63,10 @@ def test_gradients_of_dead_channels_become_zero() -> None:
         masks.zero_gradients(net, thorough=thorough)  # nothing to do before the first backward
         net(torch.randn(4, 3, 2, 2)).square().sum().backward()
         masks.zero_gradients(net, thorough=thorough)
-        assert alive(net[0].weight.grad) == KEPT
+        assert alive(net.get_parameter(f"{0}.weight").grad) == KEPT
         for place in (1, 3, 4):
-            assert alive(net[place].weight.grad) == (KEPT if thorough else [True] * 4), place
-        assert all(alive(net[6].weight.grad))
+            assert alive(net.get_parameter(f"{place}.weight").grad) == (KEPT if thorough else [True] * 4), place
+        assert all(alive(net.get_parameter(f"{6}.weight").grad))
 
 
 def test_a_net_that_trains_under_thorough_masks_is_its_small_net() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import prunebench
+from prunebench.layers.convert import candidates
 from prunebench.layers.factorised import FactorisedLinear
 from prunebench.layers.selected import SelectedLinear
 from prunebench.methods.bases import component_gates
@@ -90,7 +91,7 @@ def test_prunable_parameters_of_the_papers_model() -> None:
     with torch.device("meta"):
         net = sru()  # 6 layers of 3056, rank 512, 205 symbols
     assert sum(p.numel() for p in net.parameters()) == 34_541_414
-    layers = component_gates.candidates(net)
+    layers = candidates(net)
     chosen = [name for name in layers if name != "output"]
     sizes = [sum(p.numel() for p in layers[name].parameters()) for name in chosen]
     assert sum(sizes) == 33_799_360

@@ -62,8 +62,9 @@ def test_gradients_and_weights_of_the_dead_are_zeroed_and_no_others() -> None:
     made.zero(some)
     for place, mask in ((0, FIRST), (4, LAST)):
         layer = some[place]
-        assert layer.weight.grad is not None
-        assert torch.equal(layer.weight.grad != 0, mask) and torch.equal(layer.weight != 0, mask)
+        weight = some.get_parameter(f"{place}.weight")
+        assert weight.grad is not None
+        assert torch.equal(weight.grad != 0, mask) and torch.equal(weight != 0, mask)
         assert layer.bias.ne(0).all() and layer.bias.grad.ne(0).all()
     assert some[2].weight.ne(0).all() and some[2].weight.grad.ne(0).all()
 
@@ -81,7 +82,8 @@ def test_momentum_from_before_the_cut_revives_nothing() -> None:
             assert some[0].weight[~FIRST].ne(0).all()  # masked gradients alone do not hold it
         if step:
             made.zero(some)
-            assert torch.equal(some[0].weight != 0, FIRST) and torch.equal(some[4].weight != 0, LAST)
+            assert torch.equal(some.get_parameter("0.weight") != 0, FIRST)
+    assert torch.equal(some.get_parameter("4.weight") != 0, LAST)
 
 
 def test_masks_are_state_and_names_are_not() -> None:

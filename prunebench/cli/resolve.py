@@ -1,0 +1,109 @@
+"""From what Hydra has composed to plain, complete data; what no constructor sees is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from prunebench.config import recipes
+from prunebench.config.arguments import fit
+from prunebench.config.groups import GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
+from prunebench.config.ranges import Range
+from prunebench.errors import UserError
+from prunebench.rows.experiment import settle
+
+NAMED = ("method", "model", "dataset", "schedule", "logger")
+"""Groups whose ``name`` stands in folders and results."""
+
+
+def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+    """The configuration as plain data and as YAML: resolved, complete, paths absolute.
+
+    Args:
+        cfg: as Hydra composed it.
+        given: what the user asked for, ``key=value``.
+
+    Raises:
+        UserError: a group or a mandatory value is missing, groups do not fit each other, the seed is no whole number.
+    """
+    recipes.register()
+    _check_groups(cfg)
+    recipes.check(cfg)
+    try:
+        recipes.refuse_overruled(cfg, given)
+        _check_fit(cfg)
+        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(config, dict)
+    _check_values(config)
+    config = settle(config)
+    for key in ("data", "outputs"):
+        config["paths"][key] = absolute(config["paths"][key])
+    pretrained = config["model"].get("pretrained")
+    if pretrained and "://" not in pretrained:
+        config["model"]["pretrained"] = absolute(pretrained)
+    for key in config["method"].get(RUN_FOLDERS) or ():
+        if config["method"].get(key):
+            config["method"][key] = absolute(str(config["method"][key]))
+    return config, OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root; ``~`` is the user's home."""
+    return str(Path(path).expanduser().resolve())
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    """Refuse a group, its name or its phases that were taken away or replaced by something else."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for group in GROUPS:
+        if not isinstance(raw.get(group), dict) and (group not in MAY_LACK or raw.get(group) is not None):
+            raise UserError(f"{group} must be a group of options, got {raw.get(group)!r}; choose one with {group}=...")
+    for group in NAMED:
+        name = raw[group].get("name")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{group}.name must be text, got {name!r}; it names folders and results")
+    if not isinstance(raw["schedule"].get("phases"), dict):
+        raise UserError(
+            f"schedule.phases must be a table of phases, got {raw['schedule'].get('phases')!r}; "
+            "choose a schedule, for example schedule=finetune"
+        )
+    for place, key in (*(("paths", key) for key in ("data", "outputs", "download")), ("", "seed"), ("", "latency")):
+        if key not in (raw[place] if place else raw):
+            raise UserError(f"{place and place + '.'}{key} must be given; leave out ~{place and place + '.'}{key}")
+
+
+def _check_fit(cfg: DictConfig) -> None:
+    """Refuse a net that asks for facts that the data set does not have: a net for pictures on a text."""
+    asked = asked_of_data(OmegaConf.to_yaml(cfg.model))
+    missing = sorted(key for key in asked if key not in cfg.dataset)
+    if missing:
+        nets, data = fitting(asked, {str(key) for key in cfg.dataset})
+        raise UserError(
+            f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
+            f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"
+        )
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Refuse what no constructor sees."""
+    paths, row = config["paths"], config.get("row")
+    fit(config["seed"], Annotated[int, Range(low=0, below=2**31)], "seed")
+    truths = {"latency": config["latency"], "paths.download": paths["download"]}
+    truths |= {"logger.online": config["logger"].get("online", False)}
+    for name, value in truths.items():
+        fit(value, bool, name)
+    texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
+    texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be text, got {value!r}")
+    if row is not None and not isinstance(row, Mapping):
+        raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")

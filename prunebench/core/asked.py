@@ -1,0 +1,56 @@
+"""What a cut was asked for beside what it has achieved, in words: for the log, the warnings and the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TARGET_TOLERANCE = 0.01
+"""A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
+RATIO_TOLERANCE = 0.05
+"""A share of channels may differ by so much from what a ratio asks: each layer rounds to whole channels."""
+
+
+def missed_target(achieved: Mapping[str, Any]) -> bool:
+    """Whether a target was given and not met."""
+    target = achieved.get("target")
+    if not target:
+        return False
+    allowed = achieved.get("tolerance", TARGET_TOLERANCE * target)
+    return bool(abs(achieved["reached"] - target) > allowed)
+
+
+def beside(achieved: Mapping[str, Any]) -> list[str]:
+    """What was asked and what came out, one line each.
+
+    Args:
+        achieved: ``budget`` of a result; see :class:`prunebench.budget.Choice`.
+    """
+    found = []
+    if achieved.get("target") and achieved.get("reached") is not None:
+        found.append(f"target: {achieved['target']:.2%} asked, {achieved['reached']:.2%} reached")
+    asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
+    if asked is not None and kept is not None:
+        found.append(f"channels removed: {1 - asked:.2%} asked, {1 - kept:.2%} achieved")
+    if achieved.get("layers_whole"):
+        cut = achieved["layers_cut"]
+        found.append(f"layers cut: {cut} of {cut + achieved['layers_whole']}")
+    if achieved.get("tied"):
+        found.append(f"ties: {achieved['tied']} gates are equal at the threshold, the seed draws which of them stay")
+    return found
+
+
+def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
+    """Those lines of :func:`beside` that somebody must see, with what to look at."""
+    found = []
+    lines = {line.partition(":")[0]: line for line in beside(achieved)}
+    if missed_target(achieved):
+        found.append(f"{lines['target']}; look at method.round_to, method.min_channels and the layers that stay whole")
+    asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
+    if asked is not None and kept is not None and abs(asked - kept) > RATIO_TOLERANCE:
+        line = lines["channels removed"]
+        found.append(f"{line}; method.round_to, method.min_channels and method.protect keep channels, equal scores go")
+    found += [line for name, line in lines.items() if name == "ties"]
+    if achieved.get("layers_whole", 0) > achieved.get("layers_cut", 0):
+        found.append(f"{lines['layers cut']}; not_pruned in result.json says why the others stay whole")
+    return found

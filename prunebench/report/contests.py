@@ -1,0 +1,139 @@
+"""Tables of the tests between methods: pairs, who is better than whom, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunebench.measure.metrics import ACCURACY, NOTHING
+from prunebench.report.configurations import CLAIM_SEEDS
+from prunebench.report.leagues import Budget, Family
+from prunebench.report.pairs import Pair
+from prunebench.report.tables import Cell, Column, Table, over_seeds, p_value, points, signed, text
+
+
+def comparisons(found: Sequence[Family]) -> Table:
+    """One line per tested pair."""
+    titles = ("Data set", "Model", "Schedule", "First", "Second")
+    columns = [Column(title) for title in titles]
+    columns += [
+        Column("MACs removed %", numeric=True, name="macs_removed"),
+        Column("Seed", numeric=True),
+        Column("b", numeric=True),
+        Column("c", numeric=True),
+        Column("Δ points", numeric=True, name="difference"),
+        Column("from", numeric=True, name="interval_low"),
+        Column("to", numeric=True, name="interval_high"),
+        Column("p, McNemar", numeric=True, name="p_mcnemar"),
+        Column("p, Holm", numeric=True, name="p_holm"),
+        Column("Δ over seeds", numeric=True, name="difference_over_seeds"),
+        Column("Setup"),
+        Column("Verdict"),
+    ]
+    rows = [_pair_row(f, b.low, pair) for f in found for b in f.budgets for pair in b.pairs]
+    notes = (
+        "Δ is first minus second, with the 95 % interval of a paired bootstrap. b (c) test examples are right only in "
+        "the first (second) net; both nets have the lowest common seed. McNemar's test is exact; Holm's adjustment is "
+        "over all pairs with one data set, model, schedule and base checkpoint. Somebody is better if there are "
+        f"{CLAIM_SEEDS} nets of each, the adjusted p is below 0.05 and every common seed has the same sign",
+        "Setup: what the two runs share (Wang et al., arXiv 2301.05219, Table 2); S3.2 or higher is a fair comparison",
+    )
+    return Table("comparisons", "Methods at equal MACs, pairwise", tuple(columns), rows, notes)
+
+
+def _pair_row(family: Family, rate: float, pair: Pair) -> list[Cell]:
+    ahead = pair.first if pair.difference > 0 else pair.second
+    verdict = f"{ahead.first.method} is better" if pair.decided else f"open: {pair.open_because}"
+    fairness = pair.fairness
+    setup = (fairness.label or "none") if fairness else NOTHING
+    differs = (
+        f"differ outside of the method: {', '.join(fairness.differences)}" if fairness and fairness.differences else ""
+    )
+    return [
+        *(text(word) for word in (family.dataset, family.model, family.schedule)),
+        *(Cell(g.first.method, run=g.id, below=g.label) for g in (pair.first, pair.second)),
+        Cell(f"{100 * rate:.1f}", rate),
+        Cell(str(pair.seed), pair.seed),
+        Cell(str(pair.b), pair.b),
+        Cell(str(pair.c), pair.c),
+        Cell(signed(100 * pair.difference), pair.difference),
+        *(Cell(signed(100 * value), value) for value in pair.interval),
+        Cell(p_value(pair.p), pair.p),
+        Cell(p_value(pair.p_holm), pair.p_holm),
+        points(pair.over_seeds),
+        Cell(setup, note=differs, chip="good" if fairness and fairness.fair else "warn"),
+        Cell(verdict, chip="info" if pair.decided else "off"),
+    ]
+
+
+def claims(found: Sequence[Family]) -> list[str]:
+    """Who is better than whom, where the rule of a claim holds; one sentence each."""
+    return [
+        f"{f.model} on {f.dataset}, {f.schedule}, {100 * budget.low:.0f} % of the MACs removed: {_claim(pair)}"
+        for f in found
+        for budget in f.budgets
+        for pair in budget.pairs
+        if pair.decided
+    ]
+
+
+def _claim(pair: Pair) -> str:
+    ahead, behind = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
+    return (
+        f"{ahead.name} is better than {behind.name} by {100 * abs(pair.difference):.2f} points "
+        f"(McNemar, p after Holm {p_value(pair.p_holm)}, {pair.nets} nets of each)"
+    )
+
+
+def ranks(found: Sequence[Family]) -> Table:
+    """Place of each method at each budget, with the places that the tests leave open."""
+    columns = [Column(title) for title in ("Data set", "Model", "Schedule")]
+    columns += [
+        Column("MACs removed %", numeric=True, name="macs_removed"),
+        Column("Method"),
+        Column("Seeds", numeric=True),
+        Column(ACCURACY.column, numeric=True, name=ACCURACY.key),
+        Column("Place", numeric=True),
+        Column("Places left open", numeric=True, name="places"),
+    ]
+    rows = [
+        [
+            *(text(word) for word in (f.dataset, f.model, f.schedule)),
+            Cell(f"{100 * b.low:.1f}", b.low),
+            Cell(r.group.first.method, run=r.group.id, below=r.group.label),
+            Cell(str(len(r.group.records)), len(r.group.records), below=r.group.repeats),
+            over_seeds(ACCURACY, r.group.estimate(f"final.{ACCURACY.key}")),
+            Cell(str(r.place), r.place),
+            Cell(str(r.best) if r.best == r.worst else f"{r.best}–{r.worst}", r.best),
+        ]
+        for f in found
+        for b in f.budgets
+        for r in b.ranks
+    ]
+    flips = tuple(f"{f.dataset}, {f.model}, {f.schedule}: {flip}" for f in found for flip in f.flips)
+    notes = ("Place by mean accuracy; the places left open follow from the decided pairs of the table of comparisons",)
+    return Table("ranks", "Ranks at equal MACs", tuple(columns), rows, notes + flips)
+
+
+def rank_grids(found: Sequence[Family]) -> list[Table]:
+    """One table per family, methods down, budgets across: accuracy and the places that the tests leave open."""
+    return [_grid(f"ranks-{number}", family) for number, family in enumerate(found, 1)]
+
+
+def _grid(name: str, family: Family) -> Table:
+    methods = sorted({rank.group.first.method for budget in family.budgets for rank in budget.ranks})
+    columns = [Column("Method")]
+    for i, budget in enumerate(family.budgets):
+        heading = "Accuracy % at MACs removed"
+        columns.append(Column(f"{100 * budget.low:.0f} %", numeric=True, group=heading, starts=not i))
+    rows = [[Cell(method), *(_place(budget, method) for budget in family.budgets)] for method in methods]
+    notes = ("Below each accuracy: the places that the tests leave open", *family.flips)
+    return Table(name, f"{family.model} on {family.dataset}, {family.schedule}", tuple(columns), rows, notes)
+
+
+def _place(budget: Budget, method: str) -> Cell:
+    for rank in budget.ranks:
+        if rank.group.first.method == method:
+            cell = over_seeds(ACCURACY, rank.group.estimate(f"final.{ACCURACY.key}"))
+            places = f"{rank.best}" if rank.best == rank.worst else f"{rank.best}–{rank.worst}"
+            return Cell(cell.text, cell.value, note=rank.group.name, run=rank.group.id, below=places)
+    return Cell()

@@ -1,0 +1,132 @@
+"""The result tables of a README, written between markers from the published runs alone, never typed.
+
+A marker names a table: ``rows`` (rows of papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>``
+(accuracy of each method and setting on each net): ``<!-- results:begin NAME -->`` … ``<!-- results:end NAME -->``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from prunebench.disk.atomic import write_text
+from prunebench.errors import UserError, nearest
+from prunebench.measure.metrics import ACCURACY, METRICS
+from prunebench.report import collect, configurations, contests, leagues, papers, summaries, tables
+from prunebench.report.configurations import CLAIM_SEEDS, Group
+from prunebench.report.tables import Cell, Column, Table
+from prunebench.rows import Paper
+
+_BLOCK = re.compile(r"(<!-- results:begin (\S+) -->\n).*?(<!-- results:end \2 -->)", re.DOTALL)
+_MARK = re.compile(r"<!-- results:(?:begin|end) ")
+_REMOVED = METRICS["macs_removed"]
+
+
+def write(readme: Path, published: Path, rows: Sequence[Paper]) -> list[str]:
+    """Write the tables between the markers of ``readme``; returns their names.
+
+    Raises:
+        UserError: see :func:`render`; nothing is written then.
+    """
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{readme} cannot be read ({error.strerror})") from None
+    found = render(text, made(published, rows))
+    if found != text:
+        write_text(readme, found)
+    return [match[2] for match in _BLOCK.finditer(text)]
+
+
+def render(text: str, made: Mapping[str, Callable[[], str]]) -> str:
+    """``text`` with what stands between its markers replaced.
+
+    Args:
+        made: Markdown of each table by name.
+
+    Raises:
+        UserError: a marker names no table, or has no partner; there is none.
+    """
+    if 2 * len(_BLOCK.findall(text)) != len(_MARK.findall(text)) or not _BLOCK.search(text):
+        raise UserError("each marker <!-- results:begin NAME --> needs its <!-- results:end NAME --> below it")
+    for _, name, _ in _BLOCK.findall(text):
+        if name not in made:
+            raise UserError(f"no table is called {name}; there are {', '.join(made)}{nearest(name, made)}")
+    return _BLOCK.sub(lambda block: f"{block[1]}{made[block[2]]()}{block[3]}", text)
+
+
+def made(published: Path, rows: Sequence[Paper]) -> dict[str, Callable[[], str]]:
+    """What makes the Markdown of each table, by name, over the runs in the open store."""
+    collection = collect.collect(None, published=published)
+    if collection.left_out:
+        first = collection.left_out[0]
+        raise UserError(f"{first.place} cannot be shown: {first.reason}")
+    grouped = configurations.group(collection.records)
+    subjects: dict[str, list[Group]] = {}
+    for item in summaries.order(grouped):
+        subjects.setdefault(f"{item.first.dataset}-{item.first.schedule}", []).append(item)
+    return {
+        "rows": partial(_rows, rows, grouped),
+        "claims": partial(_claims, grouped),
+        **{name: partial(_grid, members) for name, members in subjects.items()},
+    }
+
+
+def _rows(rows: Sequence[Paper], grouped: Sequence[Group]) -> str:
+    table, _ = papers.rows_run(papers.views(rows, grouped))
+    return _body(table) if table.rows else "No row of a paper has been published yet.\n"
+
+
+def _claims(grouped: Sequence[Group]) -> str:
+    families, _ = leagues.families(grouped)
+    found = contests.claims(families)
+    num_pairs = sum(len(budget.pairs) for family in families for budget in family.budgets)
+    lines = [f"- {claim}" for claim in found] or ["The tests leave it open who is better than whom."]
+    rule = f"{num_pairs} pairs at equal MACs tested; a claim needs {CLAIM_SEEDS} nets of each."
+    return "\n".join([*lines, "", rule]) + "\n"
+
+
+def _grid(members: Sequence[Group]) -> str:
+    """Methods down, nets and settings across: accuracy % over seeds, MACs removed % in brackets."""
+    places = [(item.first.model, setting) for item, setting in zip(members, _settings(members), strict=True)]
+    across = sorted(set(places))
+    columns = (Column("Method"), *(Column(", ".join(filter(None, place)), numeric=True) for place in across))
+    methods = dict.fromkeys(sorted(item.first.method for item in members))
+    cells = {(item.first.method, place): _cell(item) for item, place in zip(members, places, strict=True)}
+    rows = [[Cell(method), *(cells.get((method, place), Cell()) for place in across)] for method in methods]
+    return _dense(members) + "\n\n" + _body(Table("", "", columns, rows))
+
+
+def _settings(members: Sequence[Group]) -> list[str]:
+    """The settings of each group in which those of some method on some net differ: of all methods the same ones."""
+    alike: dict[tuple[str, str], list[Group]] = {}
+    for item in members:
+        alike.setdefault((item.first.method, item.first.model), []).append(item)
+    keys = list(dict.fromkeys(key for groups in alike.values() for key in configurations.varying(groups)))
+    return [configurations.label(item.first.settings, keys) for item in members]
+
+
+def _cell(item: Group) -> Cell:
+    accuracy = tables.over_seeds(ACCURACY, item.estimate(f"final.{ACCURACY.key}"))
+    removed = item.estimate(_REMOVED.key)
+    return Cell(accuracy.text if removed is None else f"{accuracy.text} ({100 * removed.mean:.0f})")
+
+
+def _dense(members: Sequence[Group]) -> str:
+    """What the numbers are, and the dense nets beside which they stand."""
+    dense: dict[str, str] = {}
+    for item in members:
+        found = tables.over_seeds(ACCURACY, item.estimate(f"dense.{ACCURACY.key}")).text
+        dense.setdefault(item.first.model, f"{item.first.model} {found}")
+    counts = [len(item.records) for item in members]
+    return (
+        f"Test accuracy % (MACs removed %), mean ± sample standard deviation where there are several seeds; "
+        f"{sum(counts)} runs. Dense: {', '.join(dense.values())}."
+    )
+
+
+def _body(table: Table) -> str:
+    """Markdown without the heading: the README has its own."""
+    return tables.to_markdown(table).split("\n", 2)[2]

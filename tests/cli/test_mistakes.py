@@ -1,0 +1,117 @@
+"""Command lines that cannot work: one sentence, exit code 1, nothing written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from prunebench.cli import main
+from prunebench.config.groups import GROUPS, MAY_LACK, options
+from prunebench.errors import UserError
+from tests.kit import configure
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in this process; returns exit code and errors."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["prunebench"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setenv("PRUNEBENCH_OUTPUTS", str(tmp_path / "outputs"))
+        GlobalHydra.instance().clear()
+        return main.main(list(arguments)), capfd.readouterr().err
+
+    return call
+
+
+REMOVED = {f"~{group}": (f"{group} must be a group",) for group in GROUPS if group not in MAY_LACK}
+EMPTY = {f"{group}=null": (f"{group}=null",) for group in GROUPS}
+NAMELESS = {f"{group}.name=null": (f"{group}.name must be text, got None",) for group in ("method", "model", "dataset")}
+TAKEN = {
+    "~seed": ("seed must be given",),
+    "~latency": ("latency must be given",),
+    "~paths.outputs": ("paths.outputs must be given",),
+    "~dataset.epochs": ("dataset.epochs",),
+    "~schedule.phases": ("schedule.phases must be a table of phases, got None",),
+    "schedule.phases=3": ("schedule.phases must be a table of phases, got 3",),
+    "~method._target_": ("method._target_ must be given",),
+}
+FLAGS = {
+    "--resolve": ("--resolve belongs to --cfg job",),
+    "--foo": ("--foo is no flag",),
+    "--cfg nothing": ("--cfg", "'nothing'"),
+    "seed=0 --cfg job method=fpgm": ("method=fpgm stands behind",),
+    f"seed={'9' * 5000}": ("seed has a number of 5000 digits",),
+    f"method.prune_ratio=0.{'1' * 5000}": ("method.prune_ratio", "5000 digits"),
+}
+PAIRS = {
+    "dataset=bytes": ("model=resnet20 does not fit dataset=bytes", "model=sru, sru_small", "dataset=cifar10"),
+    "model=sru_small dataset=digits": ("model=sru_small does not fit dataset=digits", "resnet20", "dataset=bytes"),
+}
+
+
+@pytest.mark.parametrize("line", [*REMOVED, *EMPTY, *NAMELESS, *TAKEN, *FLAGS, *PAIRS], ids=lambda line: line[:40])
+def test_it_is_one_sentence_and_nothing_is_written(line: str, command: Command, tmp_path: Path) -> None:
+    words = {**REMOVED, **EMPTY, **NAMELESS, **TAKEN, **FLAGS, **PAIRS}[line]
+    code, errors = command(*line.split())
+    assert code == 1
+    (sentence,) = errors.strip().splitlines()
+    assert sentence.startswith("error: ") and all(word in sentence for word in words), sentence
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_key_of_a_group_that_is_taken_away_is_not_called_unknown(command: Command) -> None:
+    code, errors = command("trainer.precision=32-true", "~trainer")
+    assert code == 1 and "trainer.precision is set here and taken away by ~trainer" in errors
+
+
+# ------------------------------------------------------------------------------------------------ what suits a method
+
+
+def chosen(*words: str) -> dict[str, str]:
+    """Group -> the name of what a command line ends up with."""
+    config, _ = configure(Path("unused"), *words)
+    return {group: config[group]["name"] for group in ("method", "schedule", "model", "dataset")}
+
+
+def test_a_method_brings_what_suits_it_and_what_is_asked_for_wins() -> None:
+    assert chosen()["schedule"] == "finetune"
+    assert chosen("method=bbb")["schedule"] == "simultaneous"
+    assert chosen("method=bbb", "schedule=oneshot")["schedule"] == "oneshot"  # the method refuses it later
+    language = chosen("method=flop_l0")
+    assert (language["model"], language["dataset"]) == ("sru_small", "bytes")
+    pictures = chosen("method=flop_l0", "model=resnet20")
+    assert (pictures["model"], pictures["dataset"]) == ("resnet20", "digits")
+    assert chosen("method=flop_l0", "dataset=text8")["model"] == "sru_small"
+
+
+@pytest.mark.parametrize("method", sorted(options("method")))
+def test_one_word_gives_a_schedule_that_the_method_supports(method: str) -> None:
+    from prunebench.config import named
+
+    config, _ = configure(Path("unused"), f"method={method}")
+    assert config["schedule"]["name"] in named.build("method", config["method"]).schedules
+
+
+def test_a_row_wins_over_what_its_method_brings() -> None:
+    from prunebench import rows
+
+    ready = [row for row in rows.load() if row.overrides and {"method", "schedule"} <= row.overrides.keys()]
+    row = next(row for row in ready if row.overrides and row.overrides["schedule"] != "finetune")
+    assert row.overrides is not None
+    config = rows.compose(row)
+    schedules = {"simultaneous_pretrained": "simultaneous"}
+    asked = row.overrides["schedule"]
+    assert config["schedule"]["name"] == schedules.get(asked, asked)
+
+
+def test_pairs_that_do_not_fit_are_refused_wherever_they_are_composed() -> None:
+    with pytest.raises(UserError, match="does not fit"):
+        chosen("dataset=bytes", "model=lenet5")

@@ -1,0 +1,117 @@
+"""From a dotted path and settings to an object."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from prunebench.config import named
+from prunebench.config.groups import FROM_DATA, NOT_ARGUMENTS
+from prunebench.errors import UserError
+
+CODE = """
+from __future__ import annotations
+import torch
+from torch import nn
+
+CALLED = []
+
+class Part:
+    def __init__(self, *, size: int = 1) -> None:
+        CALLED.append(size)
+        self.size = size
+
+class Whole:
+    def __init__(self, *, part: Part, share: float = 0.5) -> None:
+        self.part, self.share = part, share
+
+class Net(nn.Linear):
+    def __init__(self, *, width: int, inner: nn.Module | None = None) -> None:
+        super().__init__(2, width)
+        self.inner = inner
+
+def broken() -> nn.Module:
+    raise RuntimeError("no such weights")
+
+def silent() -> nn.Module:
+    assert False
+
+def no_net(**anything: object) -> int:
+    return 5
+"""
+PART = {"_target_": "some_code.Part", "size": 3}
+
+
+@pytest.fixture(autouse=True)
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "some_code.py"
+    path.write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "some_code", raising=False)
+    return path
+
+
+def test_values_with_a_target_are_built_first() -> None:
+    whole = named.build("method", {"_target_": "some_code.Whole", "part": PART, "share": 1})
+    assert (whole.part.size, whole.share) == (3, 1)
+
+
+def test_keys_that_are_no_arguments_stay_out() -> None:
+    for group, keys in NOT_ARGUMENTS.items():
+        settings = {"_target_": "some_code.no_net", **dict.fromkeys(keys, "x"), "width": 2}
+        assert named.arguments(group, settings) == {"width": 2}
+
+
+def test_facts_of_the_data_set_go_to_nets_that_take_them() -> None:
+    facts = dict.fromkeys(FROM_DATA["model"], 3)
+    assert named.arguments("model", {"_target_": "some_code.Net", **facts, "width": 2}) == {"width": 2}
+    settings = {"_target_": "prunebench.models.lenet.lenet5", **facts}
+    assert named.arguments("model", settings) == facts
+    assert named.arguments("model", {"_target_": "some_code.no_net", **facts}) == facts  # takes anything
+    # a misspelt key is not lost on the way
+    with pytest.raises(UserError, match=r"^model\.widht is unknown; it can be width, inner; did you mean width\?$"):
+        named.build("model", {"_target_": "some_code.Net", **facts, "widht": 2}, expects=nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"share": 1}, r"^method\._target_ must be given$"),
+        ({"_target_": "Whole"}, r"^'Whole' is no dotted path like package\.module\.function$"),
+        ({"_target_": "some_cod.Whole"}, "^some_cod, which builds method, cannot be imported .*; install it"),
+        ({"_target_": "some_code.Whol"}, r"^some_code has no function or class 'Whol'; did you mean Whole\?$"),
+        ({"_target_": "some_code.CALLED"}, "^some_code has no function or class 'CALLED'"),
+        ({"_target_": "some_code.Whole"}, r"^method\.part must be given$"),
+        ({"_target_": "some_code.Whole", "part": 3}, r"^method\.part must be a Part \(a group with _target_\), got 3$"),
+        (
+            {"_target_": "some_code.Whole", "part": {**PART, "size": "big"}},
+            r"^method\.part\.size must be a whole number, got 'big'$",
+        ),
+        ({"_target_": "some_code.Whole", "part": PART, "share": "x"}, r"^method\.share must be a number, got 'x'$"),
+        (
+            {"_target_": "some_code.broken", "name": "mine"},
+            r"^method=mine cannot be built: no such weights \(.*some_code\.py:\d+\)$",
+        ),
+        ({"_target_": "some_code.silent"}, r"^method=some_code\.silent cannot be built: AssertionError \(.*\)$"),
+        ({"_target_": "some_code.no_net"}, r"^some_code\.no_net gave a int, not a torch\.nn\.Module$"),
+    ],
+)
+def test_each_mistake_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        named.build("method", settings, expects=nn.Module)
+
+
+def test_without_trust_nothing_is_called_that_gives_no_net() -> None:
+    inner = {"_target_": "torch.nn.Identity"}
+    good = {"_target_": "some_code.Net", "width": 2, "inner": inner}
+    assert isinstance(named.build("model", good, expects=nn.Module, trust=False).inner, nn.Identity)
+    import some_code  # type: ignore[import-not-found]
+
+    for settings in (PART, {**good, "inner": PART}):
+        with pytest.raises(UserError, match=r"^some_code\.Part is neither a torch\.nn\.Module nor annotated to return"):
+            named.build("model", settings, expects=nn.Module, trust=False)
+    assert some_code.CALLED == []

@@ -1,0 +1,67 @@
+"""README's tables are what the published runs give, and nothing else writes between the markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunebench.errors import UserError
+from prunebench.report.readme import made, render, write
+from prunebench.rows import load_papers
+from tests.report.factory import make
+from tests.report.test_published import store
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE = ROOT / "outputs" / "published"
+TEXT = "before\n<!-- results:begin {0} -->\nold\n<!-- results:end {0} -->\nafter\n"
+
+
+def test_the_readme_shows_the_published_runs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render(text, made(STORE, load_papers())) == text, "run python scripts/report.py --readme README.md"
+
+
+def test_a_table_has_one_line_per_method_and_one_column_per_setting(tmp_path: Path) -> None:
+    for method, ratio, seeds in (("fpgm", 0.3, 1), ("fpgm", 0.5, 1), ("random", 0.3, 3)):
+        for seed in range(seeds):
+            store(make(tmp_path / "runs", method=method, ratio=ratio, seed=seed), tmp_path / "published")
+    readme = tmp_path / "README.md"
+    readme.write_text(TEXT.format("digits-oneshot"))
+    assert write(readme, tmp_path / "published", []) == ["digits-oneshot"]
+    lines = readme.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after") and "old" not in lines
+    assert "; 5 runs. Dense: resnet20 97.20." in lines[2]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert [row[0] for row in table[2:]] == ["fpgm", "random"]
+    assert " ± " in table[3][1] and " ± " not in table[2][1]
+    assert [cell == "–" for cell in table[3][1:]] == [False, True]
+    once = readme.read_bytes()
+    write(readme, tmp_path / "published", [])
+    assert readme.read_bytes() == once
+
+
+def test_what_is_open_is_said(tmp_path: Path) -> None:
+    for method in ("fpgm", "random"):
+        store(make(tmp_path / "runs", method=method), tmp_path / "published")
+    assert "The tests leave it open" in made(tmp_path / "published", [])["claims"]()
+    assert "1 pairs" in made(tmp_path / "published", [])["claims"]()
+    assert made(tmp_path / "published", [])["rows"]() == "No row of a paper has been published yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("no markers\n", "needs its"),
+        ("<!-- results:begin claims -->\n", "needs its"),
+        ("<!-- results:begin claims -->\n<!-- results:end rows -->\n", "needs its"),
+        (TEXT.format("claim"), "no table is called claim; .*did you mean claims"),
+    ],
+)
+def test_wrong_markers_are_one_sentence(tmp_path: Path, text: str, reason: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    (tmp_path / "published").mkdir()
+    with pytest.raises(UserError, match=reason):
+        write(readme, tmp_path / "published", [])
+    assert readme.read_text() == text
