@@ -63,7 +63,7 @@ class ChannelGraph:
             example: ``[batch, ...]``, as the net is called; only its shape matters.
 
         Raises:
-            UserError: ``torch.fx`` cannot follow the forward pass; names file and line.
+            UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
         """
         traced = trace(net, example)
         steps, shared = build(traced, net)

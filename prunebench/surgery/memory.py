@@ -58,5 +58,5 @@ def _read_instead(writer: fx.Node, node: fx.Node, record: Record, users: set[fx.
 def _lost(writer: fx.Node, what: str) -> CannotFollow:
     module = writer.graph.owning_module
     assert module is not None
-    text = f"{describe(writer, module)} writes into {what}; write it without the in-place operation"
-    return CannotFollow(text, owner(writer))
+    text = f"{describe(writer, module)} writes into {what}"
+    return CannotFollow(text, owner(writer), advice="write it without the in-place operation")

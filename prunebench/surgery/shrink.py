@@ -148,9 +148,10 @@ class _Writer:
         return value
 
     def _constant(self, node: fx.Node) -> fx.Node:
-        """A tensor that is not stored with the net."""
-        path = str(node.target)
-        return self._call(node, "constant", Constant(self.graph.traced.constants[path]))
+        """A tensor that is not stored with the net: its own one, unless the forward pass makes it."""
+        path, _, last = str(node.target).rpartition(".")
+        made = self.graph.traced.constants[str(node.target)]
+        return self._call(node, "constant", Constant(getattr(self.root.get_submodule(path), last, made)))
 
     def _gathered(self, node: fx.Node, source: fx.Node, held: Bits, wanted: Bits, span: int, axis: int) -> fx.Node:
         value = self._value(source)

@@ -67,7 +67,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
             return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves)
         except CannotFollow as problem:
             if not problem.module:
-                raise UserError(str(problem)) from problem
+                raise UserError("; ".join(filter(None, (str(problem), problem.advice)))) from problem
             leaves[problem.module] = str(problem)
 
 

@@ -35,11 +35,13 @@ class CannotFollow(Exception):
 
     Attributes:
         module: path of the innermost module of the user's in whose forward it is; empty for the net's own forward.
+        advice: what to do where it is the net's own.
     """
 
-    def __init__(self, text: str, module: str) -> None:
+    def __init__(self, text: str, module: str, *, advice: str = "") -> None:
         super().__init__(text)
         self.module = module
+        self.advice = advice
 
 
 class _Context(Exception):
@@ -64,7 +66,7 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
             return tracer.trace(net.train(training))
         except Exception as error:
             text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {_first_line(error)}"
-            raise CannotFollow(f"{text}; {_ADVICE}", tracer.failed) from error
+            raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
 
 
 def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
@@ -78,9 +80,9 @@ def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
         if not same or (_arguments(one) != _arguments(other) and one.target not in DROPOUTS):
             longer, shorter = (one, other) if len(training.nodes) > len(evaluation.nodes) else (other, one)
             raise CannotFollow(
-                f"the forward pass depends on self.training{where(longer) or where(shorter)}; put what differs into a "
-                "module such as nn.Dropout",
+                f"the forward pass depends on self.training{where(longer) or where(shorter)}",
                 max(owner(one), owner(other), key=lambda path: path.count(".") + bool(path)),
+                advice="put what differs into a module such as nn.Dropout",
             )
     assert len(training.nodes) == len(evaluation.nodes), "the output is the last node, so one list cannot be longer"
 
