@@ -155,15 +155,15 @@ def test_wrappers_inside_wrappers(tmp_path: Path, outer: str, kind: str) -> None
 
 def cut(net: nn.Module) -> nn.Module:
     for layer in layers_of(net):
-        prune.l1_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
-    prune.random_unstructured(net.get_submodule("0"), "bias", amount=1)  # type: ignore[no-untyped-call]
+        prune.l1_unstructured(layer, "weight", amount=0.5)
+    prune.random_unstructured(net.get_submodule("0"), "bias", amount=1)
     return net
 
 
 def finished(net: nn.Module) -> None:
     for layer in layers_of(net):
-        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
-    prune.remove(net.get_submodule("0"), "bias")  # type: ignore[no-untyped-call]
+        prune.remove(layer, "weight")
+    prune.remove(net.get_submodule("0"), "bias")
 
 
 def test_masks_are_applied(tmp_path: Path) -> None:
@@ -191,7 +191,10 @@ def plain(net: nn.Module, path: str) -> Tensor:
 
 
 def _input(layer: nn.Module) -> tuple[int, ...]:
-    return (layer.in_features,) if isinstance(layer, nn.Linear) else (layer.in_channels, 5, 5)
+    if isinstance(layer, nn.Linear):
+        return (layer.in_features,)
+    assert isinstance(layer, nn.Conv2d)
+    return (layer.in_channels, 5, 5)
 
 
 @pytest.mark.parametrize(
