@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunebench.data.archives import unpack
+from prunebench.data.archives import check_unpacked, unpack
 from prunebench.data.download import Remote, fetch
 from prunebench.data.files import checked, not_found, remedy
 from prunebench.data.memory import MemoryData, Raw
@@ -105,7 +105,7 @@ class CIFAR10(MemoryData):
             version = self.versions[0]
             fetch(Remote(version.archive, self.bases, f"md5:{version.archive_md5}"), root)
         if not (root / version.folder).exists() and os.access(root, os.W_OK):
-            unpack(root / version.archive, root, version.folder)
+            unpack(root / version.archive, root, version.folder, md5=version.archive_md5)
 
     def read(self, root: Path) -> Raw:
         version = self._found(root)
@@ -114,6 +114,7 @@ class CIFAR10(MemoryData):
             raise not_found(self.name, root, f"{archive} or its folder {folder} into {root}")
         names = [*version.train, *version.test]
         if (root / version.folder).is_dir():
+            check_unpacked(root / version.folder, remedy(self.name, root / version.folder))
             contents = self._from_folder(root / version.folder, version, names)
         else:
             contents = self._from_archive(root / version.archive, version, names)
@@ -146,12 +147,12 @@ class CIFAR10(MemoryData):
 
     def _from_archive(self, archive: Path, version: Version, names: list[str]) -> dict[str, bytes]:
         checked(archive.read_bytes(), archive, remedy(self.name, archive), md5=version.archive_md5)
-        contents = {}
+        contents, sums = {}, {**version.train, **version.test}
         with tarfile.open(archive) as tar:
             for name in names:
                 member = tar.extractfile(f"{version.folder}/{name}")
                 assert member is not None, f"the official archive lacks {name}"
-                contents[name] = member.read()
+                contents[name] = checked(member.read(), archive / name, remedy(self.name, archive), md5=sums[name])
         return contents
 
     def _parse(self, version: Version, name: str, content: bytes) -> tuple[Tensor, Tensor]:

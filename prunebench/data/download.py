@@ -137,7 +137,11 @@ def _stream(url: str, part: Path) -> None:
             # "range not satisfiable" because nothing is lacking: the last run ended just before the renaming
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
                 return
-        raise
+            if error.code != 416 or not have:
+                raise
+        part.unlink()  # no beginning of the file: start anew
+        _stream(url, part)
+        return
     with response:
         resumed = getattr(response, "status", None) == 206  # a server may ignore the range and send all
         start = have if resumed else 0

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import random
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,19 @@ def random_box(width: int, height: int, *, min_area: float, draw: random.Random)
     return left, top, left + wide, top + high
 
 
+def as_colour(image: Image.Image) -> Image.Image:
+    """The picture in 8-bit colour, whatever it is stored as: grey, CMYK, a palette, 16 bits.
+
+    Transparency is left out: the colours are those that are stored. 16 bits are scaled, where ``convert`` clips.
+    """
+    if image.mode.startswith("I"):
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / 65535)).clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # RGB at once would warn
+    return image.convert("RGB")
+
+
 class Pictures(Dataset[tuple[Tensor, int] | str]):
     """Decoded and cut pictures: ``(uint8 [size, size, 3], label)``, or one sentence about a broken file."""
 
@@ -136,8 +150,8 @@ class Pictures(Dataset[tuple[Tensor, int] | str]):
         path = self.listing.folder / self.listing.names[index].decode()
         try:
             with Image.open(path) as image:
-                cut = self.cut(image.convert("RGB"), index)  # some are grey, some CMYK
-        except OSError as error:
+                cut = self.cut(as_colour(image), index)
+        except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
             # an exception from a worker would arrive as a page of traceback
             return f"{path} cannot be read as a picture ({error}); replace it by the official file"
         return torch.from_numpy(np.array(cut)), int(self.listing.labels[index])

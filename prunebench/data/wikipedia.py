@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Range
 from prunebench.data.download import Remote, fetch
-from prunebench.data.files import checked, not_found, remedy
+from prunebench.data.files import checked, not_found, remedy, unzip
 from prunebench.data.text import Text, TextData, split
 from prunebench.errors import UserError
 
@@ -99,7 +98,9 @@ class Enwik8(TextData):
     def _content(self, path: Path) -> bytes:
         """The first ``num_bytes`` bytes, checked as far as a checksum is known."""
         advice = remedy(self.official, path)
-        content = _unzip(path, self.official, advice) if path.suffix == ".zip" else path.read_bytes()
+        content = path.read_bytes()
+        if path.suffix == ".zip":
+            content = unzip(checked(content, path, advice, sha256=self.zip_sha256), path, self.official, advice)
         if self.file is not None and path.name == Path(self.file).name:
             return checked(content, path, "give its size in dataset.num_bytes", size=self.num_bytes)
         return checked(content, path, advice, size=NUM_BYTES, md5=self.md5)[: self.num_bytes]
@@ -111,12 +112,3 @@ class Text8(Enwik8):
     official = "text8"
     md5 = "3bea1919949baf155f99411df5fada7e"
     zip_sha256 = "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232"
-
-
-def _unzip(path: Path, member: str, advice: str) -> bytes:
-    """One file of a zip. Raises UserError, ending in ``advice``, if it is broken."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(member)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is broken ({error}); {advice}") from error

@@ -26,6 +26,8 @@ TOLERANCE = 0.01
 """What is left may differ by so much of the dense net; a dense net's own size by so much of itself."""
 KEPT_TOLERANCE = 0.1
 """And by no more than this share of what the paper leaves, which is less where nearly all is removed."""
+MAX_SIDE = 4096
+"""Channels and pixels of a side of a picture, as a result says them."""
 EXPLAINED = 3.0
 """A slip in a paper that a row explains is small; a reason for it is no reason for any difference."""
 
@@ -106,7 +108,7 @@ def own_sizes(result: Mapping[str, Any], row: Row, folder: Path | None = None) -
     elif row.convention not in _OURS:
         try:
             values |= _converted(result, row, folder or Path(result["run"]["folder"]))
-        except (UserError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             why = f"ours is not known as the paper counts ({error})"
             missing = dict.fromkeys(counts, why)
     return Own(values, missing | {name: "the run does not say" for name in wanted if name not in {*values, *missing}})
@@ -175,6 +177,8 @@ def _converted(result: Mapping[str, Any], row: Row, folder: Path) -> dict[str, f
     cost = result["cost"]
     data = result["dataset"]["settings"]
     shape = (1, int(data["in_channels"]), int(data["size"]), int(data["size"]))
+    if not all(1 <= size <= MAX_SIDE for size in shape):
+        raise UserError(f"{shape} is no shape of a picture")
     dense = _graph(json.dumps(result["model"]["settings"], sort_keys=True), shape)
     base = (cost.get("base") or {}).get("model")
     graph = _graph(json.dumps(base, sort_keys=True), shape) if base else dense
@@ -198,12 +202,12 @@ def _graph(settings: str, shape: tuple[int, ...]) -> ChannelGraph:
     import torch
 
     from prunebench.nets.dense_net import make_net
+    from prunebench.nets.spec import without_memory
     from prunebench.surgery.graph import ChannelGraph
 
     found = json.loads(settings)
-    path = str(found["_target_"])
-    if not path.startswith("prunebench.models."):
-        raise UserError(f"{path}, which builds the net, is not one of prunebench's models")
+    with without_memory():
+        make_net(found, trust=False)
     return ChannelGraph.trace(make_net(found, trust=False).eval(), torch.zeros(shape))
 
 

@@ -92,7 +92,10 @@ class Job(BareRun):
     def teacher(self, source: str = "dense") -> nn.Module:
         """A trained net, frozen: this run's dense net, or the saved net in another run's folder."""
         if source != "dense":
-            net = package.load(Path(source).expanduser())
+            folder = Path(source).expanduser()
+            # the run's own net is called anyway; what else a folder names must be on the list
+            known = package.read_spec(folder).target == self.dense.settings["_target_"]
+            net = package.load(folder, trust=known)
         elif self._dense_weights is None:
             raise UserError(
                 f"there is no trained dense net to learn from: schedule={self.schedule} has trained none before this "

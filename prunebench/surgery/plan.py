@@ -56,7 +56,7 @@ class Plan:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a list in a list in a list
             raise UserError(f"a plan must be JSON, but {error}; was the file cut short?") from error
         if not isinstance(content, dict) or not set(content) <= set(_FIELDS) or "keep" not in content:
             found = f"the keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__

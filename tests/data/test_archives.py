@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -10,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.data.archives import unpack
+from prunebench.data import archives
+from prunebench.data.archives import check_unpacked
 from prunebench.errors import UserError
+
+
+def unpack(archive: Path, root: Path, member: str) -> Path:
+    """With the checksum that the archive has."""
+    return archives.unpack(archive, root, member, md5=hashlib.md5(archive.read_bytes()).hexdigest())
 
 
 def make_tar(path: Path, *entries: tuple[str, str, str]) -> Path:
@@ -97,3 +105,71 @@ def test_damaged_and_other_archives(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(archive, tmp_path, "set")
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_one_changed_byte_is_noticed(tmp_path: Path, kind: str) -> None:
+    """Wherever it lies: in the data, in a header, behind the end."""
+    archive = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        make_tar(archive, ("file", "set/other", "x" * 3000))
+    else:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("set/good", "good" * 1000)
+    whole = archive.read_bytes()
+    md5 = hashlib.md5(whole).hexdigest()
+    for place in [*random.Random(0).sample(range(len(whole)), 60), len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        archive.write_bytes(bytes(changed))
+        with pytest.raises(UserError, match=r"is not the official file: its md5 is .* remove it and download it again"):
+            archives.unpack(archive, tmp_path, "set", md5=md5)
+        assert not (tmp_path / "set").exists()
+        assert not archives._record(tmp_path / "set").exists()
+    archive.write_bytes(whole)
+    assert archives.unpack(archive, tmp_path, "set", md5=md5).is_dir()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_damage_that_has_the_checksum_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    """What the readers make of damaged archives, whatever they raise."""
+    archive = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        make_tar(archive, ("file", "set/other", "x" * 3000))
+    else:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("set/good", "good" * 1000)
+    whole, draw, refused = archive.read_bytes(), random.Random(0), 0
+    for number in range(150):
+        changed = bytearray(whole)
+        for _ in range(1 + number % 3):
+            changed[draw.randrange(len(whole))] = draw.randrange(256)
+        archive.write_bytes(bytes(changed[: draw.randrange(len(whole))] if number % 5 == 0 else changed))
+        root = tmp_path / str(number)
+        root.mkdir()
+        try:
+            unpack(archive, root, "set")
+        except UserError:
+            refused += 1
+            assert [path.name for path in root.iterdir()] == [".set.lock"]
+    assert refused > 50
+
+
+def test_what_came_out_is_noticed_when_it_changes(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar.gz", ("file", "set/deep/er", "x"))
+    place = unpack(archive, tmp_path, "set")
+    check_unpacked(place, "get it again")
+    (place / "more").write_text("of the user's own")
+    check_unpacked(place, "get it again")
+    (place / "good").write_text("gooe")
+    with pytest.raises(UserError, match=r"set is not what was unpacked: good has changed or is gone; get it again"):
+        check_unpacked(place, "get it again")
+    (place / "good").write_text("good")
+    (place / "deep" / "er").unlink()
+    with pytest.raises(UserError, match="deep/er has changed or is gone"):
+        check_unpacked(place, "get it again")
+    archives._record(place).write_text("[]")
+    with pytest.raises(UserError, match="no list of checksums"):
+        check_unpacked(place, "get it again")
+    archives._record(place).unlink()
+    check_unpacked(place, "get it again")  # put there by hand: what is known of its files is checked elsewhere

@@ -131,6 +131,15 @@ def test_a_complete_part_needs_nothing_more(server: Server, tmp_path: Path) -> N
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("more", [1, 100, len(CONTENT)])
+def test_a_part_that_is_too_long_is_started_anew(server: Server, tmp_path: Path, more: int) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "file.bin.part").write_bytes(CONTENT + bytes(more))
+    assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.asked] == [f"bytes={len(CONTENT) + more}-", None]
+    assert names(tmp_path) == ["file.bin"]
+
+
 def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     (tmp_path / "set").mkdir()

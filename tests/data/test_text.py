@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,8 @@ def test_official_files_are_checked(tmp_path: Path, build: Build, monkeypatch: p
     (tmp_path / "enwik8").mkdir()
     with zipfile.ZipFile(tmp_path / "enwik8" / "enwik8.zip", "w") as archive:
         archive.writestr("enwik8", content)
+    packed = (tmp_path / "enwik8" / "enwik8.zip").read_bytes()
+    monkeypatch.setattr(Enwik8, "zip_sha256", hashlib.sha256(packed).hexdigest())
     data = build("enwik8", num_bytes=2000)
     data.setup(tmp_path, download=False)
     assert data.fingerprint()["official_split"] is True
@@ -155,6 +159,40 @@ def test_official_files_are_checked(tmp_path: Path, build: Build, monkeypatch: p
     (tmp_path / "enwik8" / "enwik8").write_bytes(content[:-1] + b"x")
     with pytest.raises(UserError, match="is not the official file: its md5 is"):
         build("enwik8", num_bytes=2000).setup(tmp_path, download=False)
+
+
+def sentence(data: Any, root: Path) -> str:
+    """Why ``data`` cannot be read; empty if it can."""
+    try:
+        data.setup(root, download=False)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_damaged_zip_is_one_sentence(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the official checksum of the archive (one sentence each) and with that of the damaged one (the reader's)."""
+    path = tmp_path / "enwik8" / "enwik8.zip"
+    path.parent.mkdir()
+    content = bytes(random.Random(0).choices(range(97, 123), k=2000))
+    monkeypatch.setattr("prunebench.data.wikipedia.NUM_BYTES", 2000)
+    monkeypatch.setattr(Enwik8, "md5", hashlib.md5(content).hexdigest())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("enwik8", content)
+    whole, read = path.read_bytes(), 0
+    official = hashlib.sha256(whole).hexdigest()
+    for bit in random.Random(1).sample(range(8 * len(whole)), 150):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(changed))
+        monkeypatch.setattr(Enwik8, "zip_sha256", official)
+        with pytest.raises(UserError, match=r"enwik8\.zip is not the official file: its sha256 is .* remove"):
+            build("enwik8", num_bytes=2000).setup(tmp_path, download=False)
+        monkeypatch.setattr(Enwik8, "zip_sha256", hashlib.sha256(changed).hexdigest())
+        said = sentence(build("enwik8", num_bytes=2000), tmp_path)
+        assert not said or re.search(r"remove .*enwik8\.zip and run", said)
+        read += not said  # a date, say: the content has its own checksum
+    assert read < 40
 
 
 def test_missing_files_say_what_to_do(tmp_path: Path, build: Build) -> None:

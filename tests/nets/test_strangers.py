@@ -226,15 +226,15 @@ def odd_plans() -> Iterator[str]:
             yield json.dumps(changed)
             changed[key]["layer1.0.conv1"] = bad
             yield json.dumps(changed)
-    bad_contents: list[Any] = [
+    contents: tuple[Any, ...] = (
         [],
         {},
         {"keep": []},
         {"keep": {"nowhere": [1]}},
         {"keep": {}, "more": 1},
         {"keep": {"": [0]}},
-    ]
-    for content in bad_contents:
+    )
+    for content in contents:
         yield json.dumps(content)
     yield from ("", "{", "NaN", '{"keep": {"layer1.0.conv1": [NaN]}}', "[" * 200_000, '{"keep": ' * 5000, "1" * 6000)
     yield json.dumps({"keep": {"layer1.0.conv1": list(range(200_000))}})

@@ -194,7 +194,7 @@ def _input(layer: nn.Module) -> tuple[int, ...]:
     if isinstance(layer, nn.Linear):
         return (layer.in_features,)
     assert isinstance(layer, nn.Conv2d)
-    return layer.in_channels, 5, 5
+    return (layer.in_channels, 5, 5)
 
 
 @pytest.mark.parametrize(

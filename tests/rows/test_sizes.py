@@ -66,13 +66,42 @@ def test_what_cannot_be_counted_is_named(result: dict[str, Any], broken: str, tm
         reason = "do not explain its final net"
     elif broken == "net":  # code from elsewhere is not called for a report
         result["model"] = {"settings": {"_target_": "os.system", "command": "true"}}
-        reason = "is not one of prunebench's models"
+        reason = "os.system is not called for model"
     else:
         result["run"] = {"folder": str(tmp_path / "nowhere")}
         reason = "No such file"
     own = own_sizes(result, ROW)
     assert "macs_removed" not in own.values
     assert reason in own.missing["macs_removed"]
+
+
+ODD: tuple[Any, ...] = (None, "x", -1, 0, 10**9, 10**30, [], [1], {}, {"a": 1}, True, "1e999", "a" * 500)
+PLACES = ("model", "model.settings", "model.settings.*", "dataset", "dataset.settings", "dataset.settings.*", "method")
+
+
+def odd_results(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """``result`` with another value at each place that a count looks at."""
+    found = []
+    for place in PLACES:
+        group, _, inner = place.partition(".")
+        settings = result[group]["settings"]
+        for value in ODD:
+            if not inner:
+                found.append({**result, group: value})
+            elif inner == "settings":
+                found.append({**result, group: {"settings": value}})
+            else:
+                found += [{**result, group: {"settings": {**settings, key: value}}} for key in settings]
+    return found
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_settings_from_a_stranger_are_no_trouble(result: dict[str, Any], every: int) -> None:
+    found = odd_results(result)
+    assert len(found) > 100
+    for changed in found[::every]:
+        own = own_sizes(changed, ROW)
+        assert all(isinstance(size, int | float) for size in own.values.values())
 
 
 def test_a_net_without_convolutions_has_no_count_of_convolutions(tmp_path: Path) -> None:
