@@ -1,8 +1,8 @@
 """The result tables of a README, written between markers from the published runs alone, never typed.
 
 A table stands between ``<!-- results:begin NAME -->`` and ``<!-- results:end NAME -->``. NAME is ``rows`` (rows of
-papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>`` (accuracy of each method and setting on each net,
-without the rows of papers).
+papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>`` (accuracy of each method and setting on
+each net, without the rows of papers).
 """
 
 from __future__ import annotations
