@@ -1,7 +1,8 @@
 """The result tables of a README, written between markers from the published runs alone, never typed.
 
-A marker names a table: ``rows`` (rows of papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>``
-(accuracy of each method and setting on each net): ``<!-- results:begin NAME -->`` … ``<!-- results:end NAME -->``.
+A table stands between ``<!-- results:begin NAME -->`` and ``<!-- results:end NAME -->``. NAME is ``rows`` (rows of
+papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>`` (accuracy of each method and setting on
+each net, without the rows of papers).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def made(published: Path, rows: Sequence[Paper]) -> dict[str, Callable[[], str]]
         raise UserError(f"{first.place} cannot be shown: {first.reason}")
     grouped = configurations.group(collection.records)
     subjects: dict[str, list[Group]] = {}
-    for item in summaries.order(grouped):
+    for item in summaries.order(item for item in grouped if item.first.row is None):
         subjects.setdefault(f"{item.first.dataset}-{item.first.schedule}", []).append(item)
     return {
         "rows": partial(_rows, rows, grouped),
@@ -94,7 +95,11 @@ def _grid(members: Sequence[Group]) -> str:
     across = sorted(set(places))
     columns = (Column("Method"), *(Column(", ".join(filter(None, place)), numeric=True) for place in across))
     methods = dict.fromkeys(sorted(item.first.method for item in members))
-    cells = {(item.first.method, place): _cell(item) for item, place in zip(members, places, strict=True)}
+    cells: dict[tuple[str, tuple[str, str]], Cell] = {}
+    for item, place in zip(members, places, strict=True):
+        if (item.first.method, place) in cells:
+            raise UserError(f"two configurations have one place in a table: {item.first.method} {' '.join(place)}")
+        cells[item.first.method, place] = _cell(item)
     rows = [[Cell(method), *(cells.get((method, place), Cell()) for place in across)] for method in methods]
     return _dense(members) + "\n\n" + _body(Table("", "", columns, rows))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prunebench.measure.metrics import ACCURACY, METRICS, NOTHING, Metric
 from prunebench.report.configurations import Group
@@ -27,7 +27,7 @@ _Column = tuple[Column, Callable[[Group], Cell]]
 """A column of the table of configurations, and what stands in it."""
 
 
-def order(groups: Sequence[Group]) -> list[Group]:
+def order(groups: Iterable[Group]) -> list[Group]:
     """By data set, model, schedule, method, then from little to much removed."""
     return sorted(
         groups,

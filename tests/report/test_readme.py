@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,24 @@ def test_a_table_has_one_line_per_method_and_one_column_per_setting(tmp_path: Pa
     once = readme.read_bytes()
     write(readme, tmp_path / "published", [])
     assert readme.read_bytes() == once
+
+
+def test_two_configurations_in_one_place_are_refused(tmp_path: Path) -> None:
+    def edit(result: dict[str, Any]) -> None:
+        result["run"]["id"] = "another"
+
+    folder = make(tmp_path / "runs")
+    store(folder, tmp_path / "published")
+    store(folder, tmp_path / "published" / "second", edit)
+    with pytest.raises(UserError, match="two configurations have one place in a table: fpgm resnet20"):
+        made(tmp_path / "published", [])["digits-oneshot"]()
+
+
+def test_rows_of_papers_stand_in_their_own_table(tmp_path: Path) -> None:
+    store(make(tmp_path / "runs", row={"id": "fpgm-t1_resnet20_only40"}), tmp_path / "published")
+    found = made(tmp_path / "published", load_papers(papers=["fpgm"]))
+    assert list(found) == ["rows", "claims"]
+    assert "fpgm" in found["rows"]() and "|---" in found["rows"]()
 
 
 def test_what_is_open_is_said(tmp_path: Path) -> None:
