@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from prunebench.config.identity import dense_folder, run_folder
 from prunebench.config.phase import build_phases
@@ -85,7 +86,7 @@ def test_pictures_of_a_data_set_count(tmp_path: Path, monkeypatch: pytest.Monkey
         values = getattr(bunch, change).copy()
         values[7] = 9 - values[7]
         with monkeypatch.context() as patch:
-            patch.setattr("sklearn.datasets.load_digits", functools.partial(type(bunch), **{**bunch, change: values}))
+            patch.setattr("sklearn.datasets.load_digits", functools.partial(Bunch, **{**bunch, change: values}))
             assert differ(first, folders(tmp_path, "method=none")), change
     assert folders(tmp_path, "method=none") == first
     assert "data" in assemble.identified(configure(tmp_path)[0])
