@@ -20,6 +20,13 @@ class _Keep(logging.Handler):
         self.records.append(record)
 
 
+class _File(logging.FileHandler):
+    """Stops where the disk is full: what cannot be written is on the screen, and the run itself says why it ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing."""
+
+
 @contextlib.contextmanager
 def held() -> Iterator[list[logging.LogRecord]]:
     """What is said before the run has a folder, for :func:`log_file`."""
@@ -34,7 +41,7 @@ def held() -> Iterator[list[logging.LogRecord]]:
 @contextlib.contextmanager
 def log_file(folder: Path, before: Iterable[logging.LogRecord] = ()) -> Iterator[None]:
     """Everything that is said inside also goes to ``log.txt``, after what was said ``before``."""
-    handler = logging.FileHandler(folder / FILE, encoding="utf-8")
+    handler = _File(folder / FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     for record in before:
         handler.handle(record)
@@ -43,4 +50,5 @@ def log_file(folder: Path, before: Iterable[logging.LogRecord] = ()) -> Iterator
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what was left to be written
+            handler.close()

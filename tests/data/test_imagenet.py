@@ -272,3 +272,25 @@ def test_the_real_sample(build: Make, data_root: Path) -> None:
         found += y.tolist()
     assert found == sorted(set(found))
     assert found[0] == 0  # n01440764, the tench
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("change", ["another picture", "another size", "another name", "one more", "one less"])
+def test_another_folder_has_another_fingerprint(change: str, part: str, build: Make, tree: Path) -> None:
+    first = partial(build, tree).fingerprint()
+    assert partial(build, tree).fingerprint() == first
+    folder = tree / "imagenet" / part / "n02123045"
+    file = sorted(folder.iterdir())[1]
+    if change == "another picture":
+        content = bytearray(file.read_bytes())
+        content[-20] ^= 1  # of the same size
+        file.write_bytes(content)
+    elif change == "another size":
+        file.write_bytes(file.read_bytes() + b"0")
+    elif change == "another name":
+        file.rename(folder / "0_.png")
+    elif change == "one more":
+        picture(folder / "9.png", 99)
+    else:
+        file.unlink()
+    assert partial(build, tree).fingerprint() != first

@@ -96,7 +96,15 @@ def test_what_is_remembered_follows_the_weights() -> None:
         for parameter in wide.parameters():
             parameter.mul_(2.0)
         torch.testing.assert_close(wide(x), 2 * first)
+        for parameter in wide.parameters():
+            parameter.data[0] = 0  # counts no version up
+        assert wide(x).abs().amax((0, 2, 3)).count_nonzero() == 1
+        for parameter in wide.parameters():
+            parameter.data[:] = 1
+        ones = wide(x)
+        fresh = copy.deepcopy(wide)
+        torch.testing.assert_close(ones, fresh(x), rtol=0, atol=0)
         loaded = copy.deepcopy(wide)
         loaded.load_state_dict({name: 0 * value for name, value in wide.state_dict().items()})
         assert loaded(x).abs().max() == 0
-        torch.testing.assert_close(wide(x), 2 * first)
+        torch.testing.assert_close(wide(x), ones)

@@ -12,20 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from prunebench.config.identity import run_folder
-from prunebench.core.result import is_complete, read_result
 from prunebench.errors import UserError
-from prunebench.run import assemble, runner
 from prunebench.training.lit import Lit
-from tests.kit import SHORT, configure
+from tests.run.kit import PowerCut, go_on, numbers, same
 
-COMMAND = (*SHORT, "model=lenet300_100", "method=fpgm", "method.prune_ratio=0.5", "seed=3")
 OFTEN = 5
 """Places at which a bit is flipped in each file."""
-
-
-class PowerCut(Exception):
-    """Stands for the end of a process in the middle of an epoch."""
 
 
 # ------------------------------------------------------------------------------------------------------------- damages
@@ -90,31 +82,6 @@ ALSO = ("run/phases/finetune/phase.json", "run/phases/finetune/weights.safetenso
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
-def started(outputs: Path) -> tuple[dict[str, Any], str, Path]:
-    config, text = configure(outputs, *COMMAND)
-    config = assemble.identified(config)
-    return config, text, run_folder(config)
-
-
-def go_on(outputs: Path) -> tuple[dict[str, Any], Path]:
-    """What the command does: tell a complete run's result, or carry the run out."""
-    config, text, folder = started(outputs)
-    return (read_result(folder) if is_complete(folder) else runner.execute(config, text, folder)), folder
-
-
-def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Everything that a result says but times and places."""
-    keys = ("status", "metrics", "cost", "budget", "equivalence", "guarantee", "data", "phases", "net_sha256")
-    files = {name: (folder / "model" / name).read_bytes() for name in ("net.yaml", "plan.json", "weights.safetensors")}
-    return {**untimed({key: result[key] for key in keys}), **files}
-
-
-def untimed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: untimed(item) for key, item in value.items() if "seconds" not in key}
-    return [untimed(item) for item in value] if isinstance(value, list) else value
-
-
 def cut_power(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next training of phase ``finetune`` ends in its second epoch."""
     original = Lit.training_step
@@ -168,19 +135,13 @@ def cases(files: tuple[str, ...]) -> Iterator[Any]:
             yield pytest.param(file, kind, marks=() if quick else pytest.mark.slow)
 
 
-def check(outputs: Path, expected: dict[str, Any]) -> None:
-    found = numbers(*go_on(outputs))
-    for key, value in expected.items():
-        assert found[key] == value, key
-
-
 @pytest.mark.parametrize(("file", "kind"), list(cases(STARTED)))
 def test_an_interrupted_run_ends_with_the_same_numbers(
     file: str, kind: str, half: Path, whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(half, tmp_path / "o")
     damage(named(tmp_path / "o", file), kind)
-    check(tmp_path / "o", whole[1])
+    same(numbers(*go_on(tmp_path / "o")), whole[1])
 
 
 @pytest.mark.parametrize(("file", "kind"), list(cases(ENDED)))
@@ -190,7 +151,7 @@ def test_an_ended_run_has_the_same_numbers(
     shutil.copytree(whole[0], tmp_path / "o")
     damage(named(tmp_path / "o", file), kind)
     monkeypatch.setattr(Lit, "training_step", None)  # nothing has to be trained again
-    check(tmp_path / "o", whole[1])
+    same(numbers(*go_on(tmp_path / "o")), whole[1])
 
 
 @pytest.mark.parametrize(("file", "kind"), list(cases(ALSO)))
@@ -200,7 +161,7 @@ def test_a_step_that_is_damaged_like_the_result_is_done_again(
     shutil.copytree(whole[0], tmp_path / "o")
     damage(named(tmp_path / "o", file), kind)
     damage(named(tmp_path / "o", "run/result.json"), "bit_1")
-    check(tmp_path / "o", whole[1])
+    same(numbers(*go_on(tmp_path / "o")), whole[1])
 
 
 def test_the_list_of_files_is_that_of_a_run(half: Path, whole: tuple[Path, dict[str, Any]]) -> None:

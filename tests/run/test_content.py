@@ -1,0 +1,186 @@
+"""What counts is what files say, not what they are called: data, foreign code, test pictures."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
+
+from prunebench.config.identity import dense_folder, run_folder
+from prunebench.config.phase import build_phases
+from prunebench.config.source import source_sha256
+from prunebench.errors import UserError
+from prunebench.run import assemble
+from prunebench.run.reevaluate import reevaluate
+from tests.kit import SHORT, configure, run
+
+TEXT = ("dataset=bytes", "model=transformer_xl", "method=none", "dataset.batch_size=2", "dataset.window=8")
+NET = """
+import torch
+from mine.layers import activation
+
+def net(num_classes):
+    layers = torch.nn.Linear(64, 8), activation(), torch.nn.Linear(8, num_classes)
+    return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+"""
+
+
+def folders(outputs: Path, *overrides: str) -> tuple[Path, Path]:
+    """Of the run and of its shared dense net, as the files are now."""
+    config, _ = configure(outputs, *overrides)
+    config = assemble.identified(config)
+    phase = next(phase for phase in build_phases(config["schedule"]["phases"]) if phase.shared)
+    return run_folder(config), dense_folder(config, vars(phase))
+
+
+def differ(one: tuple[Path, Path], other: tuple[Path, Path]) -> bool:
+    assert (one[0] == other[0]) == (one[1] == other[1])
+    return one != other
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """``text(content, folder)``: where a run on ``t.txt`` of that content lies."""
+
+    def place(content: bytes, folder: str = "data") -> tuple[Path, Path]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "t.txt").write_bytes(content)
+        return folders(tmp_path, *TEXT, "dataset.files=[t.txt]", f"paths.data={tmp_path / folder}")
+
+    return place
+
+
+@pytest.mark.parametrize("place", [0, 2_600, 2_900], ids=["training text", "validation text", "test text"])
+def test_a_text_that_was_rewritten_is_another_run(place: int, text: Callable[..., tuple[Path, Path]]) -> None:
+    content = bytes(range(97, 123)) * 120
+    first = text(content)
+    other = content[: place + 100] + b"!" + content[place + 101 :]
+    assert differ(first, text(other))
+    assert differ(first, text(other, "elsewhere"))
+    # the same text somewhere else, and again at its old place, is the same run
+    assert text(content, "elsewhere") == first == text(content)
+
+
+def test_another_standard_library_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = (*TEXT, "dataset.max_bytes=20000")
+    first = folders(tmp_path, *small)
+    library = tmp_path / "lib"
+    library.mkdir()
+    (library / "this.py").write_bytes(b"import antigravity\n" * 2000)
+    monkeypatch.setattr("prunebench.data.byte_files.sysconfig.get_path", lambda kind: str(library))
+    assert differ(first, folders(tmp_path, *small))
+
+
+def test_pictures_of_a_data_set_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = folders(tmp_path, "method=none")
+    bunch = load_digits()
+    for change in ("images", "target"):
+        values = getattr(bunch, change).copy()
+        values[7] = 9 - values[7]
+        with monkeypatch.context() as patch:
+            patch.setattr("sklearn.datasets.load_digits", functools.partial(Bunch, **{**bunch, change: values}))
+            assert differ(first, folders(tmp_path, "method=none")), change
+    assert folders(tmp_path, "method=none") == first
+    assert "data" in assemble.identified(configure(tmp_path)[0])
+
+
+def test_foreign_pictures_count_for_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunebench.data.noise import Noise
+
+    first = folders(tmp_path, "ood=noise")
+    monkeypatch.setattr(Noise, "_inputs_sha256", lambda self, part: "other")
+    other = folders(tmp_path, "ood=noise")
+    assert first[0] != other[0] and first[1] == other[1]
+
+
+# -------------------------------------------------------------------------------------------------------- foreign code
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package ``mine`` with a net, whose activation is in another module."""
+    folder = tmp_path / "code" / "mine"
+    folder.mkdir(parents=True)
+    for name, source in {
+        "__init__": "",
+        "nets": NET,
+        "layers": "from torch.nn import ReLU as activation\n",
+        "unread": "",
+    }.items():
+        (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "counts"),
+    [
+        ("nets", NET.replace("8)", "9)").replace("(8,", "(9,"), True),
+        ("layers", "from torch.nn import Tanh as activation\n", True),
+        ("__init__", "import torch\n", True),
+        ("unread", "import torch\n", False),
+    ],
+)
+def test_an_own_net_counts_by_its_source(file: str, source: str, counts: bool, package: Path, tmp_path: Path) -> None:
+    own = ("model=custom", "model._target_=mine.nets.net", "~model.in_channels", "method=none")
+    first = folders(tmp_path, *own)
+    (package / f"{file}.py").write_text(source)
+    assert differ(first, folders(tmp_path, *own)) == counts
+
+
+@pytest.mark.parametrize(
+    "line", ["from . import layers", "from .layers import activation", "import mine.layers", "from mine import layers"]
+)
+def test_what_a_net_imports_anywhere_counts(line: str, package: Path) -> None:
+    (package / "nets.py").write_text(f"def net():\n    {line}\n    return layers\n")
+    first = source_sha256("mine.nets.net")
+    (package / "layers.py").write_text("changed = True\n")
+    assert first is not None and source_sha256("mine.nets.net") != first
+
+
+def test_source_of_others_and_of_nobody() -> None:
+    assert source_sha256("torch.nn.Linear") == source_sha256("torch.nn.Linear") is not None
+    assert source_sha256("no.such.net") is None
+    assert source_sha256("math.sqrt") is None
+    assert source_sha256("net") is None
+
+
+@pytest.mark.slow
+def test_the_command_sees_an_edited_net(package: Path, tmp_path: Path) -> None:
+    """In processes of their own, as a user does it: the row of the old net is not the new one's."""
+    command = [sys.executable, "-m", "prunebench", *SHORT, "model=custom", "model._target_=mine.nets.net"]
+    command += ["~model.in_channels", "method=none", "dataset.epochs.train=1", f"paths.outputs={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
+
+    def output() -> str:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    output()
+    assert "already complete" in output()
+    (package / "layers.py").write_text("from torch.nn import Tanh as activation\n")
+    assert "already complete" not in output()
+    assert len(list(tmp_path.glob("runs/*/*"))) == len(list(tmp_path.glob("dense/*/*"))) == 2
+
+
+# ------------------------------------------------------------------------------------------------------- test pictures
+def test_other_test_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunebench.data.digits import Digits
+
+    _, folder = run(tmp_path, *SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=1")
+    read = Digits.read
+
+    def replaced(self: Digits, root: Path) -> Any:
+        raw = read(self, root)
+        return type(raw)(raw.train_images, raw.train_labels, 255 - raw.test_images, raw.test_labels)
+
+    monkeypatch.setattr(Digits, "read", replaced)
+    with pytest.raises(UserError, match="the data are not those of the run: test_inputs_sha256 is"):
+        reevaluate(folder)
