@@ -20,7 +20,11 @@ from prunebench.methods.agp_structured import AgpStructured
 from prunebench.methods.bases import component_gates
 from prunebench.run.bare import BareRun
 from tests.bare import bare_run
+from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
+
+# truncated counts of a dozen components miss a share by up to one of them
+CONFORMANCE = {"agp_structured": Conformance(may_miss=True)}
 
 EPOCHS = 10
 
