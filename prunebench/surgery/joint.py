@@ -25,17 +25,18 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
     """
     cut = {step.module for step in steps if step.module in layers and step.width > 1}
     whole: dict[str, str] = {}
+    everything: list[Bits] = []
+    for step in steps:
+        everything.append(step.live(everything, Choice()))
     while True:
-        sure: list[Bits] = []
         try:
-            for step in steps:
-                sure.append(_sure(steps, step, sure, cut))
+            _follow(steps, cut, everything)
         except _Product as blocked:
             left, right = (_writers(steps, source, cut) for source in blocked.step.inputs)
-            if left & right:
-                found, reason = left | right, "its channels are multiplied with others of their own sum"
-            else:
+            if left and right and not left & right:
                 found, reason = right, f"its channels are multiplied with those of {', '.join(sorted(left))}"
+            else:
+                found, reason = left | right, "its channels are multiplied with others, and none might be left"
         except Blocked as blocked:
             found = _writers(steps, blocked.source, cut)
             reason = f"its channels reach {name(blocked.step)}, which needs all of them"
@@ -46,18 +47,32 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
         cut -= found
 
 
-def _sure(steps: Sequence[Step], step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
+def _follow(steps: Sequence[Step], cut: Collection[str], everything: Sequence[Bits]) -> None:
+    """Raise Blocked where something that the ``cut`` layers may lose is needed."""
+    sure: list[Bits] = []
+    for step in steps:
+        if isinstance(step, Multiply) and not _surely_meet(steps, step, sure, everything):
+            writers = [_writers(steps, source, cut) for source in step.inputs]
+            if any(writers):
+                raise _Product(step, step.inputs[0])
+        sure.append(_sure(step, sure, cut))
+
+
+def _sure(step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
     """The channels of a step's output that are live whatever the ``cut`` layers lose."""
     if isinstance(step, Mix):
         step.source(sure)  # raises where its input must be complete
         return 0 if step.module in cut else full(step.width)
     if isinstance(step, Source):
         return 1
-    if isinstance(step, Multiply) and not any(step.sets(sure)):
-        left, right = (_origin(steps, source) for source in step.inputs)
-        if left != right:
-            raise _Product(step, right)
     return step.live(sure, Choice())
+
+
+def _surely_meet(steps: Sequence[Step], step: Multiply, sure: Sequence[Bits], everything: Sequence[Bits]) -> bool:
+    """Whether two factors have a common channel under every plan, given that neither is empty."""
+    (left, right), (all_left, all_right) = step.sets(sure), step.sets(everything)
+    covered = not all_right & ~left or not all_left & ~right
+    return bool(left & right) or covered or len({_origin(steps, source) for source in step.inputs}) == 1
 
 
 def _origin(steps: Sequence[Step], index: int) -> int:

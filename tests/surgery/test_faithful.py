@@ -213,7 +213,12 @@ def test_a_lost_number_is_seen_behind_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 26, 29, 41], ids=["detached write", "view write", "view write behind a product", "padded reader"]
+    "seed",
+    [0, 26, 29, 41, 20_009, 1_000_332, 1_000_871],
+    ids=[
+        *("detached write", "view write", "view write behind a product", "padded reader"),
+        *("write into a piece", "write into the base of a piece", "product that could be empty"),
+    ],
 )
 def test_counter_examples(seed: int, tmp_path: Path) -> None:
     """Found by the random nets."""
