@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from prunebench.cli.main import identified
 from prunebench.cli.resolve import resolve
-from prunebench.disk.atomic import write_json
+from prunebench.core.result import write_result
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.report.collect import collect
@@ -85,7 +85,7 @@ def test_quick_shortens_the_phases_of_a_method_too(tmp_path: Path) -> None:
 
 
 def finish(task: Task) -> None:
-    write_json(task.folder / "result.json", {"schema": 1, "status": "complete"})
+    write_result(task.folder, {"schema": 1, "status": "complete"})
 
 
 def test_each_is_run_once_and_a_failure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +142,14 @@ def test_a_folder_that_cannot_be_locked_is_not_waited_for(tmp_path: Path, monkey
 WORKER = """
 import pathlib, subprocess, sys
 sys.path.insert(0, {root!r})
-from tests.rows.test_reproduce import tasks_in
+from tests.rows.test_reproduce import finish, tasks_in
 from prunebench.rows.reproduce import work
 real = subprocess.run
 def fake(command, **settings):
     script = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'a')); time.sleep({seconds})"
     task = next(t for t in tasks if list(t.arguments) == command[3:])
     done = real([sys.executable, "-c", script, str(task.folder / "starts")], **settings)
-    (task.folder / "result.json").write_text('{{"schema": 1, "status": "complete"}}')
+    finish(task)
     return done
 subprocess.run = fake
 tasks = tasks_in(pathlib.Path({folder!r}), rows=4)

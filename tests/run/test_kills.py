@@ -134,7 +134,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_disk", [8, 100, 400, 800, 1200, 1600], indirect=True)
+@pytest.mark.parametrize("small_disk", [8, 50, 100, 200, 400, 800], indirect=True)
 def test_a_disk_that_fills_up(
     small_disk: Path, straight: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from prunebench.cli import main
 from prunebench.config.identity import run_folder
-from prunebench.core.result import is_complete, read_result
-from prunebench.disk.atomic import write_json
+from prunebench.core.result import is_complete, read_result, write_result
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.report.collect import collect
@@ -55,7 +54,7 @@ def test_the_next_start_replaces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     overrides = (*SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=0")
     config, text = configure(tmp_path, *overrides)
     folder = run_folder(config)
-    write_json(folder / "result.json", {"schema": 1, "status": "failed", "error": "an older one"})
+    write_result(folder, {"schema": 1, "status": "failed", "error": "an older one"})
     with monkeypatch.context() as broken:
         broken.setattr(assemble, "build", lambda *_: (_ for _ in ()).throw(UserError("a newer one")))
         refused(tmp_path, *overrides)
