@@ -78,8 +78,8 @@ def build(
         return attempt(collection.records, out, advance)
     except Exception:
         breaking = _breaking(collection.records, attempt)
-        if len(breaking) in (0, len(collection.records)):  # the report itself is wrong, or the folder cannot be written
-            raise
+        if not breaking or 1 < len(breaking) == len(collection.records):
+            raise  # the folder cannot be written, or the report itself is wrong
     collection.left_out.extend(breaking.values())
     return attempt([record for record in collection.records if record.key not in breaking], out, advance)
 

@@ -109,7 +109,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool,
         UserError: a field that every result has is missing, or one is not what it should be.
     """
     schema.check(result)
-    run, row, expected = untrusted.mapping(result, "run"), result.get("row"), result.get("expected")
+    run, row, expected = result["run"], result.get("row"), result.get("expected")
     numbers = dict(numbers_of(result))
     if result["status"] != "failed":
         _check_complete(numbers)
@@ -119,11 +119,11 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool,
         folder=folder,
         place=place,
         published=published,
-        id=untrusted.text(run, "run.id"),
-        seed=untrusted.whole(run, "run.seed"),
+        id=run["id"],
+        seed=run["seed"],
         status=result["status"],
         error=result.get("error"),
-        **{key: sys.intern(untrusted.text(untrusted.mapping(result, key), f"{key}.name")) for key in _GROUPS},
+        **{key: sys.intern(result[key]["name"]) for key in _GROUPS},
         row=row,
         expected=expected,
         started=run.get("started") or "",

@@ -28,22 +28,6 @@ def objects(source: Mapping[str, Any], path: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def text(source: Mapping[str, Any], path: str) -> str:
-    """The non-empty text under the last word of ``path``."""
-    value = source.get(path.rpartition(".")[2])
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{path} is {short(value)}, not a text")
-    return value
-
-
-def whole(source: Mapping[str, Any], path: str) -> int:
-    """The whole number under the last word of ``path``."""
-    value = source.get(path.rpartition(".")[2])
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{path} is {short(value)}, not a whole number")
-    return value
-
-
 def number(value: Any, path: str) -> float:
     """``value`` as a finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
