@@ -32,7 +32,7 @@ def beside(achieved: Mapping[str, Any]) -> list[str]:
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
     if asked is not None and kept is not None:
         found.append(f"channels removed: {1 - asked:.2%} asked, {1 - kept:.2%} achieved")
-    if achieved.get("layers_whole"):
+    if achieved.get("layers_whole"):  # only of methods that choose channels
         cut = achieved["layers_cut"]
         found.append(f"layers cut: {cut} of {cut + achieved['layers_whole']}")
     if achieved.get("tied"):

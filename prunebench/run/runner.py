@@ -156,7 +156,10 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved = {**job.achieved, "layers_cut": len(job.plan.keep), "layers_whole": len(job.not_pruned)}
+    achieved = dict(job.achieved)
+    if "channels_kept" in achieved:
+        cut = {*job.plan.keep, *job.plan.inputs}
+        achieved |= {"layers_cut": len(cut), "layers_whole": len(job.not_pruned)}
     log.info("%s", "; ".join(asked.beside(achieved)) or "nothing was asked of the cut")
     job.warn(asked.shortfalls(achieved))
     return {

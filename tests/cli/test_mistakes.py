@@ -86,10 +86,10 @@ def test_a_method_brings_what_suits_it_and_what_is_asked_for_wins() -> None:
     assert chosen("method=bbb")["schedule"] == "simultaneous"
     assert chosen("method=bbb", "schedule=oneshot")["schedule"] == "oneshot"  # the method refuses it later
     language = chosen("method=flop_l0")
-    assert (language["model"], language["dataset"]) == ("sru_small", "bytes")
+    assert (language["model"], language["dataset"]) == ("sru_tiny", "bytes")
     pictures = chosen("method=flop_l0", "model=resnet20")
     assert (pictures["model"], pictures["dataset"]) == ("resnet20", "digits")
-    assert chosen("method=flop_l0", "dataset=text8")["model"] == "sru_small"
+    assert chosen("method=flop_l0", "dataset=text8")["model"] == "sru_tiny"
 
 
 @pytest.mark.parametrize("method", sorted(options("method")))

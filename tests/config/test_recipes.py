@@ -14,7 +14,9 @@ ANY = {"train": {"lr": 0.3, "clip_norm": None, "milestones": [0.1]}}
 OWN = {"train": {"lr": 0.2}}
 
 
-def settings(own: dict[str, Any] | None, model: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+def settings(
+    own: dict[str, Any] | None, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **top: Any
+) -> dict[str, Any]:
     recipes.register()
     phase = {
         "lr": "${recipe:train,lr,0.1}",
@@ -23,7 +25,8 @@ def settings(own: dict[str, Any] | None, model: dict[str, Any] | None = None, **
         "epochs": "${recipe:train,epochs,${dataset.epochs}}",
     }
     method = {} if own is None else {"recipe": own}
-    dataset, net = {"name": "digits", "epochs": 30}, {} if model is None else {"recipe": model}
+    dataset = {"name": "digits", "epochs": 30, **({} if data is None else {"recipe": data})}
+    net = {} if model is None else {"recipe": model}
     whole = OmegaConf.create({"dataset": dataset, "model": net, "method": method, "phase": phase, **top})
     found: Any = OmegaConf.to_container(whole, resolve=True)
     return dict(found["phase"])
@@ -52,6 +55,15 @@ def test_the_net_has_a_recipe_too() -> None:
         "milestones": [0.5, 0.75],
         "epochs": 30,
     }
+
+
+def test_the_data_set_has_one_for_those_who_have_none() -> None:
+    data = {"train": {"lr": 0.7, "clip_norm": 2.0}}
+    assert (settings(None, data=data)["lr"], settings(None, data=data)["epochs"]) == (0.7, 30)
+    assert settings({"digits": OWN}, {"train": {"clip_norm": 0.25}}, data) == settings(
+        {"digits": OWN}, {"train": {"clip_norm": 0.25}}
+    )
+    assert settings({"digits": OWN}, data=data, recipe="common")["lr"] == 0.7
 
 
 def test_a_common_recipe_leaves_out_the_methods() -> None:
