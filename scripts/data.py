@@ -21,9 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from prunebench.config.arguments import fitted
+from prunebench.config import named
 from prunebench.config.groups import conf_folder
-from prunebench.config.named import find
 from prunebench.data.files import MissingData
 from prunebench.errors import UserError, here, nearest
 
@@ -43,10 +42,7 @@ def build(name: str, given: list[str]) -> Any:
     names = sorted(path.stem for path in CONF.glob("*.yaml"))
     if name not in names:
         raise UserError(f"there is no data set {name}; known: {', '.join(names)}{nearest(name, names)}")
-    config = settings(name, given)
-    config.pop("epochs", None)  # read by the schedules
-    target = find(config.pop("_target_"), what=f"dataset={name}")
-    return target(**fitted(target, config, where="dataset"))
+    return named.build("dataset", settings(name, given))
 
 
 def settings(name: str, given: list[str]) -> dict[str, Any]:

@@ -31,11 +31,16 @@ def write_result(folder: Path, result: Mapping[str, Any], *, files: Sequence[str
     Args:
         files: what else belongs to the result, paths below ``folder``; it keeps their checksums.
     """
-    whole = plain({**result, "files": {name: file_sha256(folder / name) for name in files}})
-    whole.pop(CHECKSUM, None)
-    whole[CHECKSUM] = value_sha256(whole)
+    whole = sealed(result, files={name: file_sha256(folder / name) for name in files})
     write_json(folder / FILE, whole)
-    return dict(whole)
+    return whole
+
+
+def sealed(result: Mapping[str, Any], *, files: Mapping[str, str]) -> dict[str, Any]:
+    """``result`` as plain data with the checksums of the ``files`` beside it, and its own."""
+    whole: dict[str, Any] = plain({key: value for key, value in result.items() if key != CHECKSUM})
+    whole["files"] = dict(files)
+    return {**whole, CHECKSUM: value_sha256(whole)}
 
 
 def read_result(folder: Path) -> dict[str, Any]:

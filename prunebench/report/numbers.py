@@ -49,7 +49,10 @@ def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
             values = untrusted.mapping(point, path, optional=True)
             found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
             numbers |= {key: value for key, value in found if value is not None}
-        yield Point(untrusted.text(point, f"points.{number}.name"), numbers)
+        name = point.get("name")
+        if not isinstance(name, str):
+            raise UserError(f"points.{number}.name is {untrusted.short(name)}, not a text")
+        yield Point(name, numbers)
 
 
 def metrics_of(found: Iterable[Mapping[str, float]], *shown: Shown) -> list[Metric]:

@@ -206,8 +206,8 @@ def _own(result: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 def _test_set(result: Mapping[str, Any]) -> str:
     data = untrusted.mapping(result, "data", optional=True)
-    sums = f"{data.get('test_inputs_sha256')}:{data.get('test_labels_sha256')}"
-    return f"{data.get('name')}:{data.get('num_test')}:{sums}"
+    # number and labels last: the bits of a published run know no more of their examples
+    return ":".join(str(data.get(key)) for key in ("name", "test_inputs_sha256", "num_test", "test_labels_sha256"))
 
 
 def _checkpoint(result: Mapping[str, Any]) -> str | None:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.config.identity import run_place
-from prunebench.core.result import FILE, read_result
+from prunebench.core.result import FILE, read_result, sealed
 from prunebench.disk import correct
 from prunebench.disk.artifacts import load_predictions
-from prunebench.disk.atomic import plain, write_text
+from prunebench.disk.atomic import write_text
 from prunebench.errors import UserError
 from prunebench.run import runtime
 from prunebench.run.anywhere import Places
@@ -62,7 +62,7 @@ def publish(
     places = Places(folder, read_config(folder)["paths"], f"outputs/published/{place.as_posix()}")
     result["published"] = _record(measured, head, declared)
     texts = {
-        FILE: json.dumps(plain(places.result(result)), indent=1, ensure_ascii=False) + "\n",
+        FILE: json.dumps(sealed(places.result(result), files={}), indent=1, ensure_ascii=False) + "\n",
         "config.yaml": places.text((folder / "config.yaml").read_text(encoding="utf-8")),
     }
     places.check(texts)

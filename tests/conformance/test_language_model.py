@@ -121,7 +121,7 @@ def test_the_first_window_of_an_epoch_starts_from_nothing(tmp_path: Path, monkey
 
 
 def test_a_net_for_images_and_a_text_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"dataset\.num_classes"):
+    with pytest.raises(Exception, match=r"model=resnet20 does not fit dataset=bytes"):
         configure(tmp_path, "dataset=bytes", "model=resnet20")
 
 

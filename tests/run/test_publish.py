@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunebench.core.result import read_result
+from prunebench.core.result import read_result, write_result
 from prunebench.disk.correct import read_bits
 from prunebench.errors import UserError
 from prunebench.run import publish as module
@@ -61,7 +60,7 @@ def made(finished: Path, tmp_path: Path, code: Path) -> Callable[..., Path]:
         result = read_result(folder)
         result["run"]["git"] = {"commit": git(code, "rev-parse", "HEAD~1"), "dirty": False}
         edit(result)
-        (folder / "result.json").write_text(json.dumps(result))
+        write_result(folder, result)
         return Path(folder)
 
     return make

@@ -113,7 +113,8 @@ def test_a_hostile_folder_is_no_program(moved: Path, tmp_path: Path, every: int)
             assert not mark.exists(), settings
         # the canary sings where it is trusted
         _write(moved / "config.yaml", {**config, "model": {**config["model"], "_target_": "canary_nets.net"}})
-        reevaluate(moved, trust=True)
+        with pytest.raises(UserError, match="does not suit"):
+            reevaluate(moved, trust=True)
         assert mark.exists()
 
 

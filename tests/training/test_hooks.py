@@ -105,7 +105,7 @@ def test_two_optimisers_in_turn_are_those_of_a_loop_by_hand(tmp_path: Path) -> N
     job.fit(net, phase)
 
     scale = nn.Parameter(torch.ones(()))
-    weights = torch.optim.SGD(reference.parameters(), lr=phase.lr, momentum=0.9, weight_decay=1e-4)
+    weights = torch.optim.SGD(reference.parameters(), lr=phase.lr, momentum=0.9, weight_decay=phase.weight_decay)
     side = torch.optim.Adam([scale], lr=0.05)
     halves = [[list(job.data.train(epoch=epoch, seed=0, part=(k, 2))) for epoch in range(phase.epochs)] for k in (0, 1)]
     num_batches = min(len(halves[0][0]), len(halves[1][0]))
@@ -148,7 +148,7 @@ def test_a_group_with_an_optimiser_of_its_own_is_that_of_a_loop_by_hand(tmp_path
     job.fit(net, phase)
 
     scale = nn.Parameter(torch.ones(()))
-    adam = torch.optim.Adam(reference.parameters(), lr=phase.lr, weight_decay=1e-4)
+    adam = torch.optim.Adam(reference.parameters(), lr=phase.lr, weight_decay=phase.weight_decay)
     plain = torch.optim.SGD([scale], lr=0.5)
     epochs = [list(job.data.train(epoch=epoch, seed=0)) for epoch in range(phase.epochs)]
 

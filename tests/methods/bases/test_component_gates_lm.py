@@ -69,7 +69,7 @@ def test_a_run(method: str, outputs: Path) -> None:
         kinds = [type(net.get_submodule(f"layers.{i}.project")) for i in range(3)]
         assert kinds == [SelectedLinear, FactorisedLinear, FactorisedLinear]
     else:
-        assert budget["kept_components"] == {"layers.1.project": [2, 8], "layers.2.project": [2, 8]}
+        assert budget["kept_components"] == {"layers.1.project": [3, 8], "layers.2.project": [3, 8]}
 
 
 def bpc(net: nn.Module, outputs: Path) -> float:
