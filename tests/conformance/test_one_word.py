@@ -5,7 +5,6 @@ Slow: each method is trained at its own length, with its own schedule, net and d
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,6 @@ from prunebench.nets.dense_net import make_net
 from tests.kit import configure, run
 
 METHODS = sorted(options("method"))
-SECONDS = {"classification": 90, "language_modelling": 180}
-"""Of a run on two quiet cores; the test allows for others on the machine."""
-LOAD = 4
 LEAST, MOST_LOST = 0.97, 0.02
 LARGEST = 17_000_000
 """MACs up to which a net is small: ResNet-110 has 15.8 million on digits of 8x8."""
@@ -36,17 +32,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_one_word_is_enough(method: str, outputs: Path) -> None:
-    started = time.perf_counter()
     result, _ = run(outputs, f"method={method}", "trainer.progress=false")
-    seconds = time.perf_counter() - started
     final = result["metrics"]["final"]
     whole = result["metrics"].get("dense") or result["metrics"].get("before_cut") or final
     assert result["status"] == "complete" and result["warnings"] == []
     if "bpc" in final:
-        assert seconds < LOAD * SECONDS["language_modelling"]
         assert final["bpc"] < (1 + SHARE_OF_BITS) * whole["bpc"] and whole["bpc"] < 4
         return
-    assert seconds < LOAD * SECONDS["classification"]
     assert whole["accuracy"] >= LEAST
     lost = whole["accuracy"] - final["accuracy"]
     assert lost <= MOST_LOST or method in controls()

@@ -155,8 +155,9 @@ def test_the_cost_alone_drives_the_mean_to_the_target(target: float) -> None:
 
 def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
     net = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
-    wanted = ("method=sanp", "method.cost_weight=100", "method.timed_samples=5", "schedule=simultaneous")
-    result, folder = run(tmp_path, *SHORT, *net, *wanted)
+    wanted = ("method=sanp", "method.cost_weight=30", "method.timed_samples=5", "schedule=simultaneous")
+    longer = "schedule.phases.train.epochs=5"  # after two, every gate still says the same for all samples
+    result, folder = run(tmp_path, *SHORT, *net, *wanted, longer)
     final, dense = result["cost"]["final"], result["cost"]["dense"]
     per_sample = final["per_sample"]
     assert final["macs"] == final["macs_backbone"] == round(per_sample["mean"]) < dense["macs"]
@@ -183,7 +184,7 @@ def test_a_run_reports_the_cost_of_each_sample(tmp_path: Path) -> None:
     for i in range(64):
         patterns.add(tuple(torch.cat([decision[i] for decision in decisions.values()]).tolist()))
     assert len(patterns) > 1
-    assert export(folder, "torch_export").max_abs_diff < 1e-5
+    assert export(folder, "torch_export", trust=True).max_abs_diff < 1e-5
 
 
 def _history(folder: Path) -> list[dict[str, str]]:
