@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunebench.errors import UserError
 from prunebench.surgery.counter import Counter, plain_attention
-from prunebench.surgery.tracer import CannotFollow, describe, owner
+from prunebench.surgery.tracer import CannotFollow, describe, first_line, owner
 
 SEED = 0
 
@@ -79,7 +79,8 @@ class Recorder(fx.Interpreter):
         except UserError:
             raise
         except Exception as error:
-            text = f"the forward pass failed in {describe(n, self.module)} for {self._batch} samples: {error}"
+            place = f"{describe(n, self.module)} for {self._batch} samples"
+            text = f"the forward pass failed in {place}: {first_line(error)}"
             raise CannotFollow(text, owner(n)) from error
         seen = self._seen
         seen.values[n] = value

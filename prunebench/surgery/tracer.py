@@ -65,7 +65,7 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
         try:
             return tracer.trace(net.train(training))
         except Exception as error:
-            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {_first_line(error)}"
+            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {first_line(error)}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
 
 
@@ -207,7 +207,8 @@ def _place(error: BaseException) -> str:
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What went wrong; below it torch adds its graph and its stack."""
     return str(error).partition("\n")[0]
 
 
