@@ -51,6 +51,7 @@ class Recorder(fx.Interpreter):
 
     def __init__(self, net: fx.GraphModule, inputs: Tensor) -> None:
         super().__init__(net, garbage_collect_values=False)  # memory must not be used twice
+        self.extra_traceback = False  # it would write the graph and the stack into our sentence
         self._batch = len(inputs)
         self._seen = Record()
         self._seen.state = {_memory(tensor) for tensor in (*net.parameters(), *net.buffers())}
