@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.equality import difference
-from prunebench.surgery.record import SEED, Record, tensors
+from prunebench.surgery.recorder import SEED, Recording, tensors
 from prunebench.surgery.tracer import describe
 
 _ROUNDING = 1e-4  # share of the outputs: the same operations in the same order
@@ -50,7 +50,7 @@ def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
     _compare(net, expected, outputs(traced.train(), inputs), "training")
 
 
-def check_evaluation(net: nn.Module, record: Record, inputs: Tensor) -> None:
+def check_evaluation(net: nn.Module, record: Recording, inputs: Tensor) -> None:
     """Compare in evaluation mode, where nothing may be random.
 
     Raises:

@@ -10,7 +10,6 @@ import torch
 from torch import fx, nn
 
 from prunebench.surgery import joins
-from prunebench.surgery.context import Context
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
@@ -22,6 +21,7 @@ from prunebench.surgery.names import (
     TURNS,
     name_of,
 )
+from prunebench.surgery.rule_context import Context
 from prunebench.surgery.steps import ChannelCount, Size, Source, Step
 
 

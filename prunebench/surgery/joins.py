@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from prunebench.surgery.context import Context
 from prunebench.surgery.names import name_of
+from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Through
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions
-from prunebench.surgery.context import Context
+from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Depthwise, Mix, Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery import memory
+from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights
-from prunebench.surgery.memory import Memory
-from prunebench.surgery.record import Record, Recorder
+from prunebench.surgery.recorder import Recorder, Recording
 from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
+from prunebench.surgery.writes import Memory
 
 __all__ = ["Traced", "describe", "trace", "where"]
 
@@ -81,7 +81,7 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     record = _run(net, graph, inputs)
     check_evaluation(original, record, inputs)
     check_training(original, fx.GraphModule(trained, training), inputs)
-    memory.settle(graph, record)
+    writes.settle(graph, record)
     _drop_unused(graph, record, net)
     attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     return Traced(
@@ -96,12 +96,12 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     )
 
 
-def _run(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> Record:
+def _run(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> Recording:
     recorder = Recorder(fx.GraphModule(copy.deepcopy(net), graph), inputs)
     return recorder.record(inputs)
 
 
-def _drop_unused(graph: fx.Graph, record: Record, net: nn.Module) -> None:
+def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:
     """Leave out what nobody reads and costs nothing; an unused layer is run and counted, as the net does."""
     for node in reversed(list(graph.nodes)):
         has_state = node.op == "call_module" and bool(net.get_submodule(str(node.target)).state_dict())

@@ -24,8 +24,8 @@ from prunebench.config.settings import TrainerSettings
 from prunebench.errors import UserError
 from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import History, PhaseProgress
-from prunebench.training.checkpoints import LAST, SealedCheckpoints, read_checkpoint
 from prunebench.training.lit import Lit
+from prunebench.training.sealed_checkpoints import LAST, SealedCheckpoints, read_checkpoint
 
 
 def fit(

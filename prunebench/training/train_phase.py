@@ -17,10 +17,10 @@ from prunebench.core.method import Method
 from prunebench.core.task import Task
 from prunebench.data.base import Batches, Data
 from prunebench.disk import finished
-from prunebench.training.checkpoints import BEST, LAST, read_checkpoint, resumable
 from prunebench.training.fit import fit
 from prunebench.training.lit import Lit
 from prunebench.training.loggers import build_loggers
+from prunebench.training.sealed_checkpoints import BEST, LAST, read_checkpoint, resumable
 
 log = logging.getLogger("prunebench")
 

@@ -18,6 +18,8 @@ from tests.kit import configure, run
 
 METHODS = sorted(options("method"))
 LEAST, MOST_LOST = 0.97, 0.02
+STRUCTURE = "layers cut:"
+"""A warning that tells how the net is built: what writes into an addition stays whole for some methods."""
 LARGEST = 17_000_000
 """MACs up to which a net is small: ResNet-110 has 15.8 million on digits of 8x8."""
 SHARE_OF_BITS = 0.15
@@ -35,7 +37,8 @@ def test_one_word_is_enough(method: str, outputs: Path) -> None:
     result, _ = run(outputs, f"method={method}", "trainer.progress=false")
     final = result["metrics"]["final"]
     whole = result["metrics"].get("dense") or result["metrics"].get("before_cut") or final
-    assert result["status"] == "complete" and result["warnings"] == []
+    assert result["status"] == "complete"
+    assert [said for said in result["warnings"] if not said.startswith(STRUCTURE)] == []
     if "bpc" in final:
         assert final["bpc"] < (1 + SHARE_OF_BITS) * whole["bpc"] and whole["bpc"] < 4
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from prunebench.surgery.record import Record
+from prunebench.surgery.recorder import Recording
 from prunebench.surgery.tracer import CannotFollow, describe, owner
 
 
@@ -16,7 +16,7 @@ class Memory:
         record: of the same graph.
     """
 
-    def __init__(self, graph: fx.Graph, record: Record) -> None:
+    def __init__(self, graph: fx.Graph, record: Recording) -> None:
         self._order = {node: number for number, node in enumerate(graph.nodes)}
         self._used = {node: {memory for memory, _ in record.places[node]} for node in graph.nodes}
         self._writers = [(node, record.writes[node]) for node in graph.nodes if record.writes[node]]
@@ -27,7 +27,7 @@ class Memory:
         return any(self._order[writer] > self._order[node] and used & written for writer, written in self._writers)
 
 
-def settle(graph: fx.Graph, record: Record) -> None:
+def settle(graph: fx.Graph, record: Recording) -> None:
     """Let who reads a tensor after an operation has written into it read that operation's result.
 
     Afterwards no value changes while it is in use, so that what nobody reads can be left out, and live channels can be
@@ -47,7 +47,7 @@ def settle(graph: fx.Graph, record: Record) -> None:
                     _read_instead(writer, node, record, {user for user in node.users if order[user] > order[writer]})
 
 
-def _read_instead(writer: fx.Node, node: fx.Node, record: Record, users: set[fx.Node]) -> None:
+def _read_instead(writer: fx.Node, node: fx.Node, record: Recording, users: set[fx.Node]) -> None:
     if not users:
         return
     if len(record.places[node]) != 1 or record.places[node] != record.places[writer]:

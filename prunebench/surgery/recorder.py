@@ -20,7 +20,7 @@ Place = tuple[int, int]
 
 
 @dataclass
-class Record:
+class Recording:
     """What was seen.
 
     Attributes:
@@ -53,10 +53,10 @@ class Recorder(fx.Interpreter):
         super().__init__(net, garbage_collect_values=False)  # memory must not be used twice
         self.extra_traceback = False  # it would write the graph and the stack into our sentence
         self._batch = len(inputs)
-        self._seen = Record()
+        self._seen = Recording()
         self._seen.state = {_memory(tensor) for tensor in (*net.parameters(), *net.buffers())}
 
-    def record(self, inputs: Tensor) -> Record:
+    def record(self, inputs: Tensor) -> Recording:
         """Run once.
 
         Raises:
