@@ -20,7 +20,7 @@ import torch
 
 from prunebench.errors import UserError
 from prunebench.training.lit import Lit
-from tests.run.kit import go_on, numbers, same
+from tests.run.kit import COMMAND, go_on, numbers, same
 
 SENTENCE, TRACEBACK = 1, 2
 """Exit codes of a child that was refused, and of one that failed."""
@@ -35,27 +35,17 @@ SCHEDULES = {
 }
 
 
-def start(
-    outputs: Path, *more: str, environment: Mapping[str, str] | None = None, file_bytes: int | None = None
-) -> int:
-    """Carry the run out in a child process; returns its number.
-
-    Args:
-        environment: of the child, beside the parent's. ``file_bytes``: the largest file that it may write.
-    """
+def start(outputs: Path, *more: str, environment: Mapping[str, str] | None = None) -> int:
+    """Carry the run out in a child process, with ``environment`` beside the parent's; returns its number."""
     if number := os.fork():
         return number
     code = 0
     os.environ.update(environment or {})
     tempfile.tempdir = None
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
     try:
         go_on(outputs, *more)
     except BaseException as error:
         code = SENTENCE if isinstance(error, UserError) else TRACEBACK
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # what is printed here goes to a file too
         print(f"error: {error}", flush=True)
         if code == TRACEBACK:
             traceback.print_exc()
@@ -111,13 +101,18 @@ def test_killed_at_random_moments(schedule: str, number: int, kills: int, straig
 
 
 @pytest.mark.parametrize("file_bytes", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (3_000, 50_000))])
-def test_a_file_that_cannot_grow_is_one_sentence(
-    file_bytes: int, straight: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert ended(start(tmp_path, "schedule=finetune", file_bytes=file_bytes)) == SENTENCE
-    printed = capfd.readouterr()
-    assert "cannot be written (File too large); free space" in printed.out
-    assert "Traceback" not in printed.out + printed.err
+def test_a_file_that_cannot_grow_is_one_sentence(file_bytes: int, straight: Any, tmp_path: Path) -> None:
+    """The command itself, what it prints going to a pipe: a captured file could not grow either."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prunebench", *COMMAND, "schedule=finetune", f"paths.outputs={tmp_path}"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes)),
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "cannot be written (File too large); free space" in printed
+    assert "Traceback" not in printed
     same(numbers(*go_on(tmp_path, "schedule=finetune")), straight("finetune")[0])
 
 
@@ -175,8 +170,6 @@ def test_a_requeue_signal_ends_the_process_and_nothing_else(
 @pytest.mark.slow
 def test_the_command_itself_killed(straight: Any, tmp_path: Path) -> None:
     """As a user kills it, start of Python and imports included."""
-    from tests.run.kit import COMMAND
-
     command = [sys.executable, "-m", "prunebench", *COMMAND, f"paths.outputs={tmp_path}"]
     for seconds in (2, 5, 8, 11):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
