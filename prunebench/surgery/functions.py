@@ -53,6 +53,12 @@ def _activation(context: Context, node: fx.Node) -> Step | None:
     return context.through(node) if not value.ne(0).any() else None
 
 
+def _power(context: Context, node: fx.Node) -> Step | None:
+    """``x ** 2``: a power of 0 is 0 if the exponent is above 0."""
+    exponent = node.args[1] if len(node.args) > 1 else node.kwargs.get("exponent")
+    return context.through(node) if isinstance(exponent, int | float) and exponent > 0 else None
+
+
 def _copy(context: Context, node: fx.Node) -> Step | None:
     tensors = [other for other in node.all_input_nodes if context.shape(other) is not None]
     return context.through(node) if len(tensors) == 1 else None
@@ -126,6 +132,9 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
         return splits.piece(context, node)
     if isinstance(source, Size) and isinstance(wanted, int):
         return _one_size(context, node, source, wanted, len(context.value(node.args[0])))
+    if isinstance(source, Size) and isinstance(wanted, slice):
+        sizes = range(len(context.value(node.args[0])))
+        return None if source.axis in sizes[wanted] else Source(index=context.index, inputs=context.inputs(node))
     shape = context.shape(node.args[0])
     if source is None or source.axis is None or shape is None:
         return None
@@ -157,6 +166,7 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     **dict.fromkeys(TURNS, _turn),
     **dict.fromkeys(SIZES, _size),
     "interpolate": _interpolate,
+    "pow": _power,
     "getitem": _getitem,
     **dict.fromkeys(SPLITS, splits.split),
     "add": joins.add,

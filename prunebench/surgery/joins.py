@@ -146,13 +146,17 @@ def is_zero(node: Any) -> bool:
 
 
 def pad(context: Context, node: fx.Node) -> Step | None:
-    """``F.pad`` with zeros."""
+    """``F.pad`` with zeros, or around the image with what is in it."""
     source, shape = context.first(node), context.shape(node.args[0])
     pads, mode, value = pad_arguments(context.value, node)
-    if source is None or source.axis is None or shape is None or value not in (None, 0) or mode != "constant":
+    if source is None or source.axis is None or shape is None:
         return None
     front, back = channel_padding(pads, len(shape), source.axis)
     inside_batch = len(pads) == 2 * len(shape) and any(pads[-2:])
+    if mode != "constant" and not (front or back or inside_batch):
+        return context.through(node)  # a border that repeats the image of the same channel
+    if value not in (None, 0) or mode != "constant":
+        return None
     if inside_batch or min(front, back) < 0 or (source.span > 1 and (front or back)):
         return None
     fields = context.base(node, axis=source.axis, width=source.width + front + back, span=source.span)

@@ -28,7 +28,7 @@ SIZES = frozenset({"size", "dim", "getattr"})
 FACTORIES = frozenset({"zeros", "ones", "full", "empty", "arange", "new_zeros", "new_ones", "new_full"})
 JOINS = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "cat", "concat", "pad"})
 SPLITS = frozenset({"split", "chunk", "tensor_split"})
-OTHERS = frozenset({"interpolate", "getitem"})
+OTHERS = frozenset({"interpolate", "getitem", "pow"})
 
 
 def name_of(node: fx.Node) -> str:
