@@ -16,7 +16,7 @@ from prunebench.budget.allotments import Counts, Family
 from prunebench.budget.choose import Choice, counted
 from prunebench.budget.counts import Floor, PruneRatio, prune_floor
 from prunebench.budget.meet import meet
-from prunebench.budget.units import Unit, removal_order
+from prunebench.budget.units import Unit, num_needed, ranked_scores, removal_order
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveFraction, PositiveInt
 from prunebench.errors import UserError
@@ -99,7 +99,7 @@ def choose_by_scales(
         UserError: a scale that is not finite, a target out of reach.
     """
     before = within or Plan()
-    units = [_unit(scale, values[norm], before, amount) for norm, scale in scales.items()]
+    units = [_unit(scale, values[norm], before, amount, graph) for norm, scale in scales.items()]
     ordered = tuple(scales.values())
     family = by_strict_threshold(units) if amount.scope == "global" else _by_share(units)
 
@@ -145,15 +145,15 @@ def _by_share(units: Sequence[Unit]) -> Family:
     )
 
 
-def _unit(scale: Scale, values: Tensor, before: Plan, amount: Amount) -> Unit:
+def _unit(scale: Scale, values: Tensor, before: Plan, amount: Amount, graph: ChannelGraph) -> Unit:
     sizes = values.detach().cpu().double().abs()
     if not bool(torch.isfinite(sizes).all()):
         raise UserError(f"the scales of {scale.norm} are not finite; has the training diverged?")
     dead = set(range(scale.width)).difference(scale.kept(before))
-    order = removal_order(sizes, dead=dead)
-    ranked = tuple(-math.inf if channel in dead else float(sizes[channel]) for channel in order)
-    floor = amount.floor(scale.width - len(dead))
-    return Unit((scale.name,), tuple(order), ranked, len(dead), floor)
+    pieces = graph.pieces(scale.layer) if scale.layer is not None else ()
+    order = removal_order(sizes, dead=dead, pieces=pieces)
+    floor = amount.floor(scale.width - len(dead)).at_least(num_needed(pieces, order))
+    return Unit((scale.name,), tuple(order), ranked_scores(sizes, order, len(dead)), len(dead), floor)
 
 
 def _achieved(plan: Plan, scales: Mapping[str, Scale], graph: ChannelGraph, amount: Amount) -> dict[str, Any]:

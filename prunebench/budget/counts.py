@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -100,6 +100,10 @@ class Floor:
         least = max(self.min_channels, math.ceil(num_channels * self.protect - _NOISE))
         kept = max(num_wanted, least)
         return min(-(-kept // self.round_to) * self.round_to, num_channels)  # up: below would break the floor
+
+    def at_least(self, num_channels: int) -> Floor:
+        """The same where no fewer than ``num_channels`` may stay."""
+        return replace(self, min_channels=max(self.min_channels, num_channels))
 
     def __str__(self) -> str:
         return f"min_channels={self.min_channels}, protect={self.protect:g}, round_to={self.round_to}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,19 +13,30 @@ from torch import Tensor
 from prunebench.budget.counts import Floor
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.sets import Bits, to_indices
 
 
-def removal_order(scores: Tensor, *, dead: Collection[int] = ()) -> list[int]:
+def removal_order(scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = ()) -> list[int]:
     """Channel indices in the order in which they go: the dead ones, then by ascending score, ties by index.
 
     Args:
         scores: ``[channels]``.
         dead: channels that an earlier step has removed.
+        pieces: sets of channels; the best of each go after all others.
     """
     ranked: list[int] = torch.argsort(scores, stable=True).tolist()
     gone = set(dead)
-    return sorted(gone) + [channel for channel in ranked if channel not in gone]
+    live = [channel for channel in ranked if channel not in gone]
+    last = set(to_indices(completed(0, pieces, live)))
+    return sorted(gone) + [c for c in live if c not in last] + [c for c in live if c in last]
+
+
+def ranked_scores(scores: Tensor, order: Sequence[int], num_dead: int) -> tuple[float, ...]:
+    """The scores in the ``order`` of removal: -inf for the dead, and none below one that goes earlier."""
+    live = [float(scores[channel]) for channel in order[num_dead:]]
+    return (*[-math.inf] * num_dead, *accumulate(live, max))
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,11 @@ class Unit:
     def keep(self, num_pruned: int) -> tuple[int, ...]:
         """Indices that stay, ascending."""
         return tuple(sorted(self.order[num_pruned:]))
+
+
+def num_needed(pieces: Sequence[Bits], order: Sequence[int]) -> int:
+    """How many channels, the last ones in the ``order`` of removal, leave one in each of the pieces; 1 without any."""
+    return completed(0, pieces, order).bit_count() or 1
 
 
 def normalised(scores: Tensor, how: str) -> Tensor:
@@ -121,10 +138,11 @@ def make_units(
             continue
         total = torch.stack([normalised(scores[name], normalise) for name in scored]).sum(dim=0)
         dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))
-        order = removal_order(total, dead=dead)
-        ranked = tuple(-math.inf if channel in dead else float(total[channel]) for channel in order)
-        units.append(Unit(group, tuple(order), ranked, len(dead), floor))
-    return units if floor.min_channels else _with_floors(units, graph), reasons
+        pieces = sorted({piece for name in group for piece in graph.pieces(name)}, key=int.bit_count)
+        order = removal_order(total, dead=dead, pieces=pieces)
+        ranked = ranked_scores(total, order, len(dead))
+        units.append(Unit(group, tuple(order), ranked, len(dead), floor.at_least(num_needed(pieces, order))))
+    return units if floor.min_channels else _without_floors(units, graph), reasons
 
 
 def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collection[str]) -> dict[str, str]:
@@ -137,20 +155,20 @@ def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collectio
     return why
 
 
-def _with_floors(units: Sequence[Unit], graph: ChannelGraph) -> list[Unit]:
-    """Under ``min_channels=0`` the units that something bypasses may lose all channels; the others keep one.
+def _without_floors(units: Sequence[Unit], graph: ChannelGraph) -> list[Unit]:
+    """Under ``min_channels=0`` the units that something bypasses may lose all channels; the others keep their floor.
 
     A unit may go if the net still works without it and without all the units before it that may go.
     """
-    floored: list[Unit] = []
+    found: list[Unit] = []
     empty: dict[str, tuple[int, ...]] = {}
     for unit in units:
         without = empty | dict.fromkeys(unit.layers, ())
         try:
             graph.check(Plan(keep=without))
         except UserError:
-            floored.append(replace(unit, floor=replace(unit.floor, min_channels=1)))
+            found.append(unit)
         else:
-            floored.append(unit)
+            found.append(replace(unit, floor=replace(unit.floor, min_channels=0)))
             empty = without
-    return floored
+    return found

@@ -103,11 +103,12 @@ def run(cfg: Any) -> None:
     from prunebench.cli.resolve import resolve
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
-    from prunebench.run.sweep_record import job_environment
+    from prunebench.run.sweep_record import forget_missing_data, job_environment
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     config, text = resolve(cfg, HydraConfig.get().overrides.task)
     config = identified(config)
+    forget_missing_data(config)
     folder = run_folder(config)
     if is_complete(folder):
         print(f"already complete: {folder}")

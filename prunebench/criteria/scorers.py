@@ -223,6 +223,6 @@ def in_order(criterion: Criterion, plan: Plan, net: nn.Module, graph: ChannelGra
         live = live_inputs(name, graph, chosen)
         scores = criterion(look_at(name, net, graph, torch.Generator(), live_inputs=live)).cpu()
         dead = set(range(len(scores))) - set(before.keep.get(name, range(len(scores))))
-        order = removal_order(scores, dead=dead)
+        order = removal_order(scores, dead=dead, pieces=graph.pieces(name))
         chosen = Plan(keep={**chosen.keep, name: tuple(sorted(order[len(order) - len(plan.keep[name]) :]))})
     return chosen

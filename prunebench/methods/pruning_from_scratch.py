@@ -229,8 +229,15 @@ def _gated(graph: ChannelGraph) -> dict[str, str]:
     found = {
         name: layer.norm
         for name, layer in graph.layers.items()
-        if layer.kind == "conv" and layer.norm and not layer.meets_addition and graph.why_not(name) is None
+        if layer.kind == "conv"
+        and layer.norm
+        and not layer.meets_addition
+        and graph.why_not(name) is None
+        # a threshold on gates knows no pieces that must keep a channel each
+        and not graph.pieces(name)
     }
+    together = graph.must_stay(found)
+    found = {name: norm for name, norm in found.items() if name not in together}
     if not found:
         raise UserError(
             "method=pruning_from_scratch puts gates behind norm layers, and this net has no convolution that a norm "

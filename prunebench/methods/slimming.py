@@ -147,7 +147,7 @@ class Slimming(Method):
         return torch.cat(found)
 
     def _scales(self, graph: ChannelGraph) -> tuple[dict[str, Scale], list[dict[str, str]]]:
-        """The norm layers that take part, and the others with the reason."""
+        """The norm layers that take part; the others with the reason, each under the layer that it follows, if one."""
         scales, refused = norm_scales(graph)
         skipped = match_layers(self.skip, scales, what="method.skip")
         refused |= dict.fromkeys(skipped, "it is to stay whole (method.skip)")
@@ -155,8 +155,12 @@ class Slimming(Method):
             features = [norm for norm, scale in scales.items() if not scale.is_image]
             refused |= dict.fromkeys(features, "it is in front of or behind a linear layer (method.linear=false)")
         scales = {norm: scale for norm, scale in scales.items() if norm not in refused}
+        together = graph.must_stay([scale.layer for scale in scales.values() if scale.layer is not None])
+        refused |= {norm: together[scale.layer] for norm, scale in scales.items() if scale.layer in together}
+        scales = {norm: scale for norm, scale in scales.items() if norm not in refused}
         if not scales:
             norm, reason = next(iter(refused.items()), ("", "it has no norm layers"))
             what = norm or "the net"
             raise UserError(f"no scale of a norm layer can switch off channels of this net: {what}: {reason}")
-        return scales, [{"layer": norm, "reason": reason} for norm, reason in refused.items()]
+        cut = {layer.norm: name for name, layer in graph.layers.items() if layer.norm is not None}
+        return scales, [{"layer": cut.get(norm, norm), "reason": reason} for norm, reason in refused.items()]

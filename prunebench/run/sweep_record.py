@@ -1,7 +1,8 @@
 """What a job of a sweep leaves that was refused before its run began.
 
 A single command that is refused says why and writes nothing. In a sweep nobody may be watching: there the job becomes
-a ``failed`` result with its error, which the next start replaces.
+a ``failed`` result with its error, which the next start replaces. Where the data could not be read, the run's id is
+without their content, so that the result lies in a folder of its own; it goes when the same command finds its data.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.core.result import is_complete, write_result
+from prunebench.config.identity import run_folder
+from prunebench.core.result import FILE, is_complete, read_result, write_result
 from prunebench.disk.atomic import write_text
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError, in_words
@@ -53,6 +56,25 @@ def recorded(config: Mapping[str, Any], config_text: str, folder: Path) -> Itera
                     if not is_complete(folder):
                         write_failure(config, config_text, folder, error, said)
             raise
+
+
+def forget_missing_data(config: Mapping[str, Any]) -> None:
+    """Remove the failed result that the same run has left when its data could not be read; nothing if they still can't.
+
+    Args:
+        config: with what its data are, see :func:`prunebench.run.assemble.identified`.
+    """
+    if not config.get("data"):
+        return
+    folder = run_folder({key: value for key, value in config.items() if key != "data"})
+    if not (folder / FILE).exists():
+        return
+    # a folder that another process holds, or that cannot be read or written, is left alone
+    with contextlib.suppress(UserError, OSError), FolderLock(folder):
+        if read_result(folder)["status"] == "failed":
+            shutil.rmtree(folder)
+            for parent in folder.parents[:2]:  # of the id and of the method, unless other runs are there
+                parent.rmdir()
 
 
 def write_failure(

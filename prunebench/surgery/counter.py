@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from prunebench.errors import UserError
+from prunebench.surgery.numbers import Numbers
 
 aten = torch.ops.aten
 
@@ -70,11 +71,10 @@ class Counter(TorchDispatchMode):
         self._stack = [ROOT]
         self._depth = 0
         self._types = {name or ROOT: type(module).__name__ for name, module in net.named_modules()}
-        # memory that depends on the input, and memory that depends on parameters only;
-        # all tensors are kept alive, so that no address is used twice
-        self._kept: list[Tensor] = [sample, *net.parameters()]
-        self._live = {_memory(sample)}
-        self._weights = {_memory(parameter) for parameter in net.parameters()}
+        # memory that depends on the input, and memory that depends on parameters only
+        self._memory = Numbers().memory
+        self._live = {self._memory(sample)}
+        self._weights = {self._memory(parameter) for parameter in net.parameters()}
         self._net = net
         self._hooks: list[RemovableHandle] = []
 
@@ -122,7 +122,7 @@ class Counter(TorchDispatchMode):
                 return result
         output = func(*args, **kwargs)
         operands = _tensors((args, kwargs))
-        live = [_memory(tensor) in self._live for tensor in operands]
+        live = [self._memory(tensor) in self._live for tensor in operands]
         call = self.calls.setdefault(self._stack[-1], Call())
         call.words |= _words(packet)
         if packet in self._formulas:
@@ -138,7 +138,7 @@ class Counter(TorchDispatchMode):
 
     def _refuse_hidden(self, func: Any, operands: list[Tensor], live: list[bool]) -> None:
         words = _words(func._overloadpacket)
-        weighs = any(live) and any(_memory(tensor) in self._weights for tensor in operands)
+        weighs = any(live) and any(self._memory(tensor) in self._weights for tensor in operands)
         joins = torch.Tag.pointwise in func.tags or func.is_view or bool(words & JOINS)
         if words & PRODUCTS or (weighs and not joins):
             layer = self._stack[-1]
@@ -149,12 +149,11 @@ class Counter(TorchDispatchMode):
 
     def _follow(self, operands: list[Tensor], live: list[bool], outputs: list[Tensor]) -> None:
         """Outputs depend on the input if one operand does; else they are weights if one operand is."""
-        self._kept += outputs
-        memory = {_memory(tensor) for tensor in outputs}
+        memory = {self._memory(tensor) for tensor in outputs}
         if any(live):
             self._live |= memory
             self._weights -= memory
-        elif any(_memory(tensor) in self._weights for tensor in operands):
+        elif any(self._memory(tensor) in self._weights for tensor in operands):
             self._weights |= memory
 
 
@@ -193,10 +192,6 @@ def _words(packet: Any) -> set[str]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 @contextmanager

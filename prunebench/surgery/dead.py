@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_indices
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Shift, Source, Step, Through
+from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Piece, Shift, Source, Step, Through
 
 _NUM_PROBES = 4  # random inputs on which a channel that must be constant is seen to be so
 _TOLERANCE = 1e-5
@@ -66,7 +67,9 @@ def unread(net: nn.Module, graph: ChannelGraph) -> Plan:
         partly = isinstance(step, Mix) and needed[step.index] != full(step.width)
         if partly and graph.why_not(step.module) is None:
             # without any input the reader would lose its own bias and norm, which are no part of the channel
-            keep[step.module] = tuple(to_indices(needed[step.index])) or (0,)
+            everywhere = graph.pieces(step.module) or (full(step.width),)
+            kept = completed(needed[step.index], everywhere, range(step.width - 1, -1, -1))
+            keep[step.module] = tuple(to_indices(kept))
     return Plan(keep=keep)
 
 
@@ -81,6 +84,8 @@ def _reads(step: Step, needed: Bits, everything: Sequence[Bits], net: nn.Module)
         return [full_set if wide else bits for bits, wide, full_set in zip(known, broadcast, whole, strict=True)]
     if isinstance(step, Shift):
         return [needed >> step.offset]
+    if isinstance(step, Piece):
+        return [needed << step.offset]
     if isinstance(step, Cat):
         return [(needed >> offset) & bits for offset, bits in zip(step.offsets, whole, strict=True)]
     if isinstance(step, Depthwise):

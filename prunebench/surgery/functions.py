@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunebench.surgery import joins
+from prunebench.surgery import joins, splits
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
@@ -18,11 +18,12 @@ from prunebench.surgery.names import (
     REDUCTIONS,
     RESHAPES,
     SIZES,
+    SPLITS,
     TURNS,
     name_of,
 )
 from prunebench.surgery.rule_context import Context
-from prunebench.surgery.steps import ChannelCount, Size, Source, Step
+from prunebench.surgery.steps import ChannelCount, Size, Source, Split, Step
 
 
 def step(context: Context, node: fx.Node) -> Step | None:
@@ -50,6 +51,12 @@ def _activation(context: Context, node: fx.Node) -> Step | None:
         assert callable(node.target)
         value = node.target(zero, *others, **kwargs)
     return context.through(node) if not value.ne(0).any() else None
+
+
+def _power(context: Context, node: fx.Node) -> Step | None:
+    """``x ** 2``: a power of 0 is 0 if the exponent is above 0."""
+    exponent = node.args[1] if len(node.args) > 1 else node.kwargs.get("exponent")
+    return context.through(node) if isinstance(exponent, int | float) and exponent > 0 else None
 
 
 def _copy(context: Context, node: fx.Node) -> Step | None:
@@ -121,22 +128,28 @@ def _one_size(context: Context, node: fx.Node, source: Step, dim: Any, num_dims:
 
 def _getitem(context: Context, node: fx.Node) -> Step | None:
     source, wanted = context.first(node), node.args[1]
+    if isinstance(source, Split):
+        return splits.piece(context, node)
     if isinstance(source, Size) and isinstance(wanted, int):
         return _one_size(context, node, source, wanted, len(context.value(node.args[0])))
+    if isinstance(source, Size) and isinstance(wanted, slice):
+        sizes = range(len(context.value(node.args[0])))
+        return None if source.axis in sizes[wanted] else Source(index=context.index, inputs=context.inputs(node))
     shape = context.shape(node.args[0])
     if source is None or source.axis is None or shape is None:
         return None
-    items = _without_ellipsis(wanted if isinstance(wanted, tuple) else (wanted,), len(shape))
-    if items is None or any(items[dim] != slice(None) for dim in (0, source.axis)):
+    items = one_for_each(wanted, len(shape))
+    if items is None or items[0] != slice(None) or not all(isinstance(item, slice | int) for item in items):
         return None
-    if not all(isinstance(item, slice | int) for item in items):
-        return None
+    if items[source.axis] != slice(None):
+        return splits.part(context, node, items)
     dropped = sum(isinstance(item, int) for item in items[: source.axis])
     return context.through(node, axis=source.axis - dropped)
 
 
-def _without_ellipsis(items: Sequence[Any], num_dims: int) -> list[Any] | None:
-    """One item for each dimension."""
+def one_for_each(wanted: Any, num_dims: int) -> list[Any] | None:
+    """The items of ``x[wanted]``, one for each dimension; None where it adds dimensions."""
+    items: Sequence[Any] = wanted if isinstance(wanted, tuple) else (wanted,)
     if any(item is None for item in items):
         return None
     before = next((place for place, item in enumerate(items) if item is Ellipsis), len(items))
@@ -153,8 +166,12 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     **dict.fromkeys(TURNS, _turn),
     **dict.fromkeys(SIZES, _size),
     "interpolate": _interpolate,
+    "pow": _power,
     "getitem": _getitem,
+    **dict.fromkeys(SPLITS, splits.split),
     "add": joins.add,
+    "sub": joins.subtract,
+    "subtract": joins.subtract,
     "mul": joins.multiply,
     "div": joins.divide,
     "truediv": joins.divide,

@@ -10,6 +10,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
+from prunebench.surgery.pieces import completed, pieces
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.sets import Bits, full, to_bits
 from prunebench.surgery.steps import Blocked, Choice, Depthwise, Mix, Opaque, Output, PerChannel, Step
@@ -45,6 +46,7 @@ class ChannelGraph:
         self.unread = unread_tensors(traced)
         self.unfollowed = unfollowed_layers(traced, (*CONVOLUTIONS, *LINEAR), self.layers, self.unread)
         self._roots = [step.index for step, node in zip(steps, self.nodes, strict=True) if not node.users]
+        self._pieces = pieces(steps)
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
         self._sizes = dict(traced.net.named_parameters())
@@ -83,6 +85,10 @@ class ChannelGraph:
         if layer not in self._reasons:
             self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
         return self._reasons[layer]
+
+    def pieces(self, layer: str) -> tuple[Bits, ...]:
+        """The sets of a layer's channels that splits hand to readers of their own: of each one channel has to stay."""
+        return self._pieces.get(layer, ())
 
     def must_stay(self, layers: Collection[str]) -> dict[str, str]:
         """Which of some layers must stay whole if all of them may lose any channels, with the reason.
@@ -176,8 +182,9 @@ class ChannelGraph:
         return reasons
 
     def _blocked(self, layer: str) -> str | None:
-        """What an otherwise whole net does when only one channel of the layer is left."""
-        choice, live = Choice({layer: 1}), list[Bits]()
+        """What an otherwise whole net does when only one channel of the layer, or of each of its pieces, is left."""
+        least = completed(0, self.pieces(layer) or (1,), range(self.layers[layer].out_channels - 1, -1, -1))
+        choice, live = Choice({layer: least}), list[Bits]()
         try:
             for step in self.steps:
                 live.append(step.live(live, choice))

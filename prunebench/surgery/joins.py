@@ -10,7 +10,7 @@ from torch import fx
 from prunebench.surgery.names import name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Through
+from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Subtract, Through, origin
 
 
 def _pair(context: Context, node: fx.Node) -> tuple[fx.Node, fx.Node] | fx.Node | None:
@@ -28,13 +28,22 @@ def _pair(context: Context, node: fx.Node) -> tuple[fx.Node, fx.Node] | fx.Node 
 
 def add(context: Context, node: fx.Node) -> Step | None:
     """A sum of two tensors of one shape, or of a tensor and 0."""
+    return _sum(context, node, Add)
+
+
+def subtract(context: Context, node: fx.Node) -> Step | None:
+    """A difference of two tensors of one shape, or of a tensor and 0; minus another number, a dead channel lives."""
+    return _sum(context, node, Subtract)
+
+
+def _sum(context: Context, node: fx.Node, kind: type[Add]) -> Step | None:
     pair = _pair(context, node)
     if isinstance(pair, fx.Node):
         others = [other for other in node.args if other is not pair]
         return _channelwise(context, node, pair) if others == [0] else None  # sum([a, b]) begins with 0 + a
-    if pair is None or context.shape(pair[0]) != context.shape(pair[1]):
+    if pair is None or not (context.shape(pair[0]) == context.shape(pair[1]) or _alike(context, node, pair)):
         return None
-    return _join(context, node, pair, Add)
+    return _join(context, node, pair, kind)
 
 
 def multiply(context: Context, node: fx.Node) -> Step | None:
@@ -51,6 +60,20 @@ def divide(context: Context, node: fx.Node) -> Step | None:
     """A tensor divided by a number."""
     pair = _pair(context, node)
     return _channelwise(context, node, pair) if isinstance(pair, fx.Node) and pair is node.args[0] else None
+
+
+def _alike(context: Context, node: fx.Node, pair: tuple[fx.Node, fx.Node]) -> bool:
+    """Whether two tensors of other shapes have the same live channels under any plan, as ``x - x.mean((2, 3), True)``.
+
+    Only then is the sum of one channel and nothing never wanted, whose shape would be that of the smaller tensor.
+    """
+    shape, shapes = context.shape(node), [context.shape(tensor) for tensor in pair]
+    steps = [context.of(tensor) for tensor in pair]
+    if shape is None or any(step is None or step.axis is None for step in steps):
+        return False
+    sizes = {own[step.axis] for own, step in zip(shapes, steps, strict=True)}  # type: ignore[index,union-attr]
+    origins = {origin(context.steps, step.index) for step in steps}  # type: ignore[union-attr]
+    return len(sizes) == len(origins) == 1
 
 
 def _channelwise(context: Context, node: fx.Node, tensor: fx.Node) -> Step | None:
@@ -123,13 +146,17 @@ def is_zero(node: Any) -> bool:
 
 
 def pad(context: Context, node: fx.Node) -> Step | None:
-    """``F.pad`` with zeros."""
+    """``F.pad`` with zeros, or around the image with what is in it."""
     source, shape = context.first(node), context.shape(node.args[0])
     pads, mode, value = pad_arguments(context.value, node)
-    if source is None or source.axis is None or shape is None or value not in (None, 0) or mode != "constant":
+    if source is None or source.axis is None or shape is None:
         return None
     front, back = channel_padding(pads, len(shape), source.axis)
     inside_batch = len(pads) == 2 * len(shape) and any(pads[-2:])
+    if mode != "constant" and not (front or back or inside_batch):
+        return context.through(node)  # a border that repeats the image of the same channel
+    if value not in (None, 0) or mode != "constant":
+        return None
     if inside_batch or min(front, back) < 0 or (source.span > 1 and (front or back)):
         return None
     fields = context.base(node, axis=source.axis, width=source.width + front + back, span=source.span)

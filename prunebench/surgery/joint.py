@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from prunebench.surgery.pieces import surely_live
 from prunebench.surgery.sets import Bits, full
-from prunebench.surgery.steps import Blocked, Choice, Mix, Multiply, Source, Step, Through
+from prunebench.surgery.steps import Blocked, Choice, Mix, Multiply, Piece, Source, Step, origin
 
 
 class _Product(Blocked):
     """Two factors that may have no common channel."""
+
+
+class _Empty(Blocked):
+    """A piece of a tensor that may have no channel."""
 
 
 def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[Step], str]) -> dict[str, str]:
@@ -37,6 +42,9 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
                 found, reason = right, f"its channels are multiplied with those of {', '.join(sorted(left))}"
             else:
                 found, reason = left | right, "its channels are multiplied with others, and none might be left"
+        except _Empty as blocked:
+            found = _writers(steps, blocked.source, cut)
+            reason = f"{name(blocked.step)} takes a part of its channels, of which none might be left"
         except Blocked as blocked:
             found = _writers(steps, blocked.source, cut)
             reason = f"its channels reach {name(blocked.step)}, which needs all of them"
@@ -55,6 +63,9 @@ def _follow(steps: Sequence[Step], cut: Collection[str], everything: Sequence[Bi
             writers = [_writers(steps, source, cut) for source in step.inputs]
             if any(writers):
                 raise _Product(step, step.inputs[0])
+        may_be_empty = isinstance(step, Piece) and not surely_live(steps, step, sure, everything)
+        if may_be_empty and _writers(steps, step.inputs[0], cut):
+            raise _Empty(step, step.inputs[0])
         sure.append(_sure(step, sure, cut))
 
 
@@ -72,14 +83,7 @@ def _surely_meet(steps: Sequence[Step], step: Multiply, sure: Sequence[Bits], ev
     """Whether two factors have a common channel under every plan, given that neither is empty."""
     (left, right), (all_left, all_right) = step.sets(sure), step.sets(everything)
     covered = not all_right & ~left or not all_left & ~right
-    return bool(left & right) or covered or len({_origin(steps, source) for source in step.inputs}) == 1
-
-
-def _origin(steps: Sequence[Step], index: int) -> int:
-    """The operation whose live channels a step's output has: two factors of one origin have the same."""
-    while isinstance(steps[index], Through):
-        index = steps[index].inputs[0]
-    return index
+    return bool(left & right) or covered or len({origin(steps, source) for source in step.inputs}) == 1
 
 
 def _writers(steps: Sequence[Step], index: int, cut: Collection[str]) -> set[str]:

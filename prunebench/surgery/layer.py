@@ -21,6 +21,7 @@ from prunebench.surgery.steps import (
     Opaque,
     Output,
     PerChannel,
+    Piece,
     Shift,
     Step,
     Through,
@@ -194,7 +195,7 @@ class Surroundings:
             meets_addition |= known and is_sum(step)
             if step.params and isinstance(step, Opaque):  # a recurrent layer, for example
                 continue
-            known = known and isinstance(step, Through | Shift | Cat | Add | Depthwise)
+            known = known and isinstance(step, Through | Shift | Cat | Piece | Add | Depthwise)
             same = same and isinstance(step, Through | Multiply | Depthwise)
             waiting += [(reader, known, same) for reader in self._readers[step.index]]
         return tuple(sorted(readers, key=self._place)), meets_addition, is_output

@@ -26,8 +26,9 @@ RESHAPES = frozenset({"flatten", "view", "reshape", "squeeze", "unsqueeze"})
 TURNS = frozenset({"permute", "transpose", "swapaxes"})
 SIZES = frozenset({"size", "dim", "getattr"})
 FACTORIES = frozenset({"zeros", "ones", "full", "empty", "arange", "new_zeros", "new_ones", "new_full"})
-JOINS = frozenset({"add", "mul", "div", "truediv", "cat", "concat", "pad"})
-OTHERS = frozenset({"interpolate", "getitem"})
+JOINS = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "cat", "concat", "pad"})
+SPLITS = frozenset({"split", "chunk", "tensor_split"})
+OTHERS = frozenset({"interpolate", "getitem", "pow"})
 
 
 def name_of(node: fx.Node) -> str:
@@ -39,7 +40,7 @@ def name_of(node: fx.Node) -> str:
 
 def _spellings() -> dict[Any, str]:
     found: dict[Any, str] = {getattr: "getattr"}
-    names = ACTIVATIONS | COPIES | POOLS | REDUCTIONS | RESHAPES | TURNS | SIZES | FACTORIES | JOINS | OTHERS
+    names = ACTIVATIONS | COPIES | POOLS | REDUCTIONS | RESHAPES | TURNS | SIZES | FACTORIES | JOINS | SPLITS | OTHERS
     for space in (torch, F, operator):
         for name in sorted(names):
             for spelling in (name, f"{name}_", f"i{name}"):

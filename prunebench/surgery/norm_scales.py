@@ -62,7 +62,9 @@ def features(channels: Collection[int], span: int) -> Indices:
 def norm_scales(graph: ChannelGraph) -> tuple[dict[str, Scale], dict[str, str]]:
     """The norm layers whose scales can switch channels off, in the order of execution, and the others with the reason.
 
-    A layer whose channels meet an addition keeps them: channels of a stream go by selection only.
+    A layer whose channels meet an addition keeps them: channels of a stream go by selection only. Each can be cut
+    alone; see :meth:`prunebench.surgery.graph.ChannelGraph.must_stay` for all of them together. A reason speaks of the
+    layer that the norm follows, if it is the only one.
     """
     written = {layer.norm: layer for layer in graph.layers.values() if layer.norm is not None}
     found: dict[str, Scale] = {}
@@ -75,11 +77,11 @@ def norm_scales(graph: ChannelGraph) -> tuple[dict[str, Scale], dict[str, str]]:
         if step.num_each == 0:
             refused[step.module] = "it has no learned scale and shift"
         elif layer is not None and layer.meets_addition:
-            refused[step.module] = f"the channels of {layer.name} meet an addition"
+            refused[step.module] = "its channels meet an addition, where other layers write them too"
         elif layer is not None:
             reason = graph.why_not(layer.name)
             if reason is not None:
-                refused[step.module] = f"{layer.name} cannot be cut: {reason}"
+                refused[step.module] = reason
                 continue
             found[step.module] = Scale(
                 norm=step.module, width=layer.out_channels, layer=layer.name, readers={}, is_image=is_image

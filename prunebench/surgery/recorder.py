@@ -11,12 +11,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunebench.errors import UserError
 from prunebench.surgery.counter import Counter, plain_attention
+from prunebench.surgery.numbers import Numbers
 from prunebench.surgery.tracer import CannotFollow, describe, first_line, owner
 
 SEED = 0
 
 Place = tuple[int, int]
-"""Memory of a tensor, and the tensor itself: a view or a detached tensor is another one in the same memory."""
+"""Number of a tensor's memory, and of the tensor itself; see :class:`prunebench.surgery.numbers.Numbers`."""
 
 
 @dataclass
@@ -50,11 +51,12 @@ class Recorder(fx.Interpreter):
     """
 
     def __init__(self, net: fx.GraphModule, inputs: Tensor) -> None:
-        super().__init__(net, garbage_collect_values=False)  # memory must not be used twice
+        super().__init__(net)
         self.extra_traceback = False  # it would write the graph and the stack into our sentence
         self._batch = len(inputs)
         self._seen = Recording()
-        self._seen.state = {_memory(tensor) for tensor in (*net.parameters(), *net.buffers())}
+        self._numbers = Numbers()
+        self._seen.state = {self._numbers.memory(tensor) for tensor in (*net.parameters(), *net.buffers())}
 
     def record(self, inputs: Tensor) -> Recording:
         """Run once.
@@ -68,7 +70,6 @@ class Recorder(fx.Interpreter):
             torch.manual_seed(SEED)
             self._seen.output = self.run(inputs)
         self._seen.output = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self._seen.output)
-        self._seen.values = tree_map(_without_data, self._seen.values)
         return self._seen
 
     def run_node(self, n: fx.Node) -> Any:
@@ -83,11 +84,11 @@ class Recorder(fx.Interpreter):
             place = f"{describe(n, self.module)} for {self._batch} samples"
             text = f"the forward pass failed in {place}: {first_line(error)}"
             raise CannotFollow(text, owner(n)) from error
-        seen = self._seen
-        seen.values[n] = value
+        seen, numbers = self._seen, self._numbers
+        seen.values[n] = tree_map(_without_data, value)
         seen.macs[n] = (self._counter.macs - macs) // self._batch
-        seen.places[n] = [(_memory(tensor), id(tensor)) for tensor in tensors(value)]
-        seen.writes[n] = {_memory(t) for t, before in zip(read, versions, strict=True) if t._version != before}
+        seen.places[n] = [(numbers.memory(tensor), numbers.tensor(tensor)) for tensor in tensors(value)]
+        seen.writes[n] = {numbers.memory(t) for t, before in zip(read, versions, strict=True) if t._version != before}
         if not torch.equal(state, torch.get_rng_state()):
             seen.random.append(n)
         return value
@@ -100,7 +101,3 @@ def tensors(tree: Any) -> list[Tensor]:
 
 def _without_data(leaf: Any) -> Any:
     return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
-
-
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

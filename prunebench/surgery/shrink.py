@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
-from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
 from prunebench.layers.wide import WIDE, widened
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
-from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
-from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Mix, Multiply, Opaque, Reshape, Shift, Step
-from prunebench.surgery.tracer import DROPOUTS
+from prunebench.surgery.steps import Depthwise
 from prunebench.surgery.unread import keep_unread
+from prunebench.surgery.writer import Writer
 
 
 def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -55,7 +48,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
                 columns = None if part.columns is None else (part.columns, around.columns or [])
                 layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
                 root.set_submodule(name, layer)
-    small = fx.GraphModule(root, _Writer(root, graph, shape).write(), class_name=type(net).__name__)
+    small = fx.GraphModule(root, Writer(root, graph, shape).write(), class_name=type(net).__name__)
     keep_unread(small, root, graph.unread)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():
@@ -82,184 +75,3 @@ def _has_wide_form(part: Slice, net: nn.Module) -> bool:
 
 def _sizes(part: Slice) -> tuple[int, int | None]:
     return len(part.rows), None if part.columns is None else len(part.columns)
-
-
-class _Writer:
-    """Writes the graph of the small net.
-
-    Args:
-        root: gets the modules that scatter and gather.
-        graph, plan: as in :func:`shrink`.
-    """
-
-    def __init__(self, root: nn.Module, graph: ChannelGraph, plan: Plan) -> None:
-        self.root = root
-        self.graph = graph
-        self.live, self.choice = graph.live(plan)
-        self.needed = graph.needed(self.live)
-        self.new = fx.Graph()
-        self.written: dict[fx.Node, Any] = {}
-
-    def write(self) -> fx.Graph:
-        """The graph."""
-        for step, node in zip(self.graph.steps, self.graph.nodes, strict=True):
-            if self.needed[step.index]:
-                self.written[node] = self._write(step, node)
-        return self.new
-
-    def _write(self, step: Step, node: fx.Node) -> Any:
-        for kind, rule in _RULES.items():
-            if isinstance(step, kind):
-                return rule(self, step, node)
-        if node in self.graph.traced.dropouts:
-            return self._dropout(node)
-        if node.op == "get_attr" and str(node.target) in self.graph.traced.constants:
-            return self._constant(node)
-        return self._copy(node)
-
-    def _value(self, node: fx.Node) -> fx.Node:
-        value = self.written[node]
-        assert isinstance(value, fx.Node)
-        return value
-
-    def _copy(self, node: fx.Node, changed: dict[fx.Node, fx.Node] | None = None) -> fx.Node:
-        written = self.written | (changed or {})
-        copied: fx.Node = self.new.node_copy(node, lambda other: written[other])
-        copied.type = None  # an annotation that is a text (from __future__ import annotations) cannot be pickled
-        return copied
-
-    def _call(self, node: fx.Node, suffix: str, module: nn.Module, *inputs: Any) -> fx.Node:
-        """Call a module that the dense net does not have."""
-        name = f"{node.name}_{suffix}"
-        while hasattr(self.root, name):
-            name += "_"
-        self.root.add_module(name, module)
-        called: fx.Node = self.new.call_module(name, inputs)
-        return called
-
-    def _source(self, step: Step, place: int) -> fx.Node:
-        return self.graph.nodes[step.inputs[place]]
-
-    def _alias(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """The tensor itself where the dense net made a new one: a copy if somebody writes into either."""
-        value = self._value(source)
-        if self.graph.traced.memory.is_written(node, source):
-            return self.new.call_method("clone", (value,))
-        return value
-
-    def _constant(self, node: fx.Node) -> fx.Node:
-        """A tensor that is not stored with the net: its own one, unless the forward pass makes it."""
-        path, _, last = str(node.target).rpartition(".")
-        made = self.graph.traced.constants[str(node.target)]
-        return self._call(node, "constant", Constant(getattr(self.root.get_submodule(path), last, made)))
-
-    def _gathered(self, node: fx.Node, source: fx.Node, held: Bits, wanted: Bits, span: int, axis: int) -> fx.Node:
-        value = self._value(source)
-        if held == wanted:
-            return value
-        return self._call(node, f"gather_{source.name}", Gather(places=positions(wanted, held, span), axis=axis), value)
-
-    # ------------------------------------------------------------------------------------------- one rule for each kind
-
-    def _dropout(self, node: fx.Node) -> fx.Node:
-        given = dict(zip(("p", "training", "inplace"), node.args[1:], strict=False)) | dict(node.kwargs)
-        options = {name: given[name] for name in ("p", "inplace") if name in given}
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return self._call(node, "module", DROPOUTS[node.target](**options), self._value(source))
-
-    def _count(self, step: Step, node: fx.Node) -> int:
-        value = self.graph.traced.values[node]
-        assert isinstance(value, int)
-        return value
-
-    def _add(self, step: Add, node: fx.Node) -> fx.Node:
-        sets, union = step.sets(self.live), self.live[step.index]
-        if sets[0] == sets[1]:
-            return self._copy(node)
-        if not all(sets):
-            return self._alias(node, self._source(step, 0 if sets[0] else 1))
-        left, right = (self._value(self._source(step, place)) for place in (0, 1))
-        assert step.axis is not None
-        places = [positions(part, union, step.span) for part in sets]
-        fields: dict[str, Any] = {"width": union.bit_count() * step.span, "axis": step.axis}
-        if sets[0] == union:
-            return self._call(node, "scatter", ScatterAdd(first=None, second=places[1], **fields), left, right)
-        if sets[1] == union:
-            return self._call(node, "scatter", ScatterAdd(first=None, second=places[0], **fields), right, left)
-        return self._call(node, "scatter", ScatterAdd(first=places[0], second=places[1], **fields), left, right)
-
-    def _multiply(self, step: Multiply, node: fx.Node) -> fx.Node:
-        both, dims = self.live[step.index], len(self.graph.traced.values[node].shape)
-        assert step.axis is not None
-        changed: dict[fx.Node, fx.Node] = {}
-        for place, held in enumerate(step.sets(self.live)):
-            source = self._source(step, place)
-            shape = self.graph.traced.values[source].shape
-            axis = step.axis - dims + len(shape)  # shapes are aligned at the last dimension
-            if axis >= 0 and shape[axis] == step.width * step.span:
-                changed[source] = self._gathered(node, source, held, both, step.span, axis)
-        return self._copy(node, changed)
-
-    def _cat(self, step: Cat, node: fx.Node) -> fx.Node:
-        pieces = [self.graph.nodes[source] for source in step.inputs if self.live[source]]
-        if len(pieces) == 1:
-            return self._alias(node, pieces[0])
-        return self.new.call_function(torch.cat, ([self._value(piece) for piece in pieces], step.axis))
-
-    def _shift(self, step: Shift, node: fx.Node) -> fx.Node:
-        source = self._source(step, 0)
-        dims = len(self.graph.traced.values[source].shape)
-        assert step.axis is not None
-        pads, _, _ = pad_arguments(lambda amount: self.graph.traced.values.get(amount, amount), node)
-        place = 2 * (dims - 1 - step.axis)
-        if any(channel_padding(pads, dims, step.axis)):
-            pads[place : place + 2] = [0, 0]
-        if any(pads):
-            return self.new.call_function(F.pad, (self._value(source), pads))
-        return self._alias(node, source)
-
-    def _reshape(self, step: Reshape, node: fx.Node) -> fx.Node:
-        source = self._source(step, 0)
-        shape = self.graph.traced.values[node].shape
-        if len(shape) == 2:
-            return self.new.call_function(torch.flatten, (self._alias(node, source), 1))
-        if shape == self.graph.traced.values[source].shape:
-            return self._alias(node, source)
-        width = self.live[step.index].bit_count() * step.span
-        return self.new.call_method("reshape", (self._alias(node, source), -1, width, *shape[2:]))
-
-    def _mix(self, step: Mix, node: fx.Node) -> fx.Node:
-        if step.complete:
-            return self._opaque(step, node)
-        source = self._source(step, 0)
-        held, wanted = step.source(self.live), step.features(self.live, self.choice)
-        axis = 1 if isinstance(self.root.get_submodule(step.module), nn.modules.conv._ConvNd) else step.axis
-        assert axis is not None
-        if widen(held, step.in_span) == wanted:
-            return self._copy(node)
-        return self._copy(node, {source: self._gathered(node, source, widen(held, step.in_span), wanted, 1, axis)})
-
-    def _opaque(self, step: Step, node: fx.Node) -> fx.Node:
-        """Channels that a shortcut padded are zeros in a tensor that is read as a whole."""
-        changed: dict[fx.Node, fx.Node] = {}
-        for index in step.inputs:
-            source, live = self.graph.steps[index], self.live[index]
-            if source.axis is not None and live != full(source.width):
-                fields: dict[str, Any] = {"width": source.width * source.span, "axis": source.axis}
-                held = self.graph.nodes[index]
-                spread = Spread(places=to_indices(live, source.span), **fields)
-                changed[held] = self._call(node, f"spread_{held.name}", spread, self._value(held))
-        return self._copy(node, changed)
-
-
-_RULES: dict[type[Step], Callable[..., Any]] = {
-    ChannelCount: _Writer._count,
-    Multiply: _Writer._multiply,  # before Add, of which it is one
-    Add: _Writer._add,
-    Cat: _Writer._cat,
-    Shift: _Writer._shift,
-    Reshape: _Writer._reshape,
-    Mix: _Writer._mix,
-    Opaque: _Writer._opaque,
-}

@@ -111,6 +111,27 @@ class Reshape(Through):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split(Through):
+    """A tuple of pieces of one tensor, which only :class:`Piece` reads.
+
+    Attributes:
+        widths: channels of each piece; empty where it is another dimension that is split.
+    """
+
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece(Step):
+    """Consecutive channels of a tensor, from ``offset`` on."""
+
+    offset: int
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        return live[self.inputs[0]] >> self.offset & full(self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PerChannel(Through):
     """The same with ``num_each`` parameters a feature; a norm's affine part must be zeroed for dead channels."""
 
@@ -169,6 +190,10 @@ class Multiply(Add):
     def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
         left, right = self.sets(live)
         return left & right
+
+
+class Subtract(Add):
+    """Difference of two tensors of one shape: the union as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,3 +255,10 @@ class Mix(Step):
             return 0
         kept = choice.keep.get(self.module)
         return full(self.width) if kept is None else kept
+
+
+def origin(steps: Sequence[Step], index: int) -> int:
+    """The operation whose live channels a step's output has: two tensors of one origin have the same."""
+    while isinstance(steps[index], Through):
+        index = steps[index].inputs[0]
+    return index

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from prunebench.errors import UserError
 from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
-from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights
+from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, twin
 from prunebench.surgery.recorder import Recorder, Recording
 from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
 from prunebench.surgery.writes import Memory
@@ -74,14 +74,15 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
 def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     differing_weights(net)
     stored = set(net.state_dict())
-    original, trained = copy.deepcopy(net), copy.deepcopy(net)  # tracing adds what the forward pass makes to a net
+    # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
+    original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
     training, graph = symbolic(trained, leaves, training=True), symbolic(net, leaves, training=False)
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
-    record = _run(net, graph, inputs)
-    check_evaluation(original, record, inputs)
+    record = Recorder(fx.GraphModule(twin(net, own=leaves), graph), inputs).record(inputs)
+    writes.settle(graph, record)  # refuses what writes into parameters
+    check_evaluation(evaluated, record, inputs)
     check_training(original, fx.GraphModule(trained, training), inputs)
-    writes.settle(graph, record)
     _drop_unused(graph, record, net)
     attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     return Traced(
@@ -94,11 +95,6 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
         leaves=leaves,
         net=net,
     )
-
-
-def _run(net: nn.Module, graph: fx.Graph, inputs: Tensor) -> Recording:
-    recorder = Recorder(fx.GraphModule(copy.deepcopy(net), graph), inputs)
-    return recorder.record(inputs)
 
 
 def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:

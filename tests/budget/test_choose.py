@@ -39,6 +39,9 @@ class FakeGraph:
         grouped = {name for group in self.together for name in group}
         return self.together + tuple((name,) for name in self.layers if name not in grouped)
 
+    def pieces(self, layer: str) -> tuple[int, ...]:
+        return ()
+
     def _share(self, plan: Plan, name: str | None) -> float:
         if name is None or name not in plan.keep:
             return 1.0

@@ -202,7 +202,37 @@ def test_post_activation_nets_lose_the_insides_of_blocks() -> None:
     assert not bare.plan.inputs
     assert all(name.endswith("conv1") and "layer" in name for name in bare.plan.keep)
     reasons = {entry["layer"]: entry["reason"] for entry in bare.not_pruned}
-    assert "addition" in reasons["layer1.0.bn2"]
+    assert len(bare.plan.keep) == 9
+    assert len(bare.not_pruned) == len(reasons) == 10, "each of the others once, under the name of the layer"
+    assert all("addition" in reason for reason in reasons.values())
+    assert {*bare.plan.keep, *reasons} == {name for name, layer in bare.graph.layers.items() if layer.kind == "conv"}
+
+
+class Product(nn.Module):
+    """Two layers that might have no common channel, each of which can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 1)
+        self.norm_a, self.norm_b, self.norm_c = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm_a(self.a(x)) * torch.tanh(self.norm_b(self.b(x)))
+        return self.fc(torch.relu(self.norm_c(self.c(x))).mean((2, 3)))
+
+
+def test_layers_that_cannot_be_cut_together_are_listed() -> None:
+    net = random_scales(Product())
+    with torch.no_grad():  # the smallest scales leave a channel of the one factor and another of the other
+        net.norm_a.weight.copy_(torch.tensor([9.0, 0.1, 0.1, 0.1]))
+        net.norm_b.weight.copy_(torch.tensor([0.1, 0.1, 0.1, 9.0]))
+    bare = bare_run(net)
+    method = Slimming(penalty=1e-4, prune_ratio=0.5)
+    method.check(net, bare)
+    bare.note(method.prune(net, bare))
+    assert set(bare.plan.keep) <= {"a", "c"} and "a" in bare.plan.keep
+    assert {"layer": "b", "reason": "its channels are multiplied with those of a"} in bare.not_pruned
 
 
 def test_a_run_says_what_it_trained_and_measured(tmp_path: Path) -> None:

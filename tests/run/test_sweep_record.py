@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError
 from prunebench.report.collect import collect
 from prunebench.run import assemble
-from prunebench.run.sweep_record import MARK, job_environment
+from prunebench.run.sweep_record import MARK, forget_missing_data, job_environment
 from tests.kit import SHORT, configure
 
 IN_BUILD = (*SHORT, "model=lenet300_100", "model.pretrained=/nowhere/net.th")
@@ -69,3 +71,52 @@ def test_the_folder_of_another_process_is_left_alone(tmp_path: Path, monkeypatch
     with FolderLock(run_folder(config)):
         refused(tmp_path, *IN_CHECK)
     assert [path.name for path in run_folder(config).iterdir()] == [".lock"]
+
+
+TEXT = ("dataset=bytes", "model=transformer_xl", "method=none", "dataset.files=[t.txt]", "dataset.window=8")
+
+
+@pytest.fixture
+def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[dict[str, Any], Path]]:
+    """``late(seed)``: a job of a sweep whose text does not exist; its configuration and what it leaves."""
+    monkeypatch.setenv(MARK, "1")
+
+    def start(seed: int) -> tuple[dict[str, Any], Path]:
+        config, text = configure(tmp_path, *TEXT, f"paths.data={tmp_path / 'data'}", f"seed={seed}")
+        folder = run_folder(assemble.identified(config))
+        with pytest.raises(UserError, match=r"t\.txt"):
+            main.execute(config, text, folder)
+        return config, folder
+
+    (tmp_path / "data").mkdir()
+    return start
+
+
+def test_a_failure_for_want_of_data_goes_when_they_are_there(
+    tmp_path: Path, late: Callable[[int], tuple[dict[str, Any], Path]]
+) -> None:
+    config, old = late(0)
+    forget_missing_data(assemble.identified(config))
+    assert read_result(old)["status"] == "failed", "the data are still missing"
+
+    (tmp_path / "data" / "t.txt").write_bytes(bytes(range(97, 122)) * 200)
+    config = assemble.identified(config)
+    assert run_folder(config) != old
+    with FolderLock(old):
+        forget_missing_data(config)
+    assert read_result(old)["status"] == "failed", "another process writes there"
+    forget_missing_data(config)
+    assert not old.parent.parent.exists()
+    assert not collect(tmp_path / "runs").records
+
+
+def test_only_the_failure_of_the_same_run_goes(
+    tmp_path: Path, late: Callable[[int], tuple[dict[str, Any], Path]]
+) -> None:
+    (config, old), (_, other) = late(0), late(1)
+    (tmp_path / "data" / "t.txt").write_bytes(bytes(range(97, 122)) * 200)
+    forget_missing_data(assemble.identified(config))
+    assert not old.exists() and read_result(other)["status"] == "failed"
+    write_result(old, {"schema": 1, "status": "complete"})
+    forget_missing_data(assemble.identified(config))
+    assert read_result(old)["status"] == "complete"

@@ -16,9 +16,11 @@ from prunebench.measure import cost
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.equality import difference, same
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.names import SPLITS, name_of
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import slices
 from prunebench.surgery.shrink import shrink
+from prunebench.surgery.steps import Piece, Split, Subtract
 from prunebench.surgery.zero import restore, zero
 from tests.surgery.random_nets import SIZE, random_net
 
@@ -34,6 +36,7 @@ def check(seed: int, folder: Path) -> bool:
         if "in-place operation" in str(error) and "random_nets.py:" in str(error):
             return False
         raise
+    _check_followed(graph)
     rng, stranger = random.Random(seed), _other_weights(net)
     strange_graph = ChannelGraph.trace(stranger, x[:1])
     dense = cost.count(net, x)
@@ -42,6 +45,20 @@ def check(seed: int, folder: Path) -> bool:
         _check_plan(net, graph, plan, x)
         _check_loading(net, graph, shrink(stranger, strange_graph, plan), plan, x, folder)
     return True
+
+
+def _check_followed(graph: ChannelGraph) -> None:
+    """Differences of two tensors and pieces along the channels are no operations that need all channels."""
+    for step, node in zip(graph.steps, graph.nodes, strict=True):
+        values = graph.traced.values
+        read = [other for other in node.all_input_nodes if isinstance(values[other], Tensor | tuple | list)]
+        known = bool(read) and all(graph.steps[graph.nodes.index(other)].axis is not None for other in read)
+        if not known or isinstance(values[node], int):  # a size
+            continue
+        if name_of(node) in (*SPLITS, "getitem"):
+            assert isinstance(step, Split | Piece), node
+        elif name_of(node) == "sub" and len(read) == 2:
+            assert isinstance(step, Subtract), node
 
 
 def draw(graph: ChannelGraph, rng: random.Random, coupling: str) -> Choice:

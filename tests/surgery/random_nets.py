@@ -69,12 +69,23 @@ class RandomNet(nn.Module):
             x.add_(y)
         elif option == "mul_":
             x.mul_(y)
+        elif option == "-=":
+            x -= y
         else:
             x += y
         return values[places[0]]
 
     def _piece(self, values: list[Tensor], places: tuple[int, ...], option: int) -> Tensor:
         return values[places[0]].chunk(2, 1)[option]
+
+    def _slice(self, values: list[Tensor], places: tuple[int, ...], option: tuple[int, int]) -> Tensor:
+        return values[places[0]][:, option[0] : option[1]]
+
+    def _parts(self, values: list[Tensor], places: tuple[int, ...], option: Any) -> Tensor:
+        """The pieces in some order, each through a layer of its own or as it is."""
+        sizes, layers = option
+        pieces = torch.split(values[places[0]], list(sizes), dim=1)
+        return torch.cat([self.get_submodule(layer)(pieces[p]) if layer else pieces[p] for p, layer in layers], 1)
 
     def _swap(self, values: list[Tensor], places: tuple[int, ...], option: None) -> Tensor:
         left, right = torch.split(values[places[0]], values[places[0]].shape[1] // 2, dim=1)
@@ -93,6 +104,12 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "product with itself": lambda x: x * torch.relu(x),
     "double": lambda x: 2 * x,
     "shift": lambda x: x + 1,
+    "lower": lambda x: x - 0.5,
+    "from one": lambda x: 1 - x,
+    "square": lambda x: x**2,
+    "border": lambda x: F.pad(x, (1, 1, 0, 0), mode="reflect")[..., 1:-1],
+    "resize": lambda x: F.interpolate(F.avg_pool2d(x, 2), size=x.shape[2:]),
+    "centred": lambda x: x - x.mean((2, 3), keepdim=True),
     "minus": lambda x: -x,
     "pad": lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)),
     "constant": lambda x: x * torch.full((1,), 0.5),
@@ -110,6 +127,7 @@ WRITES: dict[str, Callable[[Tensor], Tensor]] = {
 JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,
     "subtract": torch.sub,
+    "minus": lambda x, y: x - y,
     "multiply": torch.mul,
     "sum": lambda x, y: sum([y], x),
     "concatenate": lambda x, y: torch.cat([x, y], 1),
@@ -156,7 +174,8 @@ class _Drawer:
 
     def step(self) -> None:
         kinds = ["conv"] * 4 + ["depthwise", "norm", "norm", "activation", "function", "function", "write", "write"]
-        kinds += ["join"] * 4 + ["write_join", "write_join", "split", "pool", "ignored", "dropout"]
+        kinds += ["join"] * 4 + ["write_join", "write_join", "pool", "ignored", "dropout"]
+        kinds += ["split", "slice", "parts", "parts"]
         getattr(self, f"draw_{self.rng.choice(kinds)}")(self.pick())
 
     def draw_conv(self, place: int) -> None:
@@ -217,7 +236,7 @@ class _Drawer:
 
     def draw_write_join(self, place: int) -> None:
         other = self.partner(place)
-        self.put("write_join", (place, other), self.rng.choice(("add_", "mul_", "+=", "+=")), self.shapes[place])
+        self.put("write_join", (place, other), self.rng.choice(("add_", "mul_", "+=", "-=")), self.shapes[place])
 
     def draw_split(self, place: int) -> None:
         width, size = self.shapes[place]
@@ -225,6 +244,28 @@ class _Drawer:
             self.put("piece", (place,), self.rng.randint(0, 1), (width // 2, size))
         elif width % 2 == 0:
             self.put("swap", (place,), None, (width, size))
+
+    def draw_slice(self, place: int) -> None:
+        width, size = self.shapes[place]
+        start = self.rng.randint(0, width - 1)
+        stop = self.rng.randint(start + 1, width)
+        self.put("slice", (place,), (start, stop), (stop - start, size))
+
+    def draw_parts(self, place: int) -> None:
+        width, size = self.shapes[place]
+        if width < 2:
+            return
+        ends = sorted(self.rng.sample(range(1, width), min(width - 1, self.rng.choice((1, 1, 2)))))
+        sizes = [stop - start for start, stop in zip([0, *ends], [*ends, width], strict=True)]
+        layers, total = [], 0
+        for piece in self.rng.sample(range(len(sizes)), self.rng.randint(1, len(sizes))):
+            path, num_out = "", sizes[piece]
+            if self.rng.random() < 0.6:
+                path, num_out = f"part{len(self.modules)}", self.rng.choice(WIDTHS)
+                self.modules[path] = nn.Conv2d(sizes[piece], num_out, 3, 1, 1)
+            layers.append((piece, path))
+            total += num_out
+        self.put("parts", (place,), (tuple(sizes), tuple(layers)), (total, size))
 
     def draw_pool(self, place: int) -> None:
         width, size = self.shapes[place]

@@ -186,4 +186,4 @@ def test_matrix_products_count() -> None:
     assert graph.layers["up"].positions == tokens
     assert graph.why_not("up") is None
     assert graph.why_not("down") is None, "the stream that it is added to is complete"
-    assert "'chunk'" in str(graph.why_not("qkv"))
+    assert "'matmul'" in str(graph.why_not("qkv")), "its pieces are followed, a product of two of them is not"
