@@ -85,13 +85,13 @@ def run(cfg: Any) -> Any:
 
     from prunebench.cli.closing import show
     from prunebench.cli.resolve import resolve
-    from prunebench.cli.sweeps import applicable, objective, own_folder
+    from prunebench.cli.sweeps import applicable, as_given, objective, own_folder
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
     from prunebench.run.sweep_record import job_environment
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = as_given(HydraConfig.get().overrides.task)
     if several := HydraConfig.get().mode == RunMode.MULTIRUN:
         overrides, left_out = applicable(cfg, overrides)
     config, text = resolve(cfg, overrides)

@@ -11,13 +11,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from prunebench.config import recipes
 from prunebench.config.groups import GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
 from prunebench.config.plain_values import check_values
-from prunebench.disk.paths import user_path
+from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
 from prunebench.rows.experiment import settle
 
 NAMED = ("method", "model", "dataset", "schedule", "logger")
 """Groups whose ``name`` stands in folders and results."""
-
 
 PLAIN = ("seed", "recipe", "row", "latency")
 """Keys beside the groups."""
@@ -51,8 +50,8 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     config = settle(config)
     for key in ("data", "outputs"):
         config["paths"][key] = absolute(config["paths"][key], f"paths.{key}")
-    pretrained = config["model"].get("pretrained")
-    if pretrained and "://" not in pretrained:
+    # a file counts by its content, however it is named
+    if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
         config["model"]["pretrained"] = absolute(pretrained, "model.pretrained")
     for key in config["method"].get(RUN_FOLDERS) or ():
         if config["method"].get(key):

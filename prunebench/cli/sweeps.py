@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from prunebench.cli.mistakes import known_keys
 from prunebench.config.groups import GROUPS
@@ -60,13 +60,18 @@ def swept_with_options(arguments: Sequence[str]) -> list[str]:
             have = [_has(key, known) for known in keys]
             if not any(have):
                 several = " or ".join(f"{group}={name}" for name in names)
-                raise UserError(
-                    f"the key {key} is unknown to {several}{nearest(key, [name for known in keys for name in known])}"
-                )
+                near = nearest(key, [name for known in keys for name in known])
+                raise UserError(f"the key {key} is unknown to {several}{near}")
             if not all(have):
                 argument = f"{_FORCED}{argument}"
         found.append(argument)
     return found
+
+
+def as_given(overrides: ListConfig) -> list[str]:
+    """The words of a job; their interpolations are of the run's configuration, not of Hydra's, which lists them."""
+    found: Any = OmegaConf.to_container(overrides, resolve=False)
+    return list(found)
 
 
 def applicable(cfg: DictConfig, overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -89,8 +89,10 @@ def read_json(path: Path) -> Any:
         UserError: it is missing, truncated or not JSON.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it to have it written again") from None
 
 

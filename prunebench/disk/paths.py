@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from prunebench.errors import UserError
 
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 _SHOWN = 60
+
+
+def local(source: str) -> str:
+    """The path in a ``file://`` URL; any other source as it is.
+
+    Raises:
+        UserError: it is no URL.
+    """
+    try:
+        parts = urlsplit(source) if "://" in source else None
+    except ValueError as error:
+        raise UserError(f"{source} is no URL ({error})") from None
+    return url2pathname(parts.path) if parts is not None and parts.scheme == "file" else source
 
 
 def make_folder(path: Path) -> None:
@@ -36,9 +51,9 @@ def user_path(text: str | Path) -> Path:
         path = Path(text).expanduser()
         if "\0" in str(path):
             raise ValueError("it holds a NUL")
-        path.exists()
+        path.stat()
     except (ValueError, RuntimeError, OSError) as error:
-        # who may not look into a folder is told so by whoever reads there
+        # what is not there, or may not be seen, is told by whoever reads it
         if isinstance(error, OSError) and error.errno not in _NO_PATH:
             return path
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")

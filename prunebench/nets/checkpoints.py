@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunebench.disk.paths import user_path
+from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
 from prunebench.nets.wrappers import some, unwrap
 
@@ -83,15 +82,12 @@ def _checked_digest(sha256: str | None) -> str | None:
 
 def _locate(source: str, *, sha256: str | None, cache: Path) -> Path:
     """A local file with the wanted checksum."""
-    try:
-        parts = urlsplit(source) if "://" in source else None
-    except ValueError as error:
-        raise UserError(f"weights must be a path or a file, http or https URL, got {source} ({error})") from None
-    if parts is not None and parts.scheme in ("http", "https"):
+    place = local(source)
+    if place.startswith(("http://", "https://")):
         return _download(source, sha256=sha256, cache=cache)
-    if parts is not None and parts.scheme != "file":
+    if "://" in place:
         raise UserError(f"weights must be a path or a file, http or https URL, got {source}")
-    path = user_path(url2pathname(parts.path) if parts is not None else source)
+    path = user_path(place)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file with the weights inside it")
     if path.exists() and not path.is_file():

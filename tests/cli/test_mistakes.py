@@ -66,7 +66,8 @@ UNREADABLE = {
     "method.{x}=1": ("method.{x} is no name of a key",),
     "+schedule.phases.a/b.epochs=1": ("+schedule.phases.a/b.epochs is no name of a key",),
     "${x}": ("${x} is no key=value",),
-    "seed=${nope}": ("Interpolation key 'nope' not found",),
+    "seed=${nope}": ("seed: Interpolation key 'nope' not found",),
+    "method.prune_ratio=${method.prune_ratio}": ("method.prune_ratio: Recursive interpolation detected",),
 }
 NO_OPTIONS = {
     "method=": ("method=: it can be agp,",),
@@ -110,6 +111,12 @@ def test_it_is_one_sentence_and_nothing_is_written(line: str, command: Command, 
     (sentence,) = errors.strip().splitlines()
     assert sentence.startswith("error: ") and all(word in sentence for word in words), sentence
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_value_may_be_another_one_s(command: Command) -> None:
+    """Refused because of what it stands for: it is found."""
+    code, errors = command("latency=false", "method.min_channels=${dataset.mean}", "method=l1norm")
+    assert code == 1 and "method.min_channels must be a whole number of at least 0, got [0.3053]" in errors
 
 
 def test_the_version_is_ours(command: Command, capfd: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def leaves() -> nn.Module:
 def no_net(**anything: object) -> int:
     return 5
 """
+MODULES = {"raising": "raise RuntimeError('no GPU')", "leaving": "raise SystemExit(0)", "wrong": "def ("}
 PART = {"_target_": "some_code.Part", "size": 3}
 
 
@@ -53,7 +54,11 @@ PART = {"_target_": "some_code.Part", "size": 3}
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "some_code.py"
     path.write_text(CODE)
-    for name, source in (("raising", "raise RuntimeError('no GPU')"), ("leaving", "exit(0)"), ("wrong", "def (")):
+    for name, source in (
+        ("raising", "raise RuntimeError('no GPU')"),
+        ("leaving", "raise SystemExit(0)"),
+        ("wrong", "def ("),
+    ):
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "some_code", raising=False)

@@ -10,9 +10,7 @@ from prunebench.disk.yaml_files import read_yaml
 from prunebench.errors import UserError
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# a comment", "0", "text", "null", "- a", "[]", "1.5e3", "~", "!!set {a}", "---"]
-)
+@pytest.mark.parametrize("text", ["", "# a comment", "0", "text", "null", "- a", "[]", "1.5e3", "~", "---"])
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError, match=r"x\.yaml is damaged \([^\n]*\); write it again$"):
@@ -20,5 +18,5 @@ def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_table_is_read(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("a: 1\nb: {c: [2, ${a}]}\n")
+    (tmp_path / "x.yaml").write_text("a: 1\nb: {c: [2, '${a}']}\n")
     assert read_yaml(tmp_path / "x.yaml") == {"a": 1, "b": {"c": [2, "${a}"]}}

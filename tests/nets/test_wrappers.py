@@ -252,7 +252,7 @@ def test_the_reason_is_the_real_one(tmp_path: Path) -> None:
         "these weights are quantised": {**state, "3._packed_params._packed_params": torch.zeros(1)},
         "the file has their shapes only": {name: tensor.to("meta") for name, tensor in state.items()},
         "found epoch (int), best (float) beside tensors; take those out": {**state, "epoch": 3, "best": 0.5},
-        "variances below zero, in 1.running_var": {**state, "1.running_var": state["1.running_var"] - 9},
+        "variances below zero, in 1.1.running_var": {**state, "1.1.running_var": state["1.1.running_var"] - 9},
         "low-rank additions": {**state, "3.lora_A.weight": torch.zeros(1)},
         "only the names differ, so rename them": {f"layer_{n}": tensor for n, tensor in enumerate(state.values())},
         "another architecture": {f"blocks.{n}.weight": torch.zeros(3) for n in range(9)},
@@ -269,6 +269,7 @@ def test_quantised_weights_say_so(tmp_path: Path) -> None:
     assert "are quantised; give those from before" in refused(tmp_path, {**state, "3.weight": rough})
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 @pytest.mark.parametrize("kind", ["coo", "csr"])
 def test_sparse_weights_are_filled_with_zeros(tmp_path: Path, kind: str) -> None:
     state = dict(make_net(1).state_dict())
