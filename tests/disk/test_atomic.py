@@ -38,3 +38,8 @@ def test_columns_are_the_union_in_order(tmp_path: Path) -> None:
 def test_read_json_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
         read_json(tmp_path / "nothing.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("pipe.json", "deep.json", "."):
+        with pytest.raises(UserError, match=r"cannot be read \(.*\); delete it"):
+            read_json(tmp_path / name)
