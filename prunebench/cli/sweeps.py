@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prunebench.cli.mistakes import known_keys
 from prunebench.config.groups import GROUPS
@@ -68,7 +68,7 @@ def swept_with_options(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def as_given(overrides: ListConfig) -> list[str]:
+def as_given(overrides: Sequence[str]) -> list[str]:
     """The words of a job; their interpolations are of the run's configuration, not of Hydra's, which lists them."""
     found: Any = OmegaConf.to_container(overrides, resolve=False)
     return list(found)
