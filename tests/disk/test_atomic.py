@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.disk.atomic import read_json, write_json, write_rows, write_text
+from prunebench.disk.atomic import read_json, remove, write_json, write_rows, write_text
 from prunebench.errors import UserError
 
 
@@ -28,6 +28,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_text(tmp_path / "f", "new")
     assert (tmp_path / "f").read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_what_stands_in_the_place_of_a_file_or_its_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "file" / "below", tmp_path / "folder"):
+        with pytest.raises(UserError, match=r"cannot be written anew \(.*\); take away what is in its place"):
+            remove(place)
+        with pytest.raises(UserError, match="cannot be written"):
+            write_text(place, "x")
+    remove(tmp_path / "file")
+    remove(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_columns_are_the_union_in_order(tmp_path: Path) -> None:
