@@ -1,14 +1,22 @@
-"""What a user did wrong, in one sentence."""
+"""What a user did wrong, in one sentence, and the programs that say it."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 INSTALLED = (Path(__file__).resolve().parent / "scripts").is_dir()
 """True in an installed wheel, which carries the scripts inside the package; in a checkout they lie beside it."""
+
+
+PLAIN = {"·": "-", "–": "-", "−": "-", "…": "...", "→": "->", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "’": "'"}
+"""What is printed where a terminal or a file has no such sign; ``?`` for all others."""
 
 
 class UserError(ValueError):
@@ -36,3 +44,33 @@ def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:
     """The options that look most like ``word``, as ``'; did you mean fpgm or l1norm?'``, else an empty string."""
     matches = difflib.get_close_matches(word, list(options), n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def program(main: Callable[[], int]) -> NoReturn:
+    """End the process with what ``main`` returns; a user's mistake is one sentence and exit code 1.
+
+    Output can be of any encoding, and its reader may leave, as in ``--help | head``.
+    """
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="plain")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130  # 128 + SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # 128 + SIGPIPE: a run that was writing has not finished
+    sys.exit(code)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands in the output for signs that its encoding lacks; see :func:`codecs.register_error`."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end

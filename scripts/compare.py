@@ -16,7 +16,7 @@ if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
 from prunebench.core.result import read_result  # noqa: E402
-from prunebench.errors import UserError, here  # noqa: E402
+from prunebench.errors import UserError, here, program  # noqa: E402
 from prunebench.measure.metrics import ACCURACY, METRICS  # noqa: E402
 from prunebench.measure.statistics import mcnemar  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
@@ -85,8 +85,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    program(lambda: main(sys.argv[1:]))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from yaml import YAMLError
 from prunebench.config import named
 from prunebench.config.groups import conf_folder
 from prunebench.data.files import MissingData
-from prunebench.errors import UserError, here, nearest
+from prunebench.errors import UserError, here, nearest, program
 
 CONF = conf_folder() / "dataset"
 
@@ -113,4 +112,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

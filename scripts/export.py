@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from prunebench.errors import UserError
+from prunebench.errors import UserError, program
 from prunebench.nets.export import FORMATS, export
 
 
@@ -39,4 +39,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here  # noqa: E402
+from prunebench.errors import UserError, here, program  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
 from prunebench.run.publish import publish  # noqa: E402
 
@@ -48,4 +48,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

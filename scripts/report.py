@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here  # noqa: E402
+from prunebench.errors import UserError, here, program  # noqa: E402
 from prunebench.report import Report, build, readme  # noqa: E402
 from prunebench.rows import load_papers  # noqa: E402
 
@@ -83,4 +83,4 @@ def show(report: Report, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

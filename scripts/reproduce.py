@@ -29,7 +29,7 @@ from omegaconf import OmegaConf  # noqa: E402
 
 from prunebench.cli.main import identified  # noqa: E402
 from prunebench.cli.resolve import resolve  # noqa: E402
-from prunebench.errors import UserError, nearest  # noqa: E402
+from prunebench.errors import UserError, here, nearest, program  # noqa: E402
 from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
 from prunebench.report.configurations import failures, group  # noqa: E402
@@ -53,6 +53,9 @@ def configure(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(here(__doc__ or ""))
+        return 0
     given = dict(OWN)
     overrides = []
     for argument in arguments:
@@ -121,8 +124,4 @@ def show(table: Table, names: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    program(lambda: main(sys.argv[1:]))

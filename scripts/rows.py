@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from prunebench import rows
-from prunebench.errors import UserError, here
+from prunebench.errors import UserError, here, program
 from prunebench.rows import Row
 from prunebench.rows.counting import LIMIT, Count
 from prunebench.rows.verify import verify
@@ -87,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -23,12 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text())
         return 0
+    if "--version" in arguments:
+        from prunebench import __version__
+
+        print(f"prunebench {__version__}")
+        return 0
     _start_logging()
     from hydra import main as hydra_main
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from prunebench.cli.mistakes import explain, refuse_flags
+    from prunebench.cli.sweeps import composable
     from prunebench.config import recipes
     from prunebench.rows import register
 
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_flags(arguments)
         recipes.register()
         register(arguments)
-        sys.argv = [sys.argv[0], *swept_with_rows(arguments)]
+        sys.argv = [sys.argv[0], *composable(arguments)]
         hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
     except (UserError, _Refused) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,76 +61,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def swept_with_rows(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` of a sweep over rows, with ``key.path=value`` as ``key.path=choice(value)``.
-
-    Hydra first composes a sweep without what is swept. The keys of a row's schedule or method do not exist there and
-    would be refused; as sweeps of one value they reach each row.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    if not {"-m", "--multirun"} & set(arguments) or not any(a.startswith("experiment=") for a in arguments):
-        return list(arguments)
-    found = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        nested = "." in key and not key.startswith(("hydra.", "+", "~", "-"))
-        try:
-            plain = nested and not OverridesParser.create().parse_override(argument).is_sweep_override()
-        except HydraException:
-            plain = False  # Hydra will say what is wrong with it
-        found.append(f"{key}=choice({value})" if plain else argument)
-    return found
-
-
 class _Refused(BaseException):
     """A UserError of a single run on its way through Hydra, which would print a line of its own for an Exception."""
 
 
-def _job(cfg: Any) -> None:
+def _job(cfg: Any) -> Any:
+    """Returns what a sweeper optimises, see :func:`prunebench.cli.sweeps.objective`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     try:
-        run(cfg)
+        return run(cfg)
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the launcher goes on with the other jobs
         raise _Refused(str(error)) from None
 
 
-def run(cfg: Any) -> None:
+def run(cfg: Any) -> Any:
     """One job of Hydra: print the stored row of a complete run, else run it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     from prunebench.cli.closing import show
     from prunebench.cli.resolve import resolve
+    from prunebench.cli.sweeps import applicable, as_given, objective, own_folder
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
     from prunebench.run.sweep_record import forget_missing_data, job_environment
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
-    config, text = resolve(cfg, HydraConfig.get().overrides.task)
+    overrides = as_given(HydraConfig.get().overrides.task)
+    if several := HydraConfig.get().mode == RunMode.MULTIRUN:
+        overrides, left_out = applicable(cfg, overrides)
+    config, text = resolve(cfg, overrides)
     config = identified(config)
     forget_missing_data(config)
     folder = run_folder(config)
     if is_complete(folder):
         print(f"already complete: {folder}")
         show(read_result(folder))
-        return
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return objective(read_result(folder)) if several else None
+    if several:
         # a process per run: no environment, seed, thread or memory leaks from one row into the next
-        overrides = list(HydraConfig.get().overrides.task)
         print(f"\n== {' '.join(overrides)}", flush=True)
-        command = [sys.executable, "-m", "prunebench", *overrides]
+        for word in left_out:
+            print(f"{word} is left out: no such key here", flush=True)
+        command = [sys.executable, "-m", "prunebench", *overrides, *own_folder()]
         if subprocess.run(command, env=job_environment()).returncode:
             raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
-        return
+        return objective(read_result(folder))
     result = execute(config, text, folder)
     print(f"\n{folder / 'result.json'}")
     show(result)
+    return None
 
 
 def identified(config: Mapping[str, Any]) -> dict[str, Any]:

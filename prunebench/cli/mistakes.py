@@ -11,6 +11,9 @@ from typing import Any
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
 from prunebench.errors import UserError, nearest
 
+_COMPLETION = ("install", "uninstall", "query")
+"""What Hydra's completion of the shell can be asked for."""
+
 
 def refuse_flags(arguments: Sequence[str]) -> None:
     """Refuse what Hydra's own reader of flags would answer with its usage, and numbers that Python does not read.
@@ -32,6 +35,8 @@ def refuse_flags(arguments: Sequence[str]) -> None:
         raise UserError(f"{word} stands behind a flag and other options before it; put the flags behind all options")
     if known.resolve and not known.cfg:
         raise UserError("--resolve belongs to --cfg job, which prints the configuration and runs nothing")
+    if known.shell_completion and not any(word.partition("=")[0] in _COMPLETION for word in known.overrides):
+        raise UserError(f"--shell-completion needs one of {', '.join(f'{word}=bash' for word in _COMPLETION)}")
     for word in arguments:
         _refuse_value(word)
 
@@ -39,25 +44,43 @@ def refuse_flags(arguments: Sequence[str]) -> None:
 def _refuse_value(word: str) -> None:
     """Refuse ``key=value`` where Hydra's answer would be a traceback."""
     key, _, value = word.partition("=")
-    if key in GROUPS and value == "null":
-        raise UserError(
-            f"{key}=null: " + ("leave it out" if key in MAY_LACK else f"it can be {', '.join(options(key))}")
-        )
+    if not key:
+        raise UserError(f"{word or 'an empty word'} is no key=value")
+    group = key.lstrip("+")
+    if group in GROUPS and "=" in word and not _may_be_a_name(value):
+        lacks = value in ("", "null") and group in MAY_LACK
+        raise UserError(f"{word}: " + ("leave it out" if lacks else f"it can be {', '.join(options(group))}"))
     limit = sys.get_int_max_str_digits()
     if limit and (number := re.search(rf"\d{{{limit + 1},}}", word)):
         digits = len(number.group())
         raise UserError(f"{key[:60]} has a number of {digits} digits, of which Python reads {limit} at most")
 
 
+def _may_be_a_name(value: str) -> bool:
+    """Whether Hydra reads ``value`` as a text, or as something that holds texts."""
+    if value.lower() in ("", "null", "true", "false"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """One sentence for what Hydra or OmegaConf refused, with the nearest names."""
+    from hydra.errors import OverrideParseException
+
     text = str(error)
-    missing = re.search(r"Could not find '(\w+)/([^']+)'", text) or re.search(
-        r"In '[^']*': Could.* '(\w+)/([^']+)'", text
-    )
-    if missing:
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if severals := re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE):
+        key, _, values = severals[1].partition("=")
+        as_list = f"; a list is {key}=[{values}]" if "." in key else ""
+        return f"{severals[1]} are several values: with -m before all else a run is made of each{as_list}"
+    if missing := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         group, word = missing.groups()
-        known = options(group)
+        known = options(group) or getattr(error, "options", None) or []
         return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
@@ -72,14 +95,34 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
 
 
+def _unreadable(word: str) -> str:
+    """Why Hydra could not read ``word``, and how it can."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word or 'an empty word'} is no key=value"
+    if not re.fullmatch(r"[+~]*([\w.-]+|[\w/@-]+)", key):
+        return f"{word} cannot be read: {key} is no name of a key"
+    example = '["…"]' if value.startswith("[") else f'"{value}"'
+    return (
+        f"{word} cannot be read; a text with signs such as = ~ [ or letters beyond ASCII stands in quotes of its own, "
+        f"inside those of the shell: '{key}={example}'"
+    )
+
+
 def known_keys(arguments: Sequence[str]) -> list[str]:
     """All keys of the configuration that the group choices among ``arguments`` give."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    choices = [a for a in arguments if a.split("=")[0] in GROUPS and "," not in a]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
+    choices = [a for a in arguments if a.split("=")[0] in GROUPS and not re.search("[,(]", a)]
+    running = GlobalHydra.instance()
+    outer, running.hydra = running.hydra, None  # a job of a sweep asks too, and Hydra composes it
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
+    finally:
+        running.hydra = outer
     return list(_flat(config, ""))
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunebench.config import recipes
-from prunebench.config.arguments import fit
 from prunebench.config.groups import GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
-from prunebench.config.ranges import Range
-from prunebench.errors import UserError
+from prunebench.config.plain_values import check_values
+from prunebench.disk.paths import local, user_path
+from prunebench.errors import UserError, nearest
 from prunebench.rows.experiment import settle
 
 NAMED = ("method", "model", "dataset", "schedule", "logger")
 """Groups whose ``name`` stands in folders and results."""
+
+PLAIN = ("seed", "recipe", "row", "latency")
+"""Keys beside the groups."""
 
 
 def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
@@ -40,29 +42,36 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        reason, *facts = str(error).splitlines()
+        place = error.full_key or next((fact.split()[-1] for fact in facts if "full_key:" in fact), "")
+        raise UserError(f"{place}{place and ': '}{reason}") from None
     assert isinstance(config, dict)
-    _check_values(config)
+    check_values(config)
     config = settle(config)
     for key in ("data", "outputs"):
-        config["paths"][key] = absolute(config["paths"][key])
-    pretrained = config["model"].get("pretrained")
-    if pretrained and "://" not in pretrained:
-        config["model"]["pretrained"] = absolute(pretrained)
+        config["paths"][key] = absolute(config["paths"][key], f"paths.{key}")
+    # a file counts by its content, however it is named
+    if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
+        config["model"]["pretrained"] = absolute(pretrained, "model.pretrained")
     for key in config["method"].get(RUN_FOLDERS) or ():
         if config["method"].get(key):
-            config["method"][key] = absolute(str(config["method"][key]))
+            config["method"][key] = absolute(str(config["method"][key]), f"method.{key}")
     return config, OmegaConf.to_yaml(OmegaConf.create(config))
 
 
-def absolute(path: str) -> str:
-    """``path`` from the root; ``~`` is the user's home."""
-    return str(Path(path).expanduser().resolve())
+def absolute(path: str, key: str) -> str:
+    """``path``, the value of ``key``, from the root, see :func:`prunebench.disk.paths.user_path`."""
+    try:
+        return str(user_path(path).resolve())
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _check_groups(cfg: DictConfig) -> None:
     """Refuse a group, its name or its phases that were taken away or replaced by something else."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    if strange := sorted({*raw} - {*GROUPS, *PLAIN}):
+        raise UserError(f"the key {strange[0]} is unknown{nearest(strange[0], [*GROUPS, *PLAIN])}")
     for group in GROUPS:
         if not isinstance(raw.get(group), dict) and (group not in MAY_LACK or raw.get(group) is not None):
             raise UserError(f"{group} must be a group of options, got {raw.get(group)!r}; choose one with {group}=...")
@@ -90,20 +99,3 @@ def _check_fit(cfg: DictConfig) -> None:
             f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
             f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"
         )
-
-
-def _check_values(config: Mapping[str, Any]) -> None:
-    """Refuse what no constructor sees."""
-    paths, row = config["paths"], config.get("row")
-    fit(config["seed"], Annotated[int, Range(low=0, below=2**31)], "seed")
-    truths = {"latency": config["latency"], "paths.download": paths["download"]}
-    truths |= {"logger.online": config["logger"].get("online", False)}
-    for name, value in truths.items():
-        fit(value, bool, name)
-    texts = {f"paths.{key}": paths[key] for key in ("data", "outputs")}
-    texts |= {f"model.{key}": config["model"].get(key) or "none" for key in ("pretrained", "pretrained_sha256")}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise UserError(f"{name} must be text, got {value!r}")
-    if row is not None and not isinstance(row, Mapping):
-        raise UserError(f"row={row} is set by the rows themselves; ask for one with experiment=<paper>-<row>")

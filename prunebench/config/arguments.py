@@ -46,7 +46,8 @@ def fitted(target: Callable[..., Any], given: Mapping[str, Any], *, where: str) 
     known, needed, closed = _parameters(target)
     for name in given:
         if closed and name not in known:
-            raise UserError(f"{where}.{name} is unknown; it can be {', '.join(known)}{nearest(name, known)}")
+            allowed = f"it can be {', '.join(known)}" if known else f"{where} has no options"
+            raise UserError(f"{where}.{name} is unknown; {allowed}{nearest(name, known)}")
     for name in needed:
         if name not in given:
             raise UserError(f"{where}.{name} must be given")

@@ -44,6 +44,8 @@ def find(path: str, *, what: str) -> Callable[..., Any]:
             f"{module_name}, which builds {what}, cannot be imported ({error}); install it, or start Python "
             "where it lies"
         ) from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{module_name}, which builds {what}, cannot be imported: {_reason(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise UserError(f"{module_name} has no function or class {name!r}{nearest(name, vars(module))}")
@@ -99,11 +101,15 @@ def _call(target: Callable[..., Any], given: Mapping[str, Any], what: str) -> An
         return target(**given)
     except UserError:
         raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{last.filename}:{last.lineno}"
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{what} cannot be built: {reason} ({place})") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what} cannot be built: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why somebody's code has failed, and where; a program that ends there gives no reason of its own."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = "" if isinstance(error, SystemExit) else str(error).strip().partition("\n")[0]
+    return f"{reason or type(error).__name__} ({last.filename}:{last.lineno})"
 
 
 def _find_known(path: Any, where: str, expects: type) -> Callable[..., Any]:

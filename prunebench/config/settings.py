@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import torch
 
 from prunebench.config.arguments import fitted, validated
-from prunebench.config.ranges import Among, PositiveInt
+from prunebench.config.ranges import Among, PositiveInt, Range
 from prunebench.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp")
 ACCELERATORS = ("auto", "cpu", "gpu")
+MAX_THREADS = 1024
+"""Far above any machine's cores; torch would really start a million, and hang."""
 
 
 @validated
@@ -28,7 +30,7 @@ class TrainerSettings:
     accelerator: Annotated[str, Among(ACCELERATORS)]
     devices: PositiveInt
     strategy: Annotated[str, Among(STRATEGIES)]
-    num_threads: PositiveInt | None
+    num_threads: Annotated[int, Range(low=1, high=MAX_THREADS)] | None
     progress: bool
 
     def __post_init__(self) -> None:

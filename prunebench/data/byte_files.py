@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Annotated, Any
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Range
-from prunebench.data.files import not_found
+from prunebench.data.files import MissingData
 from prunebench.data.text import Text, TextData, split
+from prunebench.disk.paths import user_path
 from prunebench.errors import UserError
 
 
@@ -35,15 +37,20 @@ class ByteFiles(TextData):
         """Nothing to do: the files are local."""
 
     def read(self, root: Path) -> Text:
-        paths = [Path(root) / Path(path).expanduser() for path in self.files] or standard_library()
+        paths = [Path(root) / user_path(path) for path in self.files] or standard_library()
         pieces, size = [], 0
         for path in paths:
             if self.max_bytes is not None and size >= self.max_bytes:
                 break
             try:
+                if path.exists() and not path.is_file():
+                    raise IsADirectoryError(errno.EISDIR, "it is no file")
                 pieces.append(path.read_bytes())
             except OSError as error:
-                raise not_found(self.name, root, f"{path} there ({error.strerror})") from None
+                raise MissingData(
+                    f"{self.name} is not in the data folder {root}: {path} of dataset.files cannot be read "
+                    f"({error.strerror}); its paths are absolute or below that folder"
+                ) from None
             size += len(pieces[-1])
         content = b"".join(pieces)[: self.max_bytes]
         if len(content) < 100:

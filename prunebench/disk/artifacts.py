@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunebench.disk.atomic import plain, write_bytes
+from prunebench.disk.atomic import plain, remove, write_bytes
 from prunebench.disk.seal import Damaged, file_sha256, read_value, write_value
 from prunebench.disk.tensors import read_tensors, write_tensors
 from prunebench.errors import UserError
@@ -50,7 +50,7 @@ def once(path: Path, make: Callable[[], T], *, after: str = "", beside: Sequence
     if found is not None:
         return found[0]  # type: ignore[no-any-return]
     for file in beside:
-        file.unlink(missing_ok=True)
+        remove(file)
     value = make()
     written = {file.name: file_sha256(file) for file in beside if file.exists()}
     write_value(path, value, after=after, beside=written)

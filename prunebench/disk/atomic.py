@@ -53,6 +53,21 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        UserError: something else is in its place or in that of its folder, or the folder cannot be written.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written anew ({error.strerror}); take away what is in its place, then the same command "
+            "goes on from here"
+        ) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Put the names in ``folder`` on the disk: without it a power cut may bring back the old file."""
     with contextlib.suppress(OSError):  # some file systems have no such thing; the file itself is safe
@@ -89,8 +104,10 @@ def read_json(path: Path) -> Any:
         UserError: it is missing, truncated or not JSON.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it to have it written again") from None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from prunebench.disk.artifacts import whole
+from prunebench.disk.atomic import remove
 from prunebench.disk.seal import file_sha256, read_value, write_value
 from prunebench.disk.tensors import read_tensors, write_tensors
 
@@ -50,7 +51,7 @@ def write(
 ) -> None:
     """Write a phase's files; the record comes last."""
     written = {WEIGHTS: weights, **({BEST: best} if best is not None else {})}
-    (folder / BEST).unlink(missing_ok=True)
+    remove(folder / BEST)
     for name, state in written.items():
         write_tensors(folder / name, state, after=after)
     sums = {name: file_sha256(folder / name) for name in written}

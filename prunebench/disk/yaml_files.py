@@ -57,7 +57,12 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 def _check(text: str) -> None:
     """Aliases and depth, from the events alone, so that nothing is built yet."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Parser):
+    events = yaml.parse(text, Loader=_Parser)
+    start = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
+    if not isinstance(start, yaml.MappingStartEvent):
+        raise ValueError("it is no table")
+    depth = 1
+    for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it holds the alias {event.anchor!r:.50}")

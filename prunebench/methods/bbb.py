@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from prunebench.config.ranges import (
     Among,
     FiniteFloat,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenFraction,
-    PositiveInt,
     Range,
 )
 from prunebench.core.context import Extracted, Run
@@ -58,8 +56,7 @@ class BayesByBackprop(VariationalMethod):
         estimator: "weight" (one draw a batch, the paper's), "lrt" or "flipout".
         prune_ratio: share of the weights that goes, in [0, 1).
         scope: "global" = one ranking through all layers, "layer" = one for each.
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see
-            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
+        **common: the arguments of :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.
@@ -79,15 +76,9 @@ class BayesByBackprop(VariationalMethod):
         estimator: Annotated[str, Among(("weight", "lrt", "flipout"))],
         prune_ratio: PruneRatio,
         scope: Scope,
-        layers: Sequence[str],
-        kl_weight: NonNegativeFloat,
-        kl_start: NonNegativeInt,
-        kl_warmup: NonNegativeInt,
-        num_samples: PositiveInt | None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
-        )
+        super().__init__(**common)
         if not log_narrow < log_wide:
             raise UserError(f"method.log_narrow={log_narrow!r} must be below method.log_wide={log_wide!r}")
         self.prior, self.prior_std = prior, float(prior_std)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from prunebench.config.ranges import Range
 from prunebench.core.context import Extracted, Run
 from prunebench.layers import kl
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, sparsity, to_gaussian
@@ -39,8 +39,7 @@ class SparseVariationalDropout(VariationalMethod):
         log_sigma2: initial ln s^2 of each weight; must be well below ln w^2.
         threshold: on log alpha; 3 is a dropout rate of 0.95.
         train_clip: dead weights are 0 while training too (on for the paper's LeNets, off for its VGGs).
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see
-            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
+        **common: the arguments of :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.
@@ -52,15 +51,9 @@ class SparseVariationalDropout(VariationalMethod):
         log_sigma2: Annotated[float, Range(low=-100)],
         threshold: Annotated[float, Range(low=-8)],
         train_clip: bool,
-        layers: Sequence[str],
-        kl_weight: NonNegativeFloat,
-        kl_start: NonNegativeInt,
-        kl_warmup: NonNegativeInt,
-        num_samples: PositiveInt | None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
-        )
+        super().__init__(**common)
         self.log_sigma2, self.threshold = float(log_sigma2), float(threshold)
         self.train_clip = train_clip
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from prunebench.config.ranges import Among, Range
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.errors import UserError
@@ -41,8 +41,7 @@ class VariationalDropout(VariationalMethod):
         rate: initial dropout rate p of the layers, alpha = p / (1 - p); in (0, 0.5].
         input_rate: the same for the net's first layer.
         learn: whether the rates are learned.
-        layers, kl_weight, kl_start, kl_warmup, num_samples: see
-            :class:`~prunebench.methods.bases.variational.VariationalMethod`.
+        **common: the arguments of :class:`~prunebench.methods.bases.variational.VariationalMethod`.
 
     Raises:
         UserError: an option outside its values.
@@ -56,15 +55,9 @@ class VariationalDropout(VariationalMethod):
         rate: _Rate,
         input_rate: _Rate,
         learn: bool,
-        layers: Sequence[str],
-        kl_weight: NonNegativeFloat,
-        kl_start: NonNegativeInt,
-        kl_warmup: NonNegativeInt,
-        num_samples: PositiveInt | None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            layers=layers, kl_weight=kl_weight, kl_start=kl_start, kl_warmup=kl_warmup, num_samples=num_samples
-        )
+        super().__init__(**common)
         if noise == "A" and shape == "weight":
             raise UserError("method.noise=A has one rate an input unit or a layer; use method.shape=unit or layer")
         self.noise, self.shape, self.learn = noise, shape, learn

@@ -10,18 +10,19 @@ import hashlib
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
 from prunebench.nets.wrappers import some, unwrap
 
@@ -81,14 +82,16 @@ def _checked_digest(sha256: str | None) -> str | None:
 
 def _locate(source: str, *, sha256: str | None, cache: Path) -> Path:
     """A local file with the wanted checksum."""
-    parts = urlsplit(source) if "://" in source else None
-    if parts is not None and parts.scheme in ("http", "https"):
+    place = local(source)
+    if place.startswith(("http://", "https://")):
         return _download(source, sha256=sha256, cache=cache)
-    if parts is not None and parts.scheme != "file":
+    if "://" in place:
         raise UserError(f"weights must be a path or a file, http or https URL, got {source}")
-    path = Path(url2pathname(parts.path) if parts is not None else source).expanduser()
+    path = user_path(place)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file with the weights inside it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a device or a pipe; give a file with weights")
     if not path.is_file():
         beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no file {path.absolute()} with weights{nearest(path.name, beside)}")
@@ -137,10 +140,23 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
+        _check_sums(path)
         content: object = torch.load(path, map_location="cpu", weights_only=True)
         return content
     except Exception as error:  # damaged files make the readers fail with any type of error
         raise UserError(_why_unreadable(path, str(error))) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if bytes have changed: torch's files are archives with checksums, which it does not compare.
+
+    The sums are all 0 where the writer was told to leave them out.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # from before torch 1.6
+    with zipfile.ZipFile(path) as archive:
+        if any(item.CRC for item in archive.infolist() if item.file_size) and (wrong := archive.testzip()):
+            raise ValueError(f"the checksum of {wrong} does not fit")
 
 
 def _why_unreadable(path: Path, reason: str) -> str:
@@ -179,17 +195,25 @@ def _fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str,
         raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {_advice(lists, tensors, wanted)}")
     # a counter that old files lack keeps the net's value
     fitted = {name: tensors.get(name, own).to(own.dtype) for name, own in wanted.items()}
-    broken = [name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise UserError(f"{path} can't be used: it holds values that are not finite, in {some(broken)}")
+    broken = {
+        "values that are not finite": [name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()],
+        "variances below zero": [
+            name for name, tensor in fitted.items() if name.endswith("running_var") and (tensor < 0).any()
+        ],
+    }
+    for what, where in broken.items():
+        if where:
+            raise UserError(f"{path} can't be used: it holds {what}, in {some(where)}")
     return fitted
 
 
 def _advice(lists: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """What is the matter, as far as names and shapes tell."""
     names = " ".join(tensors)
-    if "_packed_params" in names or "zero_point" in names:
+    if "_packed_params" in names or "zero_point" in names or any(tensor.is_quantized for tensor in tensors.values()):
         return "these weights are quantised; give those from before"
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return "the file has their shapes only; save them where they have values"
     if "lora_A" in names or "lora_B" in names:
         return "low-rank additions (LoRA) are not merged into them; merge them where they were trained"
     if lists["unknown to the net"] and [*map(_kind, tensors.values())] == [*map(_kind, wanted.values())]:
@@ -201,10 +225,10 @@ def _advice(lists: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], w
 
 def _compatible(given: Tensor, wanted: Tensor) -> bool:
     same_type = given.dtype == wanted.dtype or (given.is_floating_point() and wanted.is_floating_point())
-    return given.shape == wanted.shape and same_type
+    return given.shape == wanted.shape and same_type and not given.is_meta
 
 
 def _kind(tensor: Tensor) -> str:
-    """``[16, 3, 3, 3]``, with the type where that is not a floating-point one."""
+    """``[16, 3, 3, 3]``, with the type where that is not a floating-point one, and what it lacks."""
     kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
-    return f"{list(tensor.shape)}{kind}"
+    return f"{list(tensor.shape)}{kind}{' without values' if tensor.is_meta else ''}"

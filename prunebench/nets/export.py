@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Among, PositiveInt
+from prunebench.disk.paths import make_folder
 from prunebench.errors import UserError
 from prunebench.nets import package
 from prunebench.nets.spec import Spec
@@ -65,7 +66,9 @@ def export(
     if not spec.example().is_floating_point():
         raise UserError(f"export: {spec.name} takes {spec.example_dtype} inputs; only nets for images are exported")
     path = output or Path(folder) / "export" / f"{spec.name}{SUFFIX[form]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"export: {path} is a folder; give the file to write in --output")
     # written beside the target and renamed, so that a failure leaves neither a wrong nor half a file;
     # the suffix stays last because torch.export looks at it
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{SUFFIX[form]}")

@@ -23,6 +23,7 @@ from torch import nn
 
 from prunebench.config.named import arguments
 from prunebench.disk.atomic import TEMPORARY, write_bytes, write_text
+from prunebench.disk.paths import user_path
 from prunebench.errors import UserError
 from prunebench.nets import spec as specs
 from prunebench.nets.dense_net import make_net
@@ -118,7 +119,7 @@ def model_folder(folder: Path | str) -> Path:
     Raises:
         UserError: there is no net.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     for candidate in (folder / FOLDER, folder):
         if (candidate / NET).is_file():
             return candidate

@@ -59,19 +59,35 @@ def _open(content: object, path: Path) -> tuple[State, list[str]]:
         inner = content if isinstance(content, Mapping) else {}
         key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
         if key is None or len(steps) == MAX_DEPTH:
-            what = f"the keys {some(map(str, inner))}" if inner else type(content).__name__
+            what = _content(inner) if inner else type(content).__name__
             wanted = f"tensors by name, or these in one of {', '.join(WRAPPERS)}"
             raise UserError(f"{path} holds no weights: expected {wanted}, found {what}")
         content = inner[key]
         steps.append(f"in {key}")
-    return dict(cast("Mapping[str, Tensor]", content)), steps
+    tensors = dict(cast("Mapping[str, Tensor]", content))
+    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
+    if sparse:
+        steps.append(f"{len(sparse)} sparse tensors filled with zeros")
+    return tensors | {name: tensors[name].to_dense() for name in sparse}, steps
+
+
+def _content(inner: Mapping[object, object]) -> str:
+    """What a table holds that is none of tensors by name: what is strange in it, if most of it is right."""
+    strange = [f"{key} ({type(value).__name__})" for key, value in inner.items() if not _is_tensor(key, value)]
+    if len(strange) < len(inner):
+        return f"{some(strange)} beside tensors; take those out where the file was made"
+    return f"the keys {some(map(str, inner))}"
+
+
+def _is_tensor(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _is_state_dict(content: object) -> bool:
     return (
         isinstance(content, Mapping)
         and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+        and all(_is_tensor(name, value) for name, value in content.items())
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prunebench.disk.paths import make_folder
 from prunebench.measure.metrics import ACCURACY, METRICS
 from prunebench.report.configurations import Group
 
@@ -61,7 +62,7 @@ def write_figures(
     """
     found, methods = subjects(groups), sorted({item.first.method for item in groups})
     drawn = list(found.items())[:MAX_FIGURES]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths: list[Path] = []
     for done, ((dataset, model), members) in enumerate(drawn, 1):
         figure = draw(f"{model} on {dataset}", members, methods)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from prunebench.disk.paths import make_folder
 from prunebench.measure.metrics import FRACTION, NOTHING, Metric
 from prunebench.report.configurations import CLAIM_SEEDS, Estimate
 
@@ -162,7 +163,7 @@ def seeds_note(found: Estimate) -> str:
 def write(table: Table, folder: Path, suffixes: Sequence[str] = (".md", ".tex", ".csv")) -> list[Path]:
     """Write ``<name>.md``, ``.tex`` and ``.csv`` into ``folder``, or some of them."""
     writers = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{table.name}{suffix}" for suffix in suffixes]
     for path in paths:
         path.write_text(writers[path.suffix](table), encoding="utf-8")

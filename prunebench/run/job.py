@@ -23,6 +23,7 @@ from prunebench.disk import artifacts, finished
 from prunebench.disk.atomic import sweep
 from prunebench.disk.finished import Finished
 from prunebench.disk.lock import FolderLock
+from prunebench.disk.paths import user_path
 from prunebench.disk.seal import text_sha256
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
@@ -67,7 +68,7 @@ class Job(MeasuredRun):
     def teacher(self, source: str = "dense") -> nn.Module:
         """A trained net, frozen: this run's dense net, or the saved net in another run's folder."""
         if source != "dense":
-            folder = Path(source).expanduser()
+            folder = user_path(source)
             # the run's own net is called anyway; what else a folder names must be on the list
             known = package.read_spec(folder).target == self.dense.settings["_target_"]
             net = package.load(folder, trust=known)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunebench.config.plain_values import check_values
 from prunebench.core.method import Method
 from prunebench.core.result import FILE, read_result
+from prunebench.disk.paths import user_path
 from prunebench.disk.yaml_files import read_yaml
 from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, is_number
@@ -61,7 +63,7 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     config["ood"] = None  # foreign pictures are not measured again
     if data is not None:
-        config["paths"]["data"] = str(data.expanduser().resolve())
+        config["paths"]["data"] = str(user_path(data).resolve())
     if not trust:
         with without_memory():
             make_net(config["model"], trust=False)
@@ -91,6 +93,8 @@ class _Stored:
 
 
 def _read_stored(folder: Path) -> _Stored:
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} holds no {FILE}; give the folder of a finished run (.../seed_<n>)")
     result = read_result(folder)
     if result["status"] == "failed":
         raise UserError(f"{folder} holds a failed run without numbers; give the folder of a run that ended with them")
@@ -118,8 +122,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_yaml(path)
     if wrong := [group for group in _GROUPS if not isinstance(config.get(group), dict)]:
         raise UserError(f"{path} is no configuration of a run ({wrong[0]} is no group); give the whole folder of a run")
-    if not isinstance(config.get("seed"), int) or not isinstance(config["schedule"].get("phases"), dict):
-        raise UserError(f"{path} is no configuration of a run (seed or phases); give the whole folder of a run")
+    try:
+        if not isinstance(config["schedule"].get("phases"), dict):
+            raise UserError("schedule.phases is no table")
+        check_values(config)
+    except (UserError, KeyError) as error:
+        raise UserError(f"{path} is no configuration of a run ({error}); give the whole folder of a run") from None
     return config
 
 

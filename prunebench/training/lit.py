@@ -166,10 +166,15 @@ class Lit(pl.LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss.detach()):
             shown = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
+            step = self.clock().step
+            advice = (
+                f"lower schedule.phases.{self.phase.name}.lr (now {self.phase.lr:g}) or set its clip_norm"
+                if step
+                else "nothing was learnt yet, so that the rate is not the reason: look at the net and at its weights"
+            )
             raise UserError(
-                f"the loss is not finite in phase {self.phase.name}, epoch {self.current_epoch}, "
-                f"step {self.clock().step} ({shown}); lower schedule.phases.{self.phase.name}.lr "
-                f"(now {self.phase.lr:g}) or set its clip_norm. The last good checkpoint stays."
+                f"the loss is not finite in phase {self.phase.name}, epoch {self.current_epoch}, step {step} "
+                f"({shown}); {advice}. The last good checkpoint stays."
             )
         return loss
 

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.plugins import CheckpointIO
 
 from prunebench.disk.artifacts import whole
+from prunebench.disk.atomic import remove
 from prunebench.disk.seal import read_with_trailer, write_with_trailer
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -40,7 +41,7 @@ class SealedCheckpoints(CheckpointIO):
         return read_checkpoint(Path(path), after=self.after, map_location=map_location)
 
     def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+        remove(Path(path))
 
 
 def read_checkpoint(path: Path, *, after: str, map_location: Any = "cpu") -> dict[str, Any]:
@@ -70,5 +71,5 @@ def resumable(folder: Path, *, after: str) -> Path | None:
     found = whole(folder / LAST, read)
     if found is None:
         for name in (LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
     return found

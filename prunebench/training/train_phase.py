@@ -17,6 +17,7 @@ from prunebench.core.method import Method
 from prunebench.core.task import Task
 from prunebench.data.base import Batches, Data
 from prunebench.disk import finished
+from prunebench.disk.atomic import remove
 from prunebench.training.fit import fit
 from prunebench.training.lit import Lit
 from prunebench.training.loggers import build_loggers
@@ -89,4 +90,4 @@ def train_phase(
         best=best["state_dict"] if best else None,
     )
     for name in (LAST, BEST):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)

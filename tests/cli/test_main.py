@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from prunebench.cli import main
 from prunebench.cli.help import help_text
-from prunebench.config.groups import GROUPS, options
+from prunebench.config.groups import GROUPS, conf_folder, options
 from prunebench.core.result import read_result
 from prunebench.core.task import Classification
 from tests.kit import SHORT
@@ -67,7 +67,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         (["schedule.phases.finetune.lr=-1"], ["lr", "-1"]),
         (["schedule.phases.finetune.clip_norm=big"], ["schedule.phases.finetune.clip_norm must be a number", "'big'"]),
         (["trainer.deterministic=maybe"], ["trainer.deterministic must be true or false or warn", "'maybe'"]),
-        (["trainer.num_threads=two"], ["trainer.num_threads must be a whole number of at least 1 or null", "'two'"]),
+        (["trainer.num_threads=two"], ["trainer.num_threads must be a whole number in [1, 1024] or null", "'two'"]),
+        (["trainer.num_threads=1000000"], ["trainer.num_threads must be", "got 1000000"]),
         (["trainer.precision=16"], ["trainer.precision must be one of", "16-mixed", "got 16"]),
         (["trainer.channels_last=3"], ["trainer.channels_last must be true or false"]),
         (["+trainer.gpus=1"], ["trainer.gpus is unknown", "devices"]),
@@ -236,6 +237,22 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_key_that_some_options_have_reaches_those(tmp_path: Path) -> None:
+    """And each job finds the user's own configuration files."""
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    digits = (conf_folder() / "dataset" / "digits.yaml").read_text()
+    (tmp_path / "conf" / "dataset" / "mine.yaml").write_text(digits.replace("name: digits", "name: mine"))
+    command = [sys.executable, "-m", "prunebench", "-m", "method=none,l1norm", "method.prune_ratio=0.5", "dataset=mine"]
+    command += [*SHORT, "dataset.epochs.train=1", "model=lenet300_100", "schedule=oneshot"]
+    command += [f"paths.outputs={tmp_path}", "--config-dir", str(tmp_path / "conf")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("method.prune_ratio=0.5 is left out: no such key here") == 1
+    plain, cut = (read_result(path) for path in sorted(tmp_path.glob("runs/*/*/*"), reverse=True))
+    assert "prune_ratio" not in plain["method"]["settings"] and cut["method"]["settings"]["prune_ratio"] == 0.5
+    assert "method.prune_ratio" not in plain["run"]["command"]
+
+
 def test_two_processes_hold_the_same_plan_and_write_one_result_in_a_sweep_too(tmp_path: Path) -> None:
     short = ["model=lenet300_100", "dataset.epochs.train=1", "dataset.epochs.finetune=1", "seed=0,1"]
     two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]

@@ -51,20 +51,79 @@ FLAGS = {
     f"seed={'9' * 5000}": ("seed has a number of 5000 digits",),
     f"method.prune_ratio=0.{'1' * 5000}": ("method.prune_ratio", "5000 digits"),
 }
+SWEEPS = {
+    "seed=0,1": ("seed=0,1 are several values", "-m before all else"),
+    "method=fpgm,l1norm": ("method=fpgm,l1norm are several values", "-m before all else"),
+    "dataset.mean=0.5,0.5": ("-m before all else", "a list is dataset.mean=[0.5,0.5]"),
+    "-m method=none,l1norm method.prune_rato=0.5": ("unknown to method=none or method=l1norm", "method.prune_ratio"),
+}
+UNREADABLE = {
+    "method": ("method is no key=value",),
+    "=3": ("=3 is no key=value",),
+    "paths.data=/tmp/ä=b": ("paths.data=/tmp/ä=b cannot be read", """'paths.data="/tmp/ä=b"'"""),
+    "paths.data=~/x": ("paths.data=~/x cannot be read", """'paths.data="~/x"'"""),
+    "dataset.files=[a=b]": ("dataset.files=[a=b] cannot be read", """'dataset.files=["…"]'"""),
+    "method.{x}=1": ("method.{x} is no name of a key",),
+    "+schedule.phases.a/b.epochs=1": ("+schedule.phases.a/b.epochs is no name of a key",),
+    "${x}": ("${x} is no key=value",),
+    "seed=${nope}": ("seed: Interpolation key 'nope' not found",),
+    "method.prune_ratio=${method.prune_ratio}": ("method.prune_ratio: Recursive interpolation detected",),
+}
+NO_OPTIONS = {
+    "method=": ("method=: it can be agp,",),
+    "method=3": ("method=3: it can be agp,",),
+    "model=1e3": ("model=1e3: it can be custom,",),
+    "dataset=true": ("dataset=true: it can be bytes,",),
+    "+ood=3": ("+ood=3: it can be cifar10,",),
+    "ood=": ("ood=: leave it out",),
+    "hydra/launcher=nope": ("hydra/launcher=nope is unknown; it can be basic",),
+    "--shell-completion": ("--shell-completion needs one of install=bash",),
+}
+UNKNOWN = {
+    "+foo=1": ("the key foo is unknown",),
+    "+seeds=1": ("the key seeds is unknown; did you mean seed?",),
+    "+schedule.foo=1": ("schedule.foo is unknown; it can be name, phases",),
+    "+paths.foo=1": ("paths.foo is unknown; it can be data, outputs, download",),
+    "+logger.foo=1": ("logger.foo is unknown",),
+}
+NO_PATHS = {
+    "paths.outputs=": ("paths.outputs: '' is no path", "it is empty"),
+    "paths.data=": ("paths.data: '' is no path",),
+    'paths.outputs="~no.such.user/x"': ("paths.outputs: '~no.such.user/x' is no path",),
+    'model.pretrained="~no.such.user/x"': ("model.pretrained: '~no.such.user/x' is no path",),
+    f"paths.data=/{'x' * 5000}": ("paths.data: '/xxx", "name too long"),
+    "method=random method.like=" + "x" * 5000: ("method.like: 'xxx", "name too long"),
+}
 PAIRS = {
     "dataset=bytes": ("model=resnet20 does not fit dataset=bytes", "model=sru, sru_small", "dataset=cifar10"),
     "model=sru_small dataset=digits": ("model=sru_small does not fit dataset=digits", "resnet20", "dataset=bytes"),
 }
 
 
-@pytest.mark.parametrize("line", [*REMOVED, *EMPTY, *NAMELESS, *TAKEN, *FLAGS, *PAIRS], ids=lambda line: line[:40])
+LINES = REMOVED | EMPTY | NAMELESS | TAKEN | FLAGS | PAIRS | SWEEPS | UNREADABLE | NO_OPTIONS | UNKNOWN | NO_PATHS
+
+
+@pytest.mark.parametrize("line", list(LINES), ids=lambda line: line[:40])
 def test_it_is_one_sentence_and_nothing_is_written(line: str, command: Command, tmp_path: Path) -> None:
-    words = {**REMOVED, **EMPTY, **NAMELESS, **TAKEN, **FLAGS, **PAIRS}[line]
+    words = LINES[line]
     code, errors = command(*line.split())
     assert code == 1
     (sentence,) = errors.strip().splitlines()
     assert sentence.startswith("error: ") and all(word in sentence for word in words), sentence
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_value_may_be_another_one_s(command: Command) -> None:
+    """Refused because of what it stands for: it is found."""
+    code, errors = command("latency=false", "method.min_channels=${dataset.mean}", "method=l1norm")
+    assert code == 1 and "method.min_channels must be a whole number of at least 0, got [0.3053]" in errors
+
+
+def test_the_version_is_ours(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    from prunebench import __version__
+
+    assert main.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"prunebench {__version__}\n"
 
 
 def test_a_key_of_a_group_that_is_taken_away_is_not_called_unknown(command: Command) -> None:

@@ -40,9 +40,13 @@ def broken() -> nn.Module:
 def silent() -> nn.Module:
     assert False
 
+def leaves() -> nn.Module:
+    raise SystemExit(0)
+
 def no_net(**anything: object) -> int:
     return 5
 """
+MODULES = {"raising": "raise RuntimeError('no GPU')", "leaving": "raise SystemExit(0)", "wrong": "def ("}
 PART = {"_target_": "some_code.Part", "size": 3}
 
 
@@ -50,6 +54,12 @@ PART = {"_target_": "some_code.Part", "size": 3}
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "some_code.py"
     path.write_text(CODE)
+    for name, source in (
+        ("raising", "raise RuntimeError('no GPU')"),
+        ("leaving", "raise SystemExit(0)"),
+        ("wrong", "def ("),
+    ):
+        (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "some_code", raising=False)
     return path
@@ -97,6 +107,14 @@ def test_facts_of_the_data_set_go_to_nets_that_take_them() -> None:
             r"^method=mine cannot be built: no such weights \(.*some_code\.py:\d+\)$",
         ),
         ({"_target_": "some_code.silent"}, r"^method=some_code\.silent cannot be built: AssertionError \(.*\)$"),
+        ({"_target_": "some_code.leaves"}, r"^method=some_code\.leaves cannot be built: SystemExit \(.*\)$"),
+        (
+            {"_target_": "raising.net"},
+            r"^raising, which builds method, cannot be imported: no GPU \(.*raising\.py:1\)$",
+        ),
+        ({"_target_": "leaving.net"}, r"^leaving, which builds method, cannot be imported: SystemExit \(.*:1\)$"),
+        ({"_target_": "wrong.net"}, r"^wrong, which builds method, cannot be imported: invalid syntax .*$"),
+        ({"_target_": "some_code.silent", "size": 1}, r"^method\.size is unknown; method has no options$"),
         ({"_target_": "some_code.no_net"}, r"^some_code\.no_net gave a int, not a torch\.nn\.Module$"),
     ],
 )

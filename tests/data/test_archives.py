@@ -107,15 +107,19 @@ def test_damaged_and_other_archives(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
+def made(archive: Path) -> Path:
+    """A tar or a zip, as its name says, of some thousand bytes."""
+    if archive.suffix == ".tar":
+        return make_tar(archive, ("file", "set/other", "x" * 3000))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr("set/good", "good" * 1000)
+    return archive
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_one_changed_byte_is_noticed(tmp_path: Path, kind: str) -> None:
     """Wherever it lies: in the data, in a header, behind the end."""
-    archive = tmp_path / f"a.{kind}"
-    if kind == "tar":
-        make_tar(archive, ("file", "set/other", "x" * 3000))
-    else:
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-            bundle.writestr("set/good", "good" * 1000)
+    archive = made(tmp_path / f"a.{kind}")
     whole = archive.read_bytes()
     md5 = hashlib.md5(whole).hexdigest()
     for place in [*random.Random(0).sample(range(len(whole)), 60), len(whole) - 1]:
@@ -133,12 +137,7 @@ def test_one_changed_byte_is_noticed(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_damage_that_has_the_checksum_is_one_sentence(tmp_path: Path, kind: str) -> None:
     """What the readers make of damaged archives, whatever they raise."""
-    archive = tmp_path / f"a.{kind}"
-    if kind == "tar":
-        make_tar(archive, ("file", "set/other", "x" * 3000))
-    else:
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-            bundle.writestr("set/good", "good" * 1000)
+    archive = made(tmp_path / f"a.{kind}")
     whole, draw, refused = archive.read_bytes(), random.Random(0), 0
     for number in range(150):
         changed = bytearray(whole)

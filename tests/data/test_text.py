@@ -96,8 +96,11 @@ def test_files_are_joined_in_the_given_order_and_cut(tmp_path: Path, build: Buil
     data.setup(tmp_path, download=False)
     inputs, _ = joined(data.train(epoch=0, seed=0, batch_size=1))
     assert bytes(inputs[0].tolist()) == b"b" * 150 + b"a" * 29
-    with pytest.raises(MissingData, match=r"bytes is not in the data folder .*nowhere"):
+    with pytest.raises(MissingData, match=r"bytes is not in the data folder .*nowhere of dataset.files .*\(No"):
         build("bytes", files=["nowhere"]).setup(tmp_path, download=False)
+    for path in (".", "/dev/null", "/dev/zero"):
+        with pytest.raises(MissingData, match=f"{path} of dataset.files cannot be read .it is no file"):
+            build("bytes", files=[path]).setup(tmp_path, download=False)
 
 
 def test_too_many_streams_are_refused(tmp_path: Path, build: Build) -> None:

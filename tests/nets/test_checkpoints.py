@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import random
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -189,7 +191,7 @@ def test_values_that_are_not_finite(tmp_path, save, trained, value, dtype):
     ("content", "found"),
     [
         ({"epoch": 3, "lr": 0.1}, "found the keys epoch, lr$"),
-        ({"state_dict": {"a.weight": torch.zeros(1), "step": 4}}, "found the keys a.weight, step$"),
+        ({"state_dict": {"a.weight": torch.zeros(1), "step": 4}}, r"found step \(int\) beside tensors; take those out"),
         ([torch.zeros(1)], "found list$"),
         ({}, "found dict$"),
         ({"model": {"model": {"model": {"model": {"model": {"w": torch.zeros(1)}}}}}}, "found the keys model$"),
@@ -244,6 +246,31 @@ def test_damaged_files(tmp_path, trained, name, kind):
     assert_refused(make_net(), str(path), f"{name} is damaged or is neither a torch nor a safetensors", tmp_path)
 
 
+def test_a_changed_bit_is_found(tmp_path, trained):
+    """torch's own reader takes a file with another number in it."""
+    path = tmp_path / "weights.pt"
+    torch.save(trained, path)
+    whole, draw = path.read_bytes(), random.Random(0)
+    with zipfile.ZipFile(path) as archive:
+        places = [item.header_offset + 200 for item in archive.infolist() if item.file_size > 400]
+    assert places
+    for place in places:
+        bit = 1 << draw.randrange(8)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        assert_refused(make_net(), str(path), "weights.pt is damaged or is neither", tmp_path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path, trained):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(trained, tmp_path / "weights.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    net = make_net()
+    load_foreign(net, str(tmp_path / "weights.pt"), sha256=None, cache=tmp_path)
+    assert_equal(net, trained)
+
+
 def test_missing_file(tmp_path, save, trained):
     save(trained, "resnet56.pt")
     match = r"there is no file .*/resnet65.pt with weights; did you mean resnet56.pt\?$"
@@ -252,6 +279,9 @@ def test_missing_file(tmp_path, save, trained):
         make_net(), str(tmp_path / "no" / "such.pt"), r"there is no file .*/no/such.pt with weights$", tmp_path
     )
     assert_refused(make_net(), str(tmp_path), "is a folder; give the file", tmp_path)
+    assert_refused(make_net(), "/dev/null", "is a device or a pipe; give a file", tmp_path)
+    assert_refused(make_net(), "x" * 5000, "is no path of a file or folder .*name too long", tmp_path)
+    assert_refused(make_net(), "http://[::1", r"http://\[::1 is no URL \(Invalid IPv6", tmp_path)
     assert_refused(
         make_net(), "s3://bucket/weights.pt", "must be a path or a file, http or https URL, got s3:", tmp_path
     )

@@ -113,6 +113,10 @@ def test_misuse_is_refused(run_folder: Path) -> None:
         export(run_folder, "onx")
     with pytest.raises(UserError, match="batch size must be a whole number of at least 1 or null, got 0"):
         export(run_folder, "onnx", batch=0)
+    with pytest.raises(UserError, match="is a folder; give the file to write in --output"):
+        export(run_folder, "onnx", output=run_folder)
+    with pytest.raises(UserError, match=r"result\.json.* cannot be made \(.*\); give another one"):
+        export(run_folder, "onnx", output=run_folder / "model" / "net.yaml" / "result.json" / "x.onnx")
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

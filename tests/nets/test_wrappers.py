@@ -250,6 +250,9 @@ def test_the_reason_is_the_real_one(tmp_path: Path) -> None:
             **renamed(state, lambda name: f"teacher.{name}"),
         },
         "these weights are quantised": {**state, "3._packed_params._packed_params": torch.zeros(1)},
+        "the file has their shapes only": {name: tensor.to("meta") for name, tensor in state.items()},
+        "found epoch (int), best (float) beside tensors; take those out": {**state, "epoch": 3, "best": 0.5},
+        "variances below zero, in 1.1.running_var": {**state, "1.1.running_var": state["1.1.running_var"] - 9},
         "low-rank additions": {**state, "3.lora_A.weight": torch.zeros(1)},
         "only the names differ, so rename them": {f"layer_{n}": tensor for n, tensor in enumerate(state.values())},
         "another architecture": {f"blocks.{n}.weight": torch.zeros(3) for n in range(9)},
@@ -257,6 +260,26 @@ def test_the_reason_is_the_real_one(tmp_path: Path) -> None:
     }
     for reason, content in cases.items():
         assert reason in refused(tmp_path, content), reason
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_quantised_weights_say_so(tmp_path: Path) -> None:
+    state = dict(make_net(1).state_dict())
+    rough = torch.quantize_per_tensor(state["3.weight"], 0.1, 0, torch.qint8)
+    assert "are quantised; give those from before" in refused(tmp_path, {**state, "3.weight": rough})
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.parametrize("kind", ["coo", "csr"])
+def test_sparse_weights_are_filled_with_zeros(tmp_path: Path, kind: str) -> None:
+    state = dict(make_net(1).state_dict())
+    state["3.weight"] = state["3.weight"] * torch.tensor([0.0, 1.0])[:, None]
+    sparse = state["3.weight"].to_sparse() if kind == "coo" else state["3.weight"].to_sparse_csr()
+    net = make_net(2)
+    found = load_foreign(net, stored(tmp_path, {**state, "3.weight": sparse}), sha256=None, cache=tmp_path)
+    assert found.unwrapped == "1 sparse tensors filled with zeros"
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name])
 
 
 def test_names_of_the_net_s_own_are_left_alone(tmp_path: Path) -> None:

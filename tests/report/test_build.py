@@ -80,7 +80,10 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_the_command_without_runs_is_one_sentence(tmp_path: Path) -> None:
-    done = script("--runs", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "file").touch()
+    for runs, out in (("nothing", "out"), ("runs", "file"), ("runs", "file/below")):
+        done = script("--runs", str(tmp_path / runs), "--out", str(tmp_path / out))
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1

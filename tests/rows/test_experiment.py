@@ -10,8 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from prunebench import rows
-from prunebench.cli.main import main, swept_with_rows
+from prunebench.cli.main import main
 from prunebench.cli.resolve import resolve
+from prunebench.cli.sweeps import composable
 from prunebench.errors import UserError
 from prunebench.rows.experiment import config_node
 
@@ -181,10 +182,10 @@ def test_a_sweep_over_rows_may_change_their_phases() -> None:
         "seed=0,1",
         "hydra/launcher=x",
     ]
-    assert swept_with_rows(given) == [
+    assert composable(given) == [
         *("-m", "experiment=a,b", "schedule.phases.train.epochs=choice(2)", "dataset.mean=choice([0.5])", "seed=0,1"),
         "hydra/launcher=x",
     ]
-    assert swept_with_rows(given[1:]) == given[1:]
-    assert swept_with_rows(["-m", "method.prune_ratio=0.5"]) == ["-m", "method.prune_ratio=0.5"]
-    assert swept_with_rows(["-m", "experiment=a", "method.prune_ratio=0.1,0.2"])[-1] == "method.prune_ratio=0.1,0.2"
+    assert composable(given[1:]) == given[1:]
+    assert composable(["-m", "method.prune_ratio=0.5"]) == ["-m", "method.prune_ratio=0.5"]
+    assert composable(["-m", "experiment=a", "method.prune_ratio=0.1,0.2"])[-1] == "method.prune_ratio=0.1,0.2"

@@ -92,6 +92,19 @@ def test_pictures_of_a_data_set_count(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "data" in assemble.identified(configure(tmp_path)[0])
 
 
+def test_a_checkpoint_counts_by_content_however_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "with space.pt"
+
+    def place(content: bytes, source: str) -> Path:
+        file.write_bytes(content)
+        config, _ = configure(tmp_path, "method=none", f"model.pretrained='{source}'")
+        return run_folder(config)
+
+    first = place(b"a", str(file))
+    assert place(b"a", file.as_uri()) == first
+    assert place(b"b", file.as_uri()) == place(b"b", str(file)) != first
+
+
 def test_foreign_pictures_count_for_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prunebench.data.noise import Noise
 

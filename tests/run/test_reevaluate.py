@@ -91,6 +91,8 @@ def test_what_cannot_be_evaluated_says_why(moved: Path, tmp_path: Path, script: 
     write_result(moved, {**result, "status": "failed"})
     with pytest.raises(UserError, match="a failed run without numbers"):
         reevaluate(moved)
+    with pytest.raises(UserError, match=r"nowhere holds no result\.json; give the folder of a finished run"):
+        reevaluate(tmp_path / "nowhere")
     assert script.main([str(tmp_path / "nowhere")]) == 1
 
 
@@ -149,7 +151,11 @@ def test_a_damaged_folder_is_one_sentence(moved: Path) -> None:
     contents: tuple[Any, ...] = (
         [],
         {},
-        {**config, "seed": "x"},
+        0,
+        "text",
+        *({**config, "seed": seed} for seed in ("x", 10**30, -1, 1.5, None)),
+        *({**config, "paths": {**config["paths"], key: 3}} for key in ("data", "outputs", "download")),
+        {**config, "trainer": {**config["trainer"], "num_threads": 10**6}},
         {**config, "schedule": {"phases": [1]}},
         {**config, "model": {**config["model"], "sizes": [10**9, 10**9]}},
         *({key: value for key, value in config.items() if key != group} for group in ("model", "dataset", "paths")),

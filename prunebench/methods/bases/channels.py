@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +20,7 @@ from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveIn
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
+from prunebench.nets.package import read_plan
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
@@ -186,7 +186,7 @@ class ChannelMethod(Method):
 @cache
 def _plan_of(folder: str) -> Plan:
     """The plan of the net that a run has saved."""
-    path = Path(folder).expanduser() / "model" / "plan.json"
-    if not path.exists():
-        raise UserError(f"method.like={folder} is no folder of a finished run: it has no model/plan.json")
-    return Plan.from_json(path.read_text(encoding="utf-8"))
+    try:
+        return read_plan(folder)
+    except UserError as error:
+        raise UserError(f"method.like={folder}: {error}") from None

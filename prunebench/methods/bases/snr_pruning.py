@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -21,6 +20,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
+from prunebench.disk.paths import user_path
 from prunebench.disk.seal import Damaged
 from prunebench.disk.tensors import read_tensors
 from prunebench.errors import UserError
@@ -127,7 +127,7 @@ def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
     Raises:
         UserError: no finished run, one that collected nothing, or one of another net.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if not is_complete(path):
         raise UserError(f"method.posterior={folder} is no folder of a finished run (.../seed_<n>)")
     for phase in read_result(path)["phases"]:

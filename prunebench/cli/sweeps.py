@@ -1,0 +1,140 @@
+"""A command line with ``-m``, so that Hydra composes each of its jobs, and a job without the keys of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from prunebench.cli.mistakes import known_keys
+from prunebench.config.groups import GROUPS
+from prunebench.errors import UserError, nearest
+from prunebench.measure.metrics import HEADLINES
+
+_FORCED = "++"
+
+
+def composable(arguments: Sequence[str]) -> list[str]:
+    """``arguments``, rewritten where a job of their sweep would lack a key that they set.
+
+    Raises:
+        UserError: no job has such a key.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    return swept_with_options(swept_with_rows(arguments))
+
+
+def swept_with_rows(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` of a sweep over rows, with ``key.path=value`` as ``key.path=choice(value)``.
+
+    Hydra first composes a sweep without what is swept. The keys of a row's schedule or method do not exist there and
+    would be refused; as sweeps of one value they reach each row.
+    """
+    if not any(a.startswith("experiment=") for a in arguments):
+        return list(arguments)
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        nested = "." in key and not key.startswith(("hydra.", "+", "~", "-"))
+        found.append(f"{key}=choice({value})" if nested and _swept(argument) == [] else argument)
+    return found
+
+
+def swept_with_options(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` of a sweep over the options of a group, with the keys that only some of them have forced.
+
+    Hydra would refuse the whole sweep for the first option without the key; :func:`applicable` takes it away there.
+
+    Raises:
+        UserError: no option has the key.
+    """
+    swept = {group: _swept(a) for a in arguments if (group := a.partition("=")[0]) in GROUPS}
+    found = []
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        group = key.partition(".")[0]
+        if "." in key and (names := swept.get(group)):
+            keys = [known_keys([*arguments, f"{group}={name}"]) for name in names]
+            have = [_has(key, known) for known in keys]
+            if not any(have):
+                several = " or ".join(f"{group}={name}" for name in names)
+                near = nearest(key, [name for known in keys for name in known])
+                raise UserError(f"the key {key} is unknown to {several}{near}")
+            if not all(have):
+                argument = f"{_FORCED}{argument}"
+        found.append(argument)
+    return found
+
+
+def as_given(overrides: Sequence[str]) -> list[str]:
+    """The words of a job; their interpolations are of the run's configuration, not of Hydra's, which lists them."""
+    found: Any = OmegaConf.to_container(overrides, resolve=False)
+    return list(found)
+
+
+def applicable(cfg: DictConfig, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The ``overrides`` of one job that its options have keys for, and the others, which are taken out of ``cfg``."""
+    forced = [word for word in overrides if word.startswith(_FORCED)]
+    known = known_keys(overrides) if forced else []
+    left_out = [word for word in forced if not _has(_key(word), known)]
+    with open_dict(cfg):
+        for word in left_out:
+            _take_out(cfg, _key(word))
+    return [word for word in overrides if word not in left_out], [word.removeprefix(_FORCED) for word in left_out]
+
+
+def _key(word: str) -> str:
+    return word.removeprefix(_FORCED).partition("=")[0]
+
+
+def _has(key: str, known: Sequence[str]) -> bool:
+    """Whether ``key`` is a value or a table of a configuration with the keys ``known``."""
+    return any(name == key or name.startswith(f"{key}.") for name in known)
+
+
+def own_folder() -> list[str]:
+    """The words with which each job finds the user's own configuration files, if the sweep was given some."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+
+
+def objective(result: Mapping[str, Any]) -> Any:
+    """What a sweeper that searches (``hydra/sweeper=optuna``) is told of a run.
+
+    The first headline metric of the final net; its MACs too where the sweeper is given two directions.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    final = result["metrics"]["final"]
+    found = next(final[metric.key] for metric in HEADLINES if metric.key in final)
+    directions = HydraConfig.get().sweeper.get("direction")
+    several = OmegaConf.is_list(directions) and len(directions) > 1
+    return (found, result["cost"]["final"]["macs"]) if several else found
+
+
+def _take_out(cfg: DictConfig, key: str) -> None:
+    """Delete ``key``, and the tables above it that are empty then."""
+    table: DictConfig | None = None
+    while key and not table:
+        above, _, last = key.rpartition(".")
+        table = OmegaConf.select(cfg, above) if above else cfg
+        del table[last]
+        key = above
+
+
+def _swept(argument: str) -> list[str] | None:
+    """The values that ``argument`` sweeps over, none if it does not; None if Hydra cannot read it or has other ones."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        if not override.is_sweep_override():
+            return []
+        return list(map(str, override.sweep_string_iterator())) if override.is_choice_sweep() else None
+    except HydraException:
+        return None  # Hydra will say what is wrong with it, or knows the values later

@@ -1,0 +1,53 @@
+"""Sweeps whose jobs have different keys, and what a sweeper that searches is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from prunebench.cli import sweeps
+from prunebench.cli.sweeps import applicable, composable, objective
+
+
+@pytest.mark.parametrize(
+    ("line", "forced"),
+    [
+        ("-m method=none,l1norm method.prune_ratio=0.5", "method.prune_ratio=0.5"),
+        ("-m method=none,l1norm method.prune_ratio=0.1,0.5", "method.prune_ratio=0.1,0.5"),
+        ("-m method=fpgm,l1norm method.prune_ratio=0.5", ""),
+        ("-m method=choice(fpgm,agp) method.every=0.05", "method.every=0.05"),
+        ("-m method=agp,agp_structured method.every=0.05", ""),
+        ("-m schedule=oneshot,finetune schedule.phases.finetune.epochs=1", "schedule.phases.finetune.epochs=1"),
+        ("-m method=none seed=0,1 dataset.batch_size=8", ""),
+        ("method=none method.prune_ratio=0.5", ""),
+    ],
+)
+def test_keys_that_some_options_have_are_forced(line: str, forced: str) -> None:
+    words = line.split()
+    assert composable(words) == [f"++{word}" if word == forced else word for word in words]
+
+
+def test_a_job_without_the_key_has_nothing_of_it() -> None:
+    cfg = OmegaConf.create({"schedule": {"name": "oneshot", "phases": {"pretrain": {}, "finetune": {"epochs": 1}}}})
+    words = ["schedule=oneshot", "++schedule.phases.finetune.epochs=1", "seed=1"]
+    assert applicable(cfg, words) == (["schedule=oneshot", "seed=1"], ["schedule.phases.finetune.epochs=1"])
+    assert cfg == {"schedule": {"name": "oneshot", "phases": {"pretrain": {}}}}
+    kept = ["schedule=finetune", "++schedule.phases.finetune.epochs=1"]
+    assert applicable(cfg, kept) == (kept, [])
+
+
+@pytest.mark.parametrize(
+    ("direction", "found"), [(None, 0.9), ("maximize", 0.9), (["maximize", "minimize"], (0.9, 1000))]
+)
+def test_the_objective_is_the_headline_and_for_two_directions_the_macs_too(
+    direction: Any, found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = OmegaConf.create({"sweeper": {"direction": direction}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    result = {"metrics": {"final": {"accuracy": 0.9, "nll": 0.3}}, "cost": {"final": {"macs": 1000}}}
+    assert objective(result) == found
+    assert sweeps.objective is objective
