@@ -72,7 +72,8 @@ def choose(
         round_to: the number kept is rounded up to a multiple of it, never above the width.
         count: how a ratio becomes a number of channels: "prune_floor", "keep_floor", or a function. "global" has no use
             for it.
-        normalise: "l2" or "max" divides the scores of each layer by that norm before they are compared, or "none".
+        normalise: "mean", "max" or "l2" divides the scores of each layer by their mean size, their largest size or
+            their L2 norm before they are compared, or "none". The L2 norm grows with the width: wide layers lose more.
         target_macs: share of the dense net's MACs that is to stay, in (0, 1].
         target_params: the same for parameters.
         protect: share of the channels of each layer that stays in any case, in [0, 1].

@@ -75,10 +75,11 @@ def num_needed(pieces: Sequence[Bits], order: Sequence[int]) -> int:
 
 
 def normalised(scores: Tensor, how: str) -> Tensor:
-    """Scores of one layer divided by their L2 norm (``l2``), by their largest size (``max``), or as they are."""
+    """Scores of one layer divided by their mean size, largest size or L2 norm, or (``none``) as they are."""
     if how == "none":
         return scores
-    scale = torch.linalg.vector_norm(scores) if how == "l2" else scores.abs().max()
+    sizes = scores.abs()
+    scale = sizes.mean() if how == "mean" else sizes.max() if how == "max" else torch.linalg.vector_norm(scores)
     return scores / scale if scale > 0 else scores
 
 

@@ -14,7 +14,7 @@ EXAMPLES = (
         "the same on CIFAR-10, at the paper's length",
     ),
     (
-        "python -m prunebench model=resnet56 dataset=cifar10 model.pretrained=resnet56.th schedule=oneshot",
+        "python -m prunebench model=resnet56 dataset=cifar10 model.pretrained=akamaster schedule=oneshot",
         "prune a trained checkpoint and measure it, no training",
     ),
     (

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from prunebench.cli.named_weights import with_weights
 from prunebench.config import recipes
 from prunebench.config.groups import GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
 from prunebench.config.plain_values import check_values
@@ -38,6 +39,7 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     try:
         recipes.refuse_overruled(cfg, given)
         _check_fit(cfg)
+        cfg = with_weights(cfg, given)
         config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key or 'a value'} must be given, for example {error.full_key}=...") from None

@@ -19,7 +19,7 @@ RUN_FOLDERS = "run_folders"
 
 NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "method": ("name", "recipe", "acts", "control", RUN_FOLDERS),
-    "model": ("name", "recipe", "pretrained", "pretrained_sha256"),
+    "model": ("name", "recipe", "pretrained", "pretrained_sha256", "checkpoints"),
     "dataset": ("epochs", "recipe"),
     "ood": ("epochs", "recipe"),
 }

@@ -30,13 +30,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")
+    # the name of a checkpoint is a place too
+    kept["model"] = {key: value for key, value in config["model"].items() if key != "checkpoints"}
     pretrained = config["model"].get("pretrained")
     if pretrained and Path(pretrained).is_file():
-        kept["model"] = {
-            **config["model"],
-            "pretrained": file_sha256(Path(pretrained)),
-            "pretrained_sha256": None,
-        }
+        kept["model"] |= {"pretrained": file_sha256(Path(pretrained)), "pretrained_sha256": None}
     if sources := _sources(config):
         kept["sources"] = sources
     return kept

@@ -15,6 +15,7 @@ from prunebench.config.settings import trainer_settings
 from prunebench.core.method import Method
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
+from prunebench.data.download import Remote, fetch
 from prunebench.data.loaders import ImageData
 from prunebench.disk.atomic import plain
 from prunebench.errors import UserError
@@ -31,10 +32,30 @@ def identified(config: Mapping[str, Any]) -> dict[str, Any]:
     Where the data cannot be read it is the configuration as it is: the run will end with the reason.
     """
     try:
+        fetch_weights(config)
         data, ood = load_data(config), make_ood(config)
     except UserError:
         return dict(config)
     return {**config, "data": facts_of(data, ood)}
+
+
+def fetch_weights(config: Mapping[str, Any]) -> None:
+    """Download the weights that ``model.pretrained`` has named, if they are missing and ``paths.download`` says so.
+
+    Raises:
+        UserError: they are missing and not asked for, could not be fetched, or the file is another one.
+    """
+    if not (pretrained := config["model"].get("pretrained")):
+        return
+    path = Path(pretrained)
+    for name, entry in (config["model"].get("checkpoints") or {}).items():
+        if not path.exists() and not config["paths"]["download"]:
+            raise UserError(
+                f"the weights {name} of model={config['model']['name']} are not in the data folder: set "
+                f"paths.download=true, or put {entry['url']} at {path}"
+            )
+        folder, _, file = entry["url"].rpartition("/")
+        fetch(Remote(f"{path.parent.name}/{file}", (folder,), f"sha256:{entry['sha256']}"), path.parents[1])
 
 
 def facts_of(data: Data, ood: Data | None) -> dict[str, Any]:
@@ -96,6 +117,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         return job, net
     if any(phase.fresh for phase in phases) and not any(phase.pretrain for phase in phases):
         raise UserError(f"schedule={job.schedule} starts from random weights; leave out model.pretrained")
+    fetch_weights(config)
     cache = Path(config["paths"]["outputs"]) / "weights"
     found = load_foreign(net, pretrained, sha256=config["model"].get("pretrained_sha256"), cache=cache)
     job.pretrained = True

@@ -281,10 +281,17 @@ class TestGlobal:
         graph = chain(8, 8)
         scores = drawn(graph)
         scaled = scores | {"conv1": 1000 * scores["conv1"]}
-        for how in ("l2", "max"):
+        for how in ("mean", "max", "l2"):
             first = pick(scores, graph, prune_ratio=0.5, scope="global", normalise=how)
             assert pick(scaled, graph, prune_ratio=0.5, scope="global", normalise=how).plan == first.plan
         assert pick(scaled, graph, prune_ratio=0.5, scope="global").plan.keep.keys() == {"conv0"}
+
+    @pytest.mark.parametrize(("how", "loser"), [("mean", "narrow"), ("max", "narrow"), ("l2", "wide")])
+    def test_only_the_l2_norm_looks_at_the_width(self, how: str, loser: str) -> None:
+        """Scores of about 1 everywhere, the two lowest in the narrow layer: divided by 2 and by sqrt(8)."""
+        scores = {"conv0": torch.tensor([1.0, 1, 0.9, 0.9]), "conv1": torch.ones(8)}
+        choice = pick(scores, chain(4, 8), prune_ratio=2 / 12, scope="global", normalise=how)
+        assert choice.plan.keep == ({"conv0": (0, 1)} if loser == "narrow" else {"conv1": (2, 3, 4, 5, 6, 7)})
 
     def test_a_group_counts_once(self) -> None:
         graph = FakeGraph(chain(4, 4, 4).layers, together=(("conv0", "conv2"),))
@@ -391,7 +398,7 @@ class TestIterative:
             "scope must be one of layer, global, got 'globl'; did you mean global",
         ),
         ({"prune_ratio": 0.5, "coupling": "alined"}, "coupling must be one of free, aligned"),
-        ({"prune_ratio": 0.5, "normalise": "l1"}, "normalise must be one of none, l2, max"),
+        ({"prune_ratio": 0.5, "normalise": "l1"}, "normalise must be one of none, mean, max, l2"),
         ({"prune_ratio": 0.5, "count": "round"}, "count must be one of prune_floor, keep_floor"),
         ({"prune_ratio": 0.5, "round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
         ({"prune_ratio": 0.5, "min_channels": -1}, "min_channels must be a whole number of at least 0, got -1"),

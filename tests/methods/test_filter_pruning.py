@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,11 @@ class TestChoice:
         with torch.no_grad():
             for place, parameter in enumerate(scaled.parameters()):
                 parameter.mul_(1.5**place)
-        for criterion in (L1, L2, FPGM):
+        for criterion, scope in product((L1, L2, FPGM), ("layer", "global")):
             runs = [bare_run(one) for one in (net, scaled)]
             for run, one in zip(runs, (net, scaled), strict=True):
                 run.carry_out = False  # the outputs of the scaled net overflow
-                prune(one, criterion, run, prune_ratio=0.4)
+                prune(one, criterion, run, prune_ratio=0.4, scope=scope)
             assert runs[0].plan.keep and runs[0].plan == runs[1].plan
 
     def test_shrunk_is_zeroed(self, examples: Tensor) -> None:

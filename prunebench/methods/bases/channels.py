@@ -42,7 +42,9 @@ class ChannelMethod(Method):
             output meets no addition), or names and globs.
         skip: names and globs of layers that stay whole; null = projection shortcuts with ``coupling=free``, none
             with ``aligned``.
-        scope, coupling, count, normalise, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
+        scope, coupling, count, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
+        normalise: see there; null = "mean" with ``scope=global``, where one threshold meets layers of different widths
+            and sizes of weights, "none" with ``layer``.
         schedules: the schedules that make sense for this configuration; null = all.
 
     Raises:
@@ -61,7 +63,7 @@ class ChannelMethod(Method):
         scope: amounts.Scope = "layer",
         coupling: amounts.Coupling = "free",
         count: CountName = "prune_floor",
-        normalise: amounts.Normalisation = "none",
+        normalise: amounts.Normalisation | None = None,
         min_channels: NonNegativeInt = 1,
         protect: Fraction = 0.0,
         round_to: PositiveInt = 1,
@@ -83,7 +85,7 @@ class ChannelMethod(Method):
             "scope": scope,
             "coupling": coupling,
             "count": count,
-            "normalise": normalise,
+            "normalise": normalise or ("mean" if scope == "global" else "none"),
             "min_channels": min_channels,
             "protect": protect,
             "round_to": round_to,
