@@ -53,7 +53,7 @@ class Connected(nn.Module):
         mask: m, of the same shape, or ``[out, 1, ...]`` (filter) or ``[1, in, ...]`` (channel).
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     mask: nn.Parameter
     proxy: str
 

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
-from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveFraction
+from prunebench.config.ranges import (
+    Among,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+)
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, apart, match_layers
@@ -103,7 +110,7 @@ class Scl(Method):
         self.register_buffer("penalty", torch.tensor(self.first_penalty))  # moves with target_keep
         self._rate = 0.0  # of the masks in the phase in progress
         self._settled = False
-        self._waiting: list[tuple[nn.Parameter, Tensor, Tensor]] = []  # values that are off during one step
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # values that are off during one step
 
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)

@@ -80,7 +80,7 @@ def test_each_feature_has_rms_one_or_no_gradient() -> None:
 
 
 def test_one_step_by_hand() -> None:
-    net = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net: nn.Module = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
     bare = bare_run(net, torch.zeros(1, 4), schedule="simultaneous", epochs=10)
     method = Scl(penalty=0.5, mask_lr=0.1, layers=["0"], min_connections=0)
     method.check(net, bare)
@@ -131,8 +131,8 @@ def test_a_frozen_pattern_stays_and_what_is_off_keeps_its_value() -> None:
     train(net, method, range(15, 20))
     for name, layer in connected_layers(net).items():
         assert torch.equal(layer.mask, masks[name])
-        where, before = off[name]
-        assert torch.equal(layer.weight[where], before[where]) and not torch.equal(layer.weight, before)
+        dead, value = off[name]
+        assert torch.equal(layer.weight[dead], value[dead]) and not torch.equal(layer.weight, value)
     assert method.selectable(net)
     net, method, _ = start(penalty=0.3)
     train(net, method, range(15))

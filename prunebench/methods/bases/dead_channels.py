@@ -20,7 +20,7 @@ def without_dead_channels(
     sparse: nn.Module,
     run: Run,
     *,
-    whole: Sequence[Mapping[str, str]] = (),
+    whole: Sequence[dict[str, str]],
     achieved: Mapping[str, Any],
     constants: bool = True,
 ) -> Extracted:

@@ -132,9 +132,7 @@ class VariationalMethod(Method):
         """
         sparse = to_plain(net)
         # with drawn weights a constant channel adds noise to its readers, so it has to stay
-        found = without_dead_channels(
-            sparse, run, whole=whole, achieved=achieved, constants=not self.num_samples
-        )
+        found = without_dead_channels(sparse, run, whole=whole, achieved=achieved, constants=not self.num_samples)
         if not self.num_samples:
             return found
         assert found.plan is not None
