@@ -112,6 +112,8 @@ class LotteryTicket(Rewinding):
                 raise UserError(f"schedule.phases.{phase.name}.epochs=0: lottery_ticket trains at each level")
         self._choose_layers(net, run)
         log.info("layers to prune: %s", ", ".join(self.masks.names))
+        if FINETUNE not in self.arms:
+            log.info("each level trains like the phase %s; settings of %s are for the arm finetune", first.name, cuts[0].name)
 
     def _choose_layers(self, net: nn.Module, run: Run) -> None:
         kinds = (nn.Linear, nn.modules.conv._ConvNd)

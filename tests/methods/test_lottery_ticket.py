@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunebench.budget.levels import ceil_count, shuffled, strictly_above, without_smallest
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.errors import UserError
@@ -77,35 +76,6 @@ def walk(net: nn.Module | None = None, *, levels: int = 3, **options: Any) -> Wa
 def live(run: Walk, phase: str) -> dict[str, Tensor]:
     """Layer -> its live weights when a phase began."""
     return {name: run.began[phase][f"{name}.weight"] != 0 for name in run.method.masks.names}
-
-
-def test_a_level_takes_its_share_of_what_is_left() -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(1000)
-    mask, counts = torch.ones(1000, dtype=torch.bool), []
-    for _ in range(4):
-        counts.append(int(mask.sum()))
-        mask = without_smallest(weight.abs(), mask, int(0.2 * int(mask.sum())))
-    assert counts == [1000, 800, 640, 512]
-    # the authors' framework: ceil(p n), and one more, since what equals the threshold goes
-    mask, counts = torch.ones(1000, dtype=torch.bool), []
-    for _ in range(4):
-        counts.append(int(mask.sum()))
-        mask = strictly_above(weight.abs(), mask, ceil_count(counts[-1], 0.2))
-    assert counts == [1000, 799, 638, 509]  # 1000 - 201, 799 - 161, 638 - 129
-    assert ceil_count(10, 0.3) == 3 and ceil_count(11, 0.3) == 4
-    with pytest.raises(UserError, match="600 weights are to go, and only 509 are left"):
-        strictly_above(weight.abs(), torch.arange(1000) < 509, 600)
-
-
-def test_the_smallest_live_ones_go_by_hand() -> None:
-    magnitudes = torch.tensor([0.1, 0.5, 0.0, 0.2, 0.2, 0.0])
-    mask = torch.tensor([True, True, False, True, True, True])
-    assert without_smallest(magnitudes, mask, 0).tolist() == mask.tolist()
-    # the last one is 0 and alive: it goes before any other, and a dead one counts for nothing
-    assert without_smallest(magnitudes, mask, 1).tolist() == [True, True, False, True, True, False]
-    assert without_smallest(magnitudes, mask, 3).tolist() == [False, True, False, False, True, False]
-    assert strictly_above(magnitudes, mask, 2).tolist() == [False, True, False, False, False, False]  # both 0.2
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -238,12 +208,6 @@ def test_gradients_and_steps_leave_the_dead_at_zero() -> None:
     assert all(
         torch.equal(net.get_parameter(f"{name}.weight") != 0, alive) for name, alive in zip(names, pattern, strict=True)
     )
-
-
-def test_a_random_mask_of_a_layer_is_a_permutation() -> None:
-    mask = torch.arange(100) < 30
-    found = shuffled(mask, torch.Generator().manual_seed(0))
-    assert int(found.sum()) == 30 and not torch.equal(found, mask)
 
 
 @pytest.mark.parametrize(
