@@ -113,7 +113,7 @@ class LotteryTicket(Rewinding):
         self._choose_layers(net, run)
         log.info("layers to prune: %s", ", ".join(self.masks.names))
         if FINETUNE not in self.arms:
-            log.info("each level trains like the phase %s; settings of %s are for the arm finetune", first.name, cuts[0].name)
+            log.info("levels train like the phase %s; %s is for the arm finetune alone", first.name, cuts[0].name)
 
     def _choose_layers(self, net: nn.Module, run: Run) -> None:
         kinds = (nn.Linear, nn.modules.conv._ConvNd)
