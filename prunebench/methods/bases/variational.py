@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget import Choice
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -20,12 +19,10 @@ from prunebench.core.method import Method, apart, match_layers
 from prunebench.core.task import Batch, Task
 from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
+from prunebench.methods.bases.dead_channels import without_dead_channels
 from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
-from prunebench.surgery.dead import unread, without_constants
 
 log = logging.getLogger("prunebench")
-EXACT = 1e-3
-"""Largest difference of outputs that float rounding may make when constants move through the whole net."""
 
 
 @validated
@@ -135,11 +132,7 @@ class VariationalMethod(Method):
         """
         sparse = to_plain(net)
         # with drawn weights a constant channel adds noise to its readers, so it has to stay
-        settled = sparse if self.num_samples else without_constants(sparse, run.graph, run.example)
-        found = run.cut(settled, Choice(unread(settled, run.graph), list(whole), {}))
-        difference = run.max_abs_diff(sparse, found.net)
-        assert difference <= EXACT, f"the compact net differs from the sparse one by {difference}"
-        found = replace(found, achieved={**found.achieved, **achieved})
+        found = without_dead_channels(sparse, run, whole=whole, achieved=achieved, constants=not self.num_samples)
         if not self.num_samples:
             return found
         assert found.plan is not None
