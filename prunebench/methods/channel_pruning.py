@@ -48,7 +48,9 @@ def refit(windows: Tensor, targets: Tensor, *, intercept: bool) -> tuple[Tensor,
     """
     x, y = windows.double().cpu(), targets.double().cpu()
     centre_x, centre_y = (v.mean(dim=0) if intercept else v.new_zeros(v.shape[1]) for v in (x, y))
-    weight = torch.linalg.lstsq(x - centre_x, y - centre_y, driver="gelsy").solution.T
+    # a rotation of the samples leaves the problem as it is: as many rows as features instead of thousands
+    rotated = torch.linalg.qr(torch.cat([x - centre_x, y - centre_y], dim=1), mode="r").R[: x.shape[1]]
+    weight = torch.linalg.lstsq(*rotated.split([x.shape[1], y.shape[1]], dim=1), driver="gelsd").solution.T
     return weight, centre_y - weight @ centre_x
 
 
@@ -130,7 +132,8 @@ class ChannelPruning(Method):
             raise UserError(f"method=channel_pruning samples pictures, and dataset={data.name} has none")
         if 0 < data.num_train < self.num_images:
             raise UserError(
-                f"method.num_images={self.num_images}, but dataset={data.name} has {data.num_train} pictures to train on"
+                f"method.num_images={self.num_images}, but dataset={data.name} has {data.num_train} pictures to train "
+                "on; lower it"
             )
         inputs, _ = self._inputs(graph)
         numbers = self.shares.numbers(inputs, graph, Plan(), 1.0)
@@ -139,8 +142,8 @@ class ChannelPruning(Method):
             samples, weights = self.num_images * min(self.locations, positions), number * entry.reader.taps
             if samples < ENOUGH * weights:
                 raise UserError(
-                    f"least squares for {weights} weights of each output of {name} need {ENOUGH * weights} samples, and "
-                    f"method.num_images={self.num_images} with {min(self.locations, positions)} places each give "
+                    f"least squares for {weights} weights of each output of {name} need {ENOUGH * weights} samples, "
+                    f"and method.num_images={self.num_images} with {min(self.locations, positions)} places each give "
                     f"{samples}: raise method.num_images, or method.locations_per_image up to {positions}"
                 )
         run.rehearse(net, self._made_up(graph, Plan(), 1.0))

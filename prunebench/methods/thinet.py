@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -91,6 +91,33 @@ def scales(parts: Tensor, whole: Tensor) -> Tensor:
     # the solver that takes any rank runs on the CPU
     found = torch.linalg.lstsq(parts.double().cpu(), whole.double().cpu()[:, None], driver="gelsd").solution
     return found[:, 0]
+
+
+def instances(walk: Walk, reader: Reader, net: nn.Module, places: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """What each channel adds to some outputs of a layer, and these outputs (section 3.2.1).
+
+    Args:
+        walk: through ``net``, in which ``reader`` is the layer.
+        places, filters: of the outputs, ``[pictures, instances of each]``.
+
+    Returns:
+        Parts ``[instances, channels]``, and the outputs without the bias ``[instances]``: the sums over channels.
+    """
+    weight, bias = reader.weight(net), net.get_submodule(reader.name).bias
+    filters = filters.to(weight.device)
+    windows, outputs = reader.windows(places), reader.outputs(places)
+
+    def parts(x: Tensor, rows: slice) -> Tensor:
+        return (windows(x, rows) * weight[filters[rows].flatten()]).sum(dim=-1)
+
+    def whole(y: Tensor, rows: slice) -> Tensor:
+        at = filters[rows].flatten()
+        found = outputs(y, rows).gather(1, at[:, None])[:, 0]
+        return found if bias is None else found - bias.detach()[at]
+
+    wanted = {"parts": (reader.source, parts), "whole": (reader.step, whole)}
+    found = walk.read(wanted, before=reader.step)
+    return found["parts"], found["whole"]
 
 
 def _gram(parts: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -259,29 +286,11 @@ class ThiNet(ChannelMethod):
     def _instances(
         self, walk: Walk, reader: Reader, net: nn.Module, num_pictures: int, run: Run
     ) -> tuple[Tensor, Tensor]:
-        """What each channel adds to the drawn outputs of ``reader``, ``[instances, channels]``, and these outputs.
-
-        The outputs are without the bias, ``[instances]``: the sums over the channels.
-        """
         draws = stream("instances", run.seed, reader.name)
-        positions = run.graph.layers[reader.name].positions
-        places = draw_places(num_pictures, self.locations, positions, draws=draws, distinct=False)
-        weight = reader.weight(net)
-        filters = torch.randint(len(weight), places.shape, generator=draws).to(weight.device)
-        windows, outputs = reader.windows(places), reader.outputs(places)
-        bias = net.get_submodule(reader.name).bias
-
-        def parts(x: Tensor, rows: slice) -> Tensor:
-            return (windows(x, rows) * weight[filters[rows].flatten()]).sum(dim=-1)
-
-        def whole(y: Tensor, rows: slice) -> Tensor:
-            at = filters[rows].flatten()
-            found = outputs(y, rows)[torch.arange(len(at), device=y.device), at]
-            return found if bias is None else found - bias.detach()[at]
-
-        wanted = {"parts": (reader.source, parts), "whole": (reader.step, whole)}
-        found = walk.read(wanted, before=reader.step)
-        return found["parts"], found["whole"]
+        layer = run.graph.layers[reader.name]
+        places = draw_places(num_pictures, self.locations, layer.positions, draws=draws, distinct=False)
+        filters = torch.randint(layer.out_channels, places.shape, generator=draws)
+        return instances(walk, reader, net, places, filters)
 
     def _select(self, parts: Tensor, whole: Tensor, number: int, live: Sequence[int]) -> list[int]:
         width = parts.shape[1]

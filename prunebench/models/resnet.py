@@ -2,8 +2,8 @@
 
 He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016, table 1. In bottleneck blocks
 the 3x3 convolution has the stride ("v1.5"), as in torchvision and fb.resnet.torch; the paper and its Caffe nets have
-it in the first 1x1 (``strided="first"``). Where a block changes the width or the resolution, its shortcut is a 1x1 convolution and a batch
-norm (option B).
+it in the first 1x1 (``strided="first"``). Where a block changes the width or the resolution, its shortcut is a 1x1
+convolution and a batch norm (option B).
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class ResNet(nn.Module):
     """ResNet for images of at least 32x32 pixels; the papers use 224x224.
 
     Args:
-        block: makes a ``BasicBlock`` or a ``Bottleneck``; ``expansion``: output channels of one per channel of its width.
+        block: makes a ``BasicBlock`` or a ``Bottleneck``.
+        expansion: output channels of a block for each channel of its width.
         blocks: blocks in each of the four stages, whose widths are 64, 128, 256 and 512.
         num_classes, in_channels: sizes of the last and the first layer.
     """

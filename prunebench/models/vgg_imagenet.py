@@ -1,7 +1,8 @@
 """VGG-16 for ImageNet, with torchvision's parameter names, so that its published weights fit.
 
-Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, ICLR 2015, table 1 (D): thirteen
-3x3 convolutions with bias in five groups, a 2x2 max pooling after each, and three linear layers. No batch norm.
+Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, ICLR 2015, table 1 (D):
+thirteen 3x3 convolutions with bias in five groups, a 2x2 max pooling after each, and three linear layers. No batch
+norm.
 """
 
 from __future__ import annotations

@@ -141,7 +141,9 @@ class Shares:
     def _has_target(self) -> bool:
         return self.target_macs is not None or self.target_params is not None
 
-    def numbers(self, inputs: Mapping[str, Inputs], graph: ChannelGraph, before: Plan, fraction: float) -> dict[str, int]:
+    def numbers(
+        self, inputs: Mapping[str, Inputs], graph: ChannelGraph, before: Plan, fraction: float
+    ) -> dict[str, int]:
         """Reading layer -> number of input channels that stay, of those that lose some.
 
         Args:
@@ -175,7 +177,9 @@ class Shares:
             counts = family(step_ratio(self.prune_ratio, fraction))
         return {name: unit.size - n for name, unit, n in zip(inputs, units, counts, strict=True) if n}
 
-    def describe(self, plan: Plan, inputs: Mapping[str, Inputs], graph: ChannelGraph, fraction: float) -> dict[str, Any]:
+    def describe(
+        self, plan: Plan, inputs: Mapping[str, Inputs], graph: ChannelGraph, fraction: float
+    ) -> dict[str, Any]:
         """What ``plan`` achieves, see :attr:`prunebench.budget.Choice.achieved`."""
         widths = {name: entry.reader.width for name, entry in inputs.items()}
         total = sum(widths.values())

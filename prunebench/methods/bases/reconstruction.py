@@ -222,7 +222,7 @@ def _bytes(values: Mapping[fx.Node, Any]) -> int:
 
 
 def draw_places(num_pictures: int, number: int, positions: int, *, draws: torch.Generator, distinct: bool) -> Tensor:
-    """Positions of a map, ``[pictures, places]``: ``number`` for each picture, or all if they are to differ and fewer."""
+    """Positions of a map, ``[pictures, places]``: ``number`` for each picture; all of a smaller one if they differ."""
     if not distinct:
         return torch.randint(positions, (num_pictures, number), generator=draws)
     return torch.stack([torch.randperm(positions, generator=draws)[:number] for _ in range(num_pictures)])
