@@ -108,7 +108,7 @@ def select_channels(moments: Moments, number: int, *, start: float = 1e-3, max_e
         low, high = high, 2 * high
     best = lasso(low) if low else lasso(start * 1e-3 * lasso.largest)
     for _ in range(_HALVINGS):
-        left = np.count_nonzero(best)
+        left = int(np.count_nonzero(best))
         if number <= left <= int(number * (1 + max_excess)):
             break
         middle = (low + high) / 2

@@ -27,7 +27,8 @@ from prunebench.data.splits import stream
 from prunebench.errors import UserError
 from prunebench.methods.bases.inputs import Inputs, Shares, inputs_of
 from prunebench.methods.bases.output import Output
-from prunebench.methods.bases.reconstruction import Rebuilt, Walk, carry_out, draw_places
+from prunebench.methods.bases.reconstruction import Rebuilt, carry_out, draw_places
+from prunebench.methods.bases.walk import Walk
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 

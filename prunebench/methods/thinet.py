@@ -13,7 +13,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,74 +22,24 @@ from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.core.context import Extracted, Run
+from prunebench.criteria.parts import pursue, remove_greedily, scales
 from prunebench.data.splits import stream
 from prunebench.errors import UserError
 from prunebench.methods.bases.channels import ChannelMethod
-from prunebench.methods.bases.reconstruction import Reader, Rebuilt, Walk, carry_out, draw_places
+from prunebench.methods.bases.reconstruction import (
+    Reader,
+    Rebuilt,
+    carry_out,
+    draw_places,
+    pictures_of_each_class,
+)
+from prunebench.methods.bases.walk import Walk
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
 ENOUGH = 2
 """Instances for each channel that stays."""
-
-
-def remove_greedily(parts: Tensor, number: int, *, gone: Collection[int] = ()) -> list[int]:
-    """The columns whose sum over rows stays smallest, one after the other (section 3.2.2, algorithm 1).
-
-    Column t goes if |sum of the gone columns + t| is the smallest; among equal ones the lowest index
-    (compress_model.py:147-172).
-
-    Args:
-        parts: what each channel adds to each instance, ``[instances, channels]``.
-        number: columns that go in all, at least those that are ``gone`` already.
-
-    Returns:
-        Indices in the order in which they go.
-    """
-    gram = _gram(parts)
-    order = list(gone)
-    while len(order) < number:
-        # |s + x|^2 without |s|^2, which is the same for all
-        growth = np.diag(gram) + 2 * gram[:, order].sum(axis=1)
-        growth[order] = np.inf
-        order.append(int(growth.argmin()))
-    return order
-
-
-def pursue(parts: Tensor, whole: Tensor, number: int) -> list[int]:
-    """Orthogonal matching pursuit: the column that explains most of the residual comes next (TPAMI version).
-
-    After each one all coefficients are refitted by least squares (ThiNet_TPAMI/ResNet50/compress_model.py:119-156).
-
-    Args:
-        parts: ``[instances, channels]``; ``whole``: what they add up to, ``[instances]``.
-        number: columns that stay.
-
-    Returns:
-        Indices in the order in which they are found.
-    """
-    gram, cross = _gram(parts), (parts.double().T @ whole.double()).cpu().numpy()
-    squares = np.diag(gram)
-    chosen: list[int] = []
-    left = cross
-    for _ in range(number):
-        gain = np.divide(left**2, squares, out=np.zeros_like(left), where=squares > 0)
-        gain[chosen] = -1.0
-        chosen.append(int(gain.argmax()))
-        fit = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], cross[chosen], rcond=None)[0]
-        left = cross - gram[:, chosen] @ fit
-    return chosen
-
-
-def scales(parts: Tensor, whole: Tensor) -> Tensor:
-    """One factor a column, so that their weighted sum is nearest to ``whole``: ``[channels]`` (eq. 7).
-
-    By least squares of smallest norm, which needs no inverse: channels that are always 0 get the factor 0.
-    """
-    # the solver that takes any rank runs on the CPU
-    found = torch.linalg.lstsq(parts.double().cpu(), whole.double().cpu()[:, None], driver="gelsd").solution
-    return found[:, 0]
 
 
 def instances(walk: Walk, reader: Reader, net: nn.Module, places: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +52,7 @@ def instances(walk: Walk, reader: Reader, net: nn.Module, places: Tensor, filter
     Returns:
         Parts ``[instances, channels]``, and the outputs without the bias ``[instances]``: the sums over channels.
     """
-    weight, bias = reader.weight(net), net.get_submodule(reader.name).bias
+    weight, bias = reader.weight(net), reader.bias(net)
     filters = filters.to(weight.device)
     windows, outputs = reader.windows(places), reader.outputs(places)
 
@@ -112,18 +61,11 @@ def instances(walk: Walk, reader: Reader, net: nn.Module, places: Tensor, filter
 
     def whole(y: Tensor, rows: slice) -> Tensor:
         at = filters[rows].flatten()
-        found = outputs(y, rows).gather(1, at[:, None])[:, 0]
-        return found if bias is None else found - bias.detach()[at]
+        return outputs(y, rows).gather(1, at[:, None])[:, 0] - bias[at]
 
     wanted = {"parts": (reader.source, parts), "whole": (reader.step, whole)}
     found = walk.read(wanted, before=reader.step)
     return found["parts"], found["whole"]
-
-
-def _gram(parts: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    exact = parts.double()
-    found: np.ndarray[Any, np.dtype[np.float64]] = (exact.T @ exact).cpu().numpy()
-    return found
 
 
 @validated
@@ -176,7 +118,8 @@ class ThiNet(ChannelMethod):
             raise UserError("parts of the outputs of different layers cannot be compared; use method.scope=layer")
         self.selection, self.rescale, self.turn = selection, rescale, turn
         self.images_per_class, self.locations = images_per_class, locations_per_image
-        self.between = {"epochs": between_epochs, "epoch_share": between_epoch_share, "lr": between_lr}
+        self.between_epochs, self.between_epoch_share = between_epochs, between_epoch_share
+        self.between_lr = between_lr
         self._turns: dict[str, Collection[str]] = {}  # phase -> layers that its cut prunes; follows from the graph
 
     # -- which layers, how many channels
@@ -238,7 +181,7 @@ class ThiNet(ChannelMethod):
         turns: dict[str, list[str]] = {}
         for name in (name for name in run.graph.layers if name in layers):
             turns.setdefault(name if self.turn == "layer" else name.rpartition(".")[0], []).append(name)
-        if phase.epochs and not phase.fresh and self.between["epochs"]:
+        if phase.epochs and not phase.fresh and self.between_epochs:
             for number, names in enumerate(list(turns.values())[:-1], 1):
                 short = self._short(phase, f"{phase.name}_turn_{number}")
                 self._turns[short.name] = names
@@ -247,8 +190,15 @@ class ThiNet(ChannelMethod):
         return run.prune(net, phase)
 
     def _short(self, phase: Phase, name: str) -> Phase:
-        given = {key: value for key, value in self.between.items() if value is not None}
-        return replace(phase, **{"name": name, "lr_schedule": "constant", "warmup_epochs": 0.0, **given})
+        return replace(
+            phase,
+            name=name,
+            epochs=self.between_epochs,
+            epoch_share=phase.epoch_share if self.between_epoch_share is None else self.between_epoch_share,
+            lr=phase.lr if self.between_lr is None else self.between_lr,
+            lr_schedule="constant",
+            warmup_epochs=0.0,
+        )
 
     # -- one cut
 
@@ -259,7 +209,7 @@ class ThiNet(ChannelMethod):
         sizes = self._sizes(graph, before, run.fraction)
         now = self._turns.get(run.phase.name, sizes.plan.keep)
         net = copy.deepcopy(net).eval().to(run.device)
-        pictures = self._pictures(run)
+        pictures = pictures_of_each_class(run, self.images_per_class)
         walk = Walk(net, graph, pictures)
         keep, tensors = dict(before.keep), dict[str, Tensor]()
         for name in (name for name in graph.layers if name in now):
@@ -299,22 +249,3 @@ class ThiNet(ChannelMethod):
             return sorted(set(range(width)).difference(remove_greedily(parts, width - number, gone=gone)))
         among = pursue(parts[:, list(live)], whole, number)
         return sorted(live[place] for place in among)
-
-    def _pictures(self, run: Run) -> Tensor:
-        """``images_per_class`` training pictures of each class, without augmentation."""
-        missing = dict.fromkeys(range(run.data.num_classes), self.images_per_class)
-        found: list[Tensor] = []
-        for inputs, labels in run.samples("reconstruction", run.data.num_train):
-            chosen = []
-            for place, label in enumerate(labels.tolist()):
-                if missing[label]:
-                    missing[label] -= 1
-                    chosen.append(place)
-            found.append(inputs[chosen])
-            if not any(missing.values()):
-                return torch.cat(found).to(run.device)
-        label, number = next((label, number) for label, number in missing.items() if number)
-        raise UserError(
-            f"method.images_per_class={self.images_per_class}, but class {label} of dataset={run.data.name} has only "
-            f"{self.images_per_class - number} training pictures; lower it"
-        )

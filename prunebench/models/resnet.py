@@ -137,11 +137,11 @@ def _resnet(
     num_classes: int,
     in_channels: int,
     image_size: int,
-    **options: str,
+    strided: str | None = None,
 ) -> ResNet:
     check_image_size(name, image_size, smallest=32, why="it halves the image five times")
     return ResNet(
-        block=partial(block, **options),
+        block=block if strided is None else partial(Bottleneck, strided=strided),
         expansion=block.expansion,
         blocks=blocks,
         num_classes=num_classes,

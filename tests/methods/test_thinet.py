@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.config.phase import Phase
+from prunebench.criteria.parts import pursue, remove_greedily, scales
 from prunebench.data.splits import stream
 from prunebench.errors import UserError
-from prunebench.methods.bases.reconstruction import Reader, Walk, draw_places
-from prunebench.methods.thinet import ThiNet, instances, pursue, remove_greedily, scales
+from prunebench.methods.bases.reconstruction import Reader, draw_places
+from prunebench.methods.bases.walk import Walk
+from prunebench.methods.thinet import ThiNet, instances
 from prunebench.models.resnet import Bottleneck, resnet50
 from prunebench.models.resnet_cifar import CifarResNet
 from prunebench.models.vgg_imagenet import vgg16_imagenet
@@ -137,7 +139,7 @@ def test_the_pruned_net_is_the_masked_net(options: dict[str, Any]) -> None:
     masked = copy.deepcopy(net)
     for name, kept in found.plan.keep.items():
         block = masked.get_submodule(name.removesuffix(".conv1"))
-        alive = torch.zeros(block.conv1.out_channels)
+        alive = torch.zeros(run.graph.layers[name].out_channels)
         alive[list(kept)] = 1
         small = found.net.get_parameter(name.replace("conv1", "conv2.weight"))
         ratios = small / block.conv2.weight[:, list(kept)]  # one factor for each channel

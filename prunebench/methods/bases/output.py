@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunebench.methods.bases.reconstruction import Reader, Take
+from prunebench.methods.bases.reconstruction import Reader
+from prunebench.methods.bases.walk import Take
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.steps import Add, Multiply, PerChannel, Step
 
@@ -45,13 +46,13 @@ class Output:
         if isinstance(after, PerChannel) and _restorable(net.get_submodule(after.module)):
             last, norm = after, after.module
             after = _only(readers, last)
-        total = shortcut = None
+        total: int | None = None
+        shortcut: int | None = None
         if after is not None and _adds(graph, after):
             total = after.index
             (shortcut,) = (source for source in after.inputs if source != last.index)
         has_bias = net.get_submodule(reader.name).bias is not None
-        fields = {"norm": norm, "has_bias": has_bias, "sum": total, "shortcut": shortcut}
-        return cls(reader=reader, places=places, **fields)
+        return cls(reader=reader, norm=norm, has_bias=has_bias, sum=total, shortcut=shortcut, places=places)
 
     @property
     def takes_shift(self) -> bool:
@@ -126,9 +127,7 @@ class Output:
 
     def _folded(self, net: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """Scale and offset of each output, and the layer's bias, ``[outputs]``."""
-        layer = net.get_submodule(self.reader.name)
-        weight = net.get_parameter(f"{self.reader.name}.weight")
-        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+        bias = self.reader.bias(net)
         if self.norm is None:
             return torch.ones_like(bias), bias, bias
         norm = net.get_submodule(self.norm)
