@@ -186,7 +186,7 @@ class ChannelPruning(Method):
         pictures = torch.cat([batch for batch, _ in run.samples("reconstruction", self.num_images)]).to(run.device)
         outputs = {name: Output.of(graph, net, inputs[name].reader, self._places(name, run)) for name in numbers}
         wanted = {name: output.before(corrected=self.correct_shortcut) for name, output in outputs.items()}
-        targets = Walk(copy.deepcopy(net), graph, pictures).read(wanted, before=0) if wanted else {}
+        targets = Walk(net, graph, pictures).read(wanted, before=0) if wanted else {}
         walk, plan, tensors = Walk(net, graph, pictures), run.plan, dict[str, Tensor]()
         for name in (name for name in graph.layers if name in numbers):
             entry, output = inputs[name], outputs[name]

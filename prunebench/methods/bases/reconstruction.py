@@ -1,4 +1,4 @@
-"""Rebuilding a layer's output from some of its input channels, as samples of both say: what is read, where, and the cut.
+"""Rebuilding a layer's output from some of its input channels, as samples say: what is read, where, and the cut.
 
 See :mod:`prunebench.methods.bases.walk` for how the net is run meanwhile.
 """
