@@ -109,6 +109,10 @@ class Method(nn.Module):
         """
         return Extracted(net=net)
 
+    def cut_sizes(self, net: nn.Module, run: Run) -> Extracted:
+        """A cut that leaves as many channels as ``prune`` does, whichever: to count a net where there are no data."""
+        return self.prune(net, run)
+
     def fresh(self, net: nn.Module, run: Run) -> nn.Module:
         """``net`` (after the cut) with new random weights, for phases that train from scratch."""
         return run.fresh(net)

@@ -1,19 +1,26 @@
 """ResNets for ImageNet, with torchvision's parameter names, so that its published weights fit.
 
 He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016, table 1. In bottleneck blocks
-the 3x3 convolution has the stride ("v1.5"), as in torchvision and fb.resnet.torch; the paper has it in the
-first 1x1. Where a block changes the width or the resolution, its shortcut is a 1x1 convolution and a batch
-norm (option B).
+the 3x3 convolution has the stride ("v1.5"), as in torchvision and fb.resnet.torch; the paper and its Caffe nets have
+it in the first 1x1 (``strided="first"``). Where a block changes the width or the resolution, its shortcut is a 1x1
+convolution and a batch norm (option B).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import PositiveInt
+from prunebench.config.ranges import Among, PositiveInt
 from prunebench.models import check_image_size
+
+STRIDED = ("middle", "first")
+Strided = Annotated[str, Among(STRIDED)]
 
 
 class BasicBlock(nn.Module):
@@ -41,12 +48,13 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, *, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, *, in_channels: int, width: int, stride: int, strided: str = "middle") -> None:
         super().__init__()
         out_channels = self.expansion * width
-        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
+        first, middle = (stride, 1) if strided == "first" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=middle, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -71,7 +79,8 @@ class ResNet(nn.Module):
     """ResNet for images of at least 32x32 pixels; the papers use 224x224.
 
     Args:
-        block: ``BasicBlock`` or ``Bottleneck``.
+        block: makes a ``BasicBlock`` or a ``Bottleneck``.
+        expansion: output channels of a block for each channel of its width.
         blocks: blocks in each of the four stages, whose widths are 64, 128, 256 and 512.
         num_classes, in_channels: sizes of the last and the first layer.
     """
@@ -79,7 +88,8 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Callable[..., nn.Module],
+        expansion: int,
         blocks: tuple[int, int, int, int],
         num_classes: int,
         in_channels: int,
@@ -88,12 +98,12 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = _stage(block, blocks[0], in_channels=64, width=64, stride=1)
-        self.layer2 = _stage(block, blocks[1], in_channels=64 * block.expansion, width=128, stride=2)
-        self.layer3 = _stage(block, blocks[2], in_channels=128 * block.expansion, width=256, stride=2)
-        self.layer4 = _stage(block, blocks[3], in_channels=256 * block.expansion, width=512, stride=2)
+        self.layer1 = _stage(block, expansion, blocks[0], in_channels=64, width=64, stride=1)
+        self.layer2 = _stage(block, expansion, blocks[1], in_channels=64 * expansion, width=128, stride=2)
+        self.layer3 = _stage(block, expansion, blocks[2], in_channels=128 * expansion, width=256, stride=2)
+        self.layer4 = _stage(block, expansion, blocks[3], in_channels=256 * expansion, width=512, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * block.expansion, num_classes)
+        self.fc = nn.Linear(512 * expansion, num_classes)
         self.initialise(self)
 
     @staticmethod
@@ -112,11 +122,11 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], blocks: int, *, in_channels: int, width: int, stride: int
+    block: Callable[..., nn.Module], expansion: int, blocks: int, *, in_channels: int, width: int, stride: int
 ) -> nn.Sequential:
     """The first block changes the width and the resolution, the others keep both."""
     layers = [block(in_channels=in_channels, width=width, stride=stride)]
-    layers += [block(in_channels=width * block.expansion, width=width, stride=1) for _ in range(blocks - 1)]
+    layers += [block(in_channels=width * expansion, width=width, stride=1) for _ in range(blocks - 1)]
     return nn.Sequential(*layers)
 
 
@@ -127,9 +137,16 @@ def _resnet(
     num_classes: int,
     in_channels: int,
     image_size: int,
+    strided: str | None = None,
 ) -> ResNet:
     check_image_size(name, image_size, smallest=32, why="it halves the image five times")
-    return ResNet(block=block, blocks=blocks, num_classes=num_classes, in_channels=in_channels)
+    return ResNet(
+        block=block if strided is None else partial(Bottleneck, strided=strided),
+        expansion=block.expansion,
+        blocks=blocks,
+        num_classes=num_classes,
+        in_channels=in_channels,
+    )
 
 
 @validated
@@ -145,14 +162,27 @@ def resnet34(*, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, i
 
 
 @validated
-def resnet50(*, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224) -> ResNet:
-    """ResNet-50: 25,557,032 parameters, 4,089,184,256 MACs at 224x224. Raises ``UserError``."""
-    return _resnet("resnet50", Bottleneck, (3, 4, 6, 3), num_classes, in_channels, image_size)
+def resnet50(
+    *,
+    num_classes: PositiveInt = 1000,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 224,
+    strided: Strided = "middle",
+) -> ResNet:
+    """ResNet-50: 25,557,032 parameters, 4,089,184,256 MACs at 224x224 (3,857,973,248 with ``strided="first"``).
+
+    Raises ``UserError``.
+    """
+    return _resnet("resnet50", Bottleneck, (3, 4, 6, 3), num_classes, in_channels, image_size, strided=strided)
 
 
 @validated
 def resnet101(
-    *, num_classes: PositiveInt = 1000, in_channels: PositiveInt = 3, image_size: PositiveInt = 224
+    *,
+    num_classes: PositiveInt = 1000,
+    in_channels: PositiveInt = 3,
+    image_size: PositiveInt = 224,
+    strided: Strided = "middle",
 ) -> ResNet:
     """ResNet-101: 44,549,160 parameters, 7,801,405,440 MACs at 224x224. Raises ``UserError``."""
-    return _resnet("resnet101", Bottleneck, (3, 4, 23, 3), num_classes, in_channels, image_size)
+    return _resnet("resnet101", Bottleneck, (3, 4, 23, 3), num_classes, in_channels, image_size, strided=strided)

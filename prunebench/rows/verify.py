@@ -67,7 +67,7 @@ def verify(row: Row) -> Verified:
     cuts = any(phase.prune for phase in run.phases) or run.schedule == "simultaneous"
     sizes = {"macs", "flops", "params", "macs_removed", "params_removed"}
     if cuts and method.sizes_given and row.reported.keys() & sizes:
-        run.note(method.prune(dense.template, run))
+        run.note(method.cut_sizes(dense.template, run))
     if data.task == "classification":
         rates = nominal_rates(config["method"].get("prune_ratio"), dense.graph, run.plan)
         counts = compare_counts(row, dense.graph, run.plan, rates)

@@ -72,3 +72,19 @@ def test_too_small_images():
         UserError, match=r"^resnet50 needs images of at least 32x32 pixels .* got 8; use dataset.size=32$"
     ):
         resnet50(image_size=8)
+
+
+@pytest.mark.parametrize(("build", "macs"), [(resnet50, 3_857_973_248), (resnet101, 7_570_194_432)])
+def test_strides_in_the_first_convolution_as_in_caffe(count, build, macs):
+    """7.72e9 FLOPs of ResNet-50, as ThiNet prints them; the same parameters."""
+    assert count(build, size=224, strided="first") == (macs, count(build, size=224)[1])
+    with torch.device("meta"):
+        net = build(strided="first")
+    blocks = [f"layer{stage}.0" for stage in (2, 3, 4)]
+    assert {net.get_submodule(f"{block}.conv1").stride for block in blocks} == {(2, 2)}
+    assert {net.get_submodule(f"{block}.conv2").stride for block in blocks} == {(1, 1)}
+
+
+def test_a_wrong_place_of_the_stride():
+    with pytest.raises(UserError, match="strided must be one of middle, first, got 'last'"):
+        resnet50(strided="last")
