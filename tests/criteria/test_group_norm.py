@@ -36,11 +36,11 @@ def test_by_hand() -> None:
 def test_the_parts_of_a_layer(order: float, biases: bool) -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
     with torch.no_grad():
-        net[0].weight.copy_(WRITER[:, :, None, None])  # type: ignore[operator]
-        net[1].weight.copy_(SCALES)  # type: ignore[operator]
-        net[1].bias.fill_(3.0)  # type: ignore[operator]
-        net[0].bias.fill_(-1.0)  # type: ignore[operator]
-        net[3].weight.copy_(READER[:, :, None, None])  # type: ignore[operator]
+        net[0].weight.copy_(WRITER[:, :, None, None])
+        net[1].weight.copy_(SCALES)
+        net[1].bias.fill_(3.0)
+        net[0].bias.fill_(-1.0)
+        net[3].weight.copy_(READER[:, :, None, None])
     graph = ChannelGraph.trace(net, torch.zeros(1, 2, 4, 4))
     parts = [WRITER, SCALES[:, None], READER.T]
     if biases:

@@ -28,9 +28,9 @@ def test_keeping_four_of_six_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1, bias=False), nn.ReLU())
     net.append(nn.Conv2d(2, 1, 1))
     with torch.no_grad():
-        net[0].weight.copy_(ONE.reshape(4, 1, 1, 1))  # type: ignore[operator]
-        net[2].weight.zero_()  # type: ignore[operator]
-        net[2].weight[:, 0, 0, 0] = OTHER  # type: ignore[index]
+        net[0].weight.copy_(ONE.reshape(4, 1, 1, 1))
+        net[2].weight.zero_()
+        net[2].weight[:, 0, 0, 0] = OTHER
     run = bare_run(net, torch.zeros(1, 1, 2, 2))
     method = FilterPruning(criterion=Lamp(score=FilterNorm(order=2)), scope="global", prune_ratio=1 / 3)
     scores = method.scores(net, run)

@@ -92,8 +92,8 @@ class Block(nn.Module):
         for norm in (self.norm1, self.norm2):
             nn.init.normal_(norm.weight)
             nn.init.normal_(norm.bias)
-            nn.init.normal_(norm.running_mean)
-            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+            norm.running_mean = torch.randn(6)
+            norm.running_var = torch.rand(6) + 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -102,7 +102,7 @@ class Block(nn.Module):
 
 
 @pytest.fixture
-def block() -> nn.Module:
+def block() -> Block:
     torch.manual_seed(0)
     return Block()
 
@@ -118,22 +118,20 @@ def entropy(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_a_gate_is_scale_and_shift_of_the_norm(block: nn.Module, batch: tuple[Tensor, Tensor], train: bool) -> None:
+def test_a_gate_is_scale_and_shift_of_the_norm(block: Block, batch: tuple[Tensor, Tensor], train: bool) -> None:
     """Also with an in-place activation behind it, and in training, where the statistics are those of the batch."""
     block.train(train).double()
     batch = batch[0].double(), batch[1]
-    gates = {"conv1": block.norm1, "conv2": block.norm2, "plain": block.plain}
-    names = {
-        name: [f"{place}.weight", f"{place}.bias"]
-        for name, place in zip(gates, ("norm1", "norm2", "plain"), strict=True)
-    }
+    gates: dict[str, nn.Module] = {"conv1": block.norm1, "conv2": block.norm2, "plain": block.plain}
+    places = {"conv1": "norm1", "conv2": "norm2", "plain": "plain"}
+    names = {name: [f"{place}.weight", f"{place}.bias"] for name, place in places.items()}
     drawn = gate_gradients(block, gates, batch, entropy)
     found = parameter_gradients(block, names, batch, entropy, squared=False)
     for name, gradient in drawn.items():
         torch.testing.assert_close(gradient.sum(0), found[name][0], atol=1e-12, rtol=1e-9)
 
 
-def test_a_gate_is_the_slope_of_the_loss(block: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_a_gate_is_the_slope_of_the_loss(block: Block, batch: tuple[Tensor, Tensor]) -> None:
     """Central differences of the loss when the channel is scaled by 1 +- h."""
     block.eval().double()
     given = Given(block, (batch[0].double(), batch[1]), entropy)
@@ -148,7 +146,7 @@ def test_a_gate_is_the_slope_of_the_loss(block: nn.Module, batch: tuple[Tensor, 
         assert score == pytest.approx(((values[0] - values[1]) / 2e-4) ** 2, rel=1e-4, abs=1e-14)
 
 
-def test_layers_of_a_sum_share_one_gate(block: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_layers_of_a_sum_share_one_gate(block: Block, batch: tuple[Tensor, Tensor]) -> None:
     given = Given(block, batch, entropy)
     rows = Taylor(num_samples=8).prepare(block, given).rows  # type: ignore[attr-defined]
     together = (rows["conv1"] + rows["conv2"])[0].square() / 2
@@ -158,14 +156,14 @@ def test_layers_of_a_sum_share_one_gate(block: nn.Module, batch: tuple[Tensor, T
     assert alone == pytest.approx(rows["conv2"][0].square().tolist())
 
 
-def test_the_net_comes_back_as_it_was(block: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_the_net_comes_back_as_it_was(block: Block, batch: tuple[Tensor, Tensor]) -> None:
     before = copy.deepcopy(block.train().state_dict())
     Taylor(num_samples=8, statistics="batch").prepare(block, Given(block, batch, entropy))
     assert block.training and all(p.requires_grad and p.grad is None for p in block.parameters())
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
-def test_statistics_of_the_batch_are_those_of_training(block: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_statistics_of_the_batch_are_those_of_training(block: Block, batch: tuple[Tensor, Tensor]) -> None:
     given = Given(block, batch, entropy)
     running, of_batch = (
         scores(Taylor(num_samples=8, statistics=s), block, given, "conv1") for s in ("running", "batch")
@@ -184,7 +182,7 @@ def test_mini_batches_are_cut_anew() -> None:
     assert all(torch.equal(inputs, -labels) for inputs, labels in in_batches(parts, 5))
 
 
-def test_smaller_batches_keep_what_larger_ones_cancel(block: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_smaller_batches_keep_what_larger_ones_cancel(block: Block, batch: tuple[Tensor, Tensor]) -> None:
     given = Given(block, batch, entropy)
     whole, single, each = (
         scores(Taylor(num_samples=8, batch_size=size, variant=variant), block, given, "conv1")
@@ -194,7 +192,7 @@ def test_smaller_batches_keep_what_larger_ones_cancel(block: nn.Module, batch: t
     assert all(one <= other + 1e-9 for one, other in zip(whole, single, strict=True))  # a mean's square is the smaller
 
 
-def test_a_channel_without_effect_goes_first(block: nn.Module) -> None:
+def test_a_channel_without_effect_goes_first(block: Block) -> None:
     graph = ChannelGraph.trace(block, torch.zeros(1, 3, 5, 5))
     net = zero(block, graph, Plan(keep={"plain": (0, 2, 3)}))
     run = bare_run(net, torch.zeros(1, 3, 5, 5))
