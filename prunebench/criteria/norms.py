@@ -30,10 +30,10 @@ def kernel_sums(weight: Tensor, num_channels: int) -> Tensor:
             convolution has weights for the channels of its group only, the others count 0.
         num_channels: number of channels that are read.
     """
-    return _taps(weight, num_channels).sum(dim=2)
+    return by_channel(weight, num_channels).sum(dim=2)
 
 
-def _taps(weight: Tensor, num_channels: int) -> Tensor:
+def by_channel(weight: Tensor, num_channels: int) -> Tensor:
     """The weights by input channel, ``[out, num_channels, taps]``."""
     weight = weight.detach().double()
     num_out, num_in = weight.shape[:2]
@@ -100,7 +100,7 @@ def bn_importance(
         return expected
     if not readers:
         raise ValueError(f"the statistic {statistic!r} needs the weights of the layers that read the channels")
-    taps = [_taps(weight, len(beta)) for weight in readers]  # each [out, channels, taps]
+    taps = [by_channel(weight, len(beta)) for weight in readers]  # each [out, channels, taps]
     if statistic == "mean_x_next":
         return expected * torch.stack([tap.abs().sum(dim=(0, 2)) for tap in taps]).sum(dim=0)
     if statistic == "shift":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.counts import prune_floor
-from prunebench.budget.units import removal_order
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, FractionBelowOne
 from prunebench.criteria import activation_moments, filters, norms
 from prunebench.data.base import Batches
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph, Layer
-from prunebench.surgery.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,8 @@ class Subject:
         readers: weights of the layers that read its channels.
         live_inputs: its input channels that the layers before keep; None = all.
         generator: for criteria that draw.
+        group: the layers that have one set of channels with it, itself included; alone with ``coupling=free``.
+        graph, parameters: the whole net, for criteria that look further than one layer.
     """
 
     layer: Layer
@@ -40,6 +40,13 @@ class Subject:
     readers: tuple[Tensor, ...]
     live_inputs: Sequence[int] | None
     generator: torch.Generator
+    group: tuple[str, ...]
+    graph: ChannelGraph
+    parameters: Mapping[str, nn.Parameter]
+
+    def at(self, name: str) -> Subject:
+        """The same of another layer."""
+        return _subject(name, self.graph, self.parameters, self.generator, group=self.group)
 
 
 class Evidence(Protocol):
@@ -48,6 +55,10 @@ class Evidence(Protocol):
     @property
     def device(self) -> torch.device:
         """Where nets are evaluated."""
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """Channel graph of the net."""
 
     def samples(self, purpose: str, number: int) -> Batches:
         """Training samples without augmentation; which ones follows from the run's seed and ``purpose``."""
@@ -63,6 +74,8 @@ class Criterion:
     """Share of the channels that goes by norm before the rest is ranked (FPGM-mix)."""
     in_order: bool = False
     """Whether the scores of a layer depend on what the layers before it keep."""
+    of_group: bool = False
+    """Whether the scores are those of all of ``Subject.group``, so that they count once for it."""
 
     def refuses(self, layer: Layer) -> str | None:
         """Why a layer has no score, None if it has one."""
@@ -179,10 +192,27 @@ def look_at(
     generator: torch.Generator,
     *,
     live_inputs: Sequence[int] | None = None,
+    group: tuple[str, ...] = (),
 ) -> Subject:
-    """What a criterion may look at of layer ``name`` of ``net``, which has the dense net's shapes."""
-    layer = graph.layers[name]
+    """What a criterion may look at of layer ``name`` of ``net``, which has the dense net's shapes.
+
+    Args:
+        group: the layers that share its channels; empty = it has its own.
+    """
     parameters = dict(net.named_parameters())
+    return _subject(name, graph, parameters, generator, live_inputs=live_inputs, group=group or (name,))
+
+
+def _subject(
+    name: str,
+    graph: ChannelGraph,
+    parameters: Mapping[str, nn.Parameter],
+    generator: torch.Generator,
+    *,
+    live_inputs: Sequence[int] | None = None,
+    group: tuple[str, ...],
+) -> Subject:
+    layer = graph.layers[name]
     return Subject(
         layer=layer,
         weight=parameters[f"{name}.weight"],
@@ -191,38 +221,7 @@ def look_at(
         readers=tuple(parameters[f"{reader}.weight"] for reader in layer.readers),
         live_inputs=live_inputs,
         generator=generator,
+        group=group,
+        graph=graph,
+        parameters=parameters,
     )
-
-
-def live_inputs(name: str, graph: ChannelGraph, plan: Plan) -> list[int] | None:
-    """Input channels (features of a linear layer) of ``name`` that ``plan`` leaves; None if all of them.
-
-    Only layers that ``name`` reads without an addition in between can take inputs away: the stream behind an
-    addition keeps its width.
-    """
-    writers = [layer for layer in graph.layers.values() if name in layer.readers and layer.name in plan.keep]
-    if len(writers) != 1:
-        return None
-    kept, width = plan.keep[writers[0].name], writers[0].out_channels
-    taps = graph.layers[name].in_channels // width  # of a linear layer behind a flatten: H*W columns a channel
-    return [channel * taps + tap for channel in kept for tap in range(taps)]
-
-
-def in_order(criterion: Criterion, plan: Plan, net: nn.Module, graph: ChannelGraph, before: Plan) -> Plan:
-    """As many channels as in ``plan``, chosen from input to output by what the layers before have kept.
-
-    Args:
-        criterion: one whose scores depend on the live inputs.
-        plan: how many channels stay in each layer.
-        net: with the dense net's shapes.
-        graph: of the dense net.
-        before: what has been cut already stays cut.
-    """
-    chosen = Plan()
-    for name in (name for name in graph.layers if name in plan.keep):
-        live = live_inputs(name, graph, chosen)
-        scores = criterion(look_at(name, net, graph, torch.Generator(), live_inputs=live)).cpu()
-        dead = set(range(len(scores))) - set(before.keep.get(name, range(len(scores))))
-        order = removal_order(scores, dead=dead, pieces=graph.pieces(name))
-        chosen = Plan(keep={**chosen.keep, name: tuple(sorted(order[len(order) - len(plan.keep[name]) :]))})
-    return chosen

@@ -15,7 +15,8 @@ from prunebench.config.arguments import validated
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.criteria.compensation import compensated
-from prunebench.criteria.scorers import Criterion, in_order, look_at
+from prunebench.criteria.greedy import in_order
+from prunebench.criteria.scorers import Criterion, look_at
 from prunebench.errors import UserError
 from prunebench.methods.bases.channel_masks import ChannelMasks
 from prunebench.methods.bases.channels import ChannelMethod
@@ -149,7 +150,16 @@ class FilterPruning(ChannelMethod):
 
     def _scores(self, criterion: Criterion, net: nn.Module, graph: ChannelGraph, seed: int) -> dict[str, Tensor]:
         draws = torch.Generator().manual_seed(seed)
-        return {name: criterion(look_at(name, net, graph, draws)) for name in self.scored(graph)[0]}
+        names = self.scored(graph)[0]
+        aligned = self.options["coupling"] == "aligned"
+        groups = {name: group for group in graph.groups() for name in group} if aligned else {}
+        found: dict[str, Tensor] = {}
+        for name in names:
+            group = groups.get(name, (name,))
+            found[name] = criterion(look_at(name, net, graph, draws, group=group))
+            if criterion.of_group:  # the budget adds what the members say: what all of them say counts once
+                found[name] = found[name] / sum(member in names for member in group)
+        return found
 
     def _in_order(self, choice: Choice, net: nn.Module, graph: ChannelGraph, before: Plan) -> Choice:
         """``choice`` made anew from input to output, where the scores of a layer depend on those before it."""

@@ -16,6 +16,7 @@ from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch, Task
+from prunebench.layers import hard_concrete
 from prunebench.layers.convert import FactorInit, FactorRank, gated_layers
 from prunebench.layers.gated import Gated, HardConcreteGate
 from prunebench.methods.bases import component_gates
@@ -148,6 +149,7 @@ class FlopL0(Method):
             "target_sparsity": self.target,
             "expected_sparsity": float(expected_sparsity(layers).detach()),
             "sparsity": component_gates.sparsity(net),
+            "undecided": undecided(layers),
             "lambda_1": one,
             "lambda_2": two,
         }
@@ -171,6 +173,18 @@ def expected_sparsity(layers: Sequence[Gated]) -> Tensor:
         assert isinstance(layer.gate, HardConcreteGate)
         kept.append(layer.gate.expected_open() * layer.layer.params_per_component)
     return 1 - torch.stack(kept).sum() / sum(layer.num_params for layer in layers)
+
+
+@torch.no_grad()
+def undecided(layers: Sequence[Gated]) -> float:
+    """Share of the gates that are open in 10 to 90 % of the draws; at the end the cut decides on them by number alone.
+
+    Many are left where the multipliers move faster than gates differ: all of them are then pushed alike.
+    """
+    gates = [layer.gate for layer in layers]
+    chances = [hard_concrete.prob_nonzero(gate.log_alpha) for gate in gates if isinstance(gate, HardConcreteGate)]
+    chance = torch.cat(chances)
+    return float(((chance > 0.1) & (chance < 0.9)).float().mean())
 
 
 def lagrangian(multipliers: Tensor, sparsity: Tensor, target: float) -> Tensor:

@@ -17,6 +17,7 @@ from prunebench.config.ranges import Among, NonNegativeFloat
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import ALL_SCHEDULES, Method, match_layers
+from prunebench.criteria.lamp import lamp_thresholds
 from prunebench.errors import UserError
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
@@ -36,6 +37,8 @@ class Magnitude(Method):
     (cifar/lottery-ticket/weight-level/cifar_prune_iterative.py:186-215).
     ``variant: layer_std`` is the original one: per layer, ``quality`` standard deviations of its live weights. Its
     smaller dropout after pruning is not done here: it is a setting of the net.
+    ``variant: lamp`` (Lee et al. 2021) is one threshold on w^2 over the sum of the squares in its tensor that are at
+    least as large; it empties no layer.
 
     Training keeps the pattern: the gradients of dead weights are zeroed before each step, and the weights after it,
     since momentum and weight decay may move what a mask on gradients alone leaves. Scratch schedules draw the live
@@ -45,8 +48,8 @@ class Magnitude(Method):
     is stretched by the MACs of live weights, which is the paper's rule (its code computes the ratio too early).
 
     Args:
-        prune_ratio: share of the weights of all chosen layers that goes, in [0, 1); for ``global``.
-        variant: "global" or "layer_std".
+        prune_ratio: share of the weights of all chosen layers that goes, in [0, 1); for ``global`` and ``lamp``.
+        variant: "global", "layer_std" or "lamp".
         quality: threshold in standard deviations, for ``layer_std``.
         kinds: "conv" (Rethinking), "linear" (a language model's matrices) or "all".
         layers: names and globs of layers of that kind.
@@ -61,7 +64,7 @@ class Magnitude(Method):
         self,
         *,
         prune_ratio: PruneRatio,
-        variant: Annotated[str, Among(("global", "layer_std"))] = "global",
+        variant: Annotated[str, Among(("global", "layer_std", "lamp"))] = "global",
         quality: NonNegativeFloat = 1.0,
         kinds: Annotated[str, Among(KINDS)] = "conv",
         layers: Sequence[str] = ("*",),
@@ -143,6 +146,8 @@ class Magnitude(Method):
         num_live = sum(int(torch.count_nonzero(weight)) for weight in weights)
         target = (1.0 - step_ratio(self.prune_ratio, fraction)) * total
         share = max(0.0, 1.0 - target / num_live) if num_live < total else step_ratio(self.prune_ratio, fraction)
+        if self.variant == "lamp":
+            return [float(limit) for limit in lamp_thresholds(weights, share)]
         return [float(criteria.remaining_threshold(weights, share))] * len(weights)
 
     def _described(self, net: nn.Module, run: Run) -> Extracted:

@@ -68,6 +68,8 @@ class PruningFromScratch(Method):
         density: mean gate that the penalty aims at, in [0, 1].
         balance: weight of the penalty.
         max_iterations, tolerance: of the bisection; the tolerance is relative to the share that goes.
+        structure: "learnt" by the search, or "random": gates drawn from the seed, without a search, through the same
+            bisection; the control at the same MACs.
         iterate: which step of the bisection counts: the ``last`` (official), the ``closest`` to the target, or the
             closest that is ``within_budget``.
         longer: under ``schedule=scratch``, train longer in proportion to the MACs saved.
@@ -95,11 +97,13 @@ class PruningFromScratch(Method):
         balance: NonNegativeFloat = 0.5,
         max_iterations: PositiveInt = 10,
         tolerance: NonNegativeFloat = 1e-3,
+        structure: Annotated[str, Among(("learnt", "random"))] = "learnt",
         iterate: Annotated[str, Among(ITERATES)] = "last",
         longer: bool = True,
     ) -> None:
         super().__init__()
         self.target_macs, self.widen, self.longer = target_macs, widen, longer
+        self.structure = structure
         self.density, self.balance = density, balance
         self.max_iterations, self.tolerance, self.iterate = max_iterations, tolerance, iterate
         self.search = Phase(
@@ -135,14 +139,16 @@ class PruningFromScratch(Method):
                 continue
             if phase.prune:
                 wide = run.adopt(self._wide(run))
-                net = run.fit(wide, self.search)
-                net = run.prune(net, phase, measured=False)  # its weights are random
+                searched = run.fit(wide, self.search) if self.structure == "learnt" else wide
+                net = run.prune(searched, phase, measured=False)  # its weights are random
             if self.longer and run.schedule == "scratch":
                 phase = phase.stretched(1, self.target_macs)
             net = run.fit(net, phase)
         return net
 
     def extract(self, net: nn.Module, run: Run) -> Extracted:
+        if self.structure == "random":
+            return Extracted(net=net)
         return Extracted(net=net, achieved={SEARCH: beside_pretraining(run, SEARCH)})
 
     def attach(self, net: nn.Module, run: Run) -> nn.Module:
@@ -202,12 +208,15 @@ class PruningFromScratch(Method):
     def _choose(self, run: Run) -> Choice:
         graph = run.graph
         layers = list(_gated(graph))
-        accuracies = [row.get(ACCURACY.logged) for row in run.history if row["phase"] == SEARCH]
-        epoch = select_epoch(self.gates, accuracies, self.density)
-        gates = self.gates[epoch].cpu().split([graph.layers[name].out_channels for name in layers])
-
+        widths = [graph.layers[name].out_channels for name in layers]
+        if self.structure == "random":
+            found, gates = {}, torch.rand(sum(widths), generator=torch.Generator().manual_seed(run.seed))
+        else:
+            accuracies = [row.get(ACCURACY.logged) for row in run.history if row["phase"] == SEARCH]
+            epoch = select_epoch(self.gates, accuracies, self.density)
+            found, gates = {"selected_epoch": epoch}, self.gates[epoch].cpu()
         choice = choose_by_gates(
-            dict(zip(layers, gates, strict=True)),
+            dict(zip(layers, gates.split(widths), strict=True)),
             lambda keep: self._kept(run, run.base, keep),
             target=self.target_macs,
             max_iterations=self.max_iterations,
@@ -215,7 +224,7 @@ class PruningFromScratch(Method):
             iterate=self.iterate,
             seed=run.seed,
         )
-        return replace(choice, achieved=choice.achieved | {"selected_epoch": epoch})
+        return replace(choice, achieved=choice.achieved | found)
 
 
 def _gated(graph: ChannelGraph) -> dict[str, str]:

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from prunebench import criteria
+from prunebench.criteria.greedy import live_inputs
 from prunebench.criteria.scorers import (
     BatchNormStatistic,
     FilterNorm,
     GeometricMedian,
     Random,
-    live_inputs,
     look_at,
 )
 from prunebench.errors import UserError

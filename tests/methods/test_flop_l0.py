@@ -205,6 +205,18 @@ def test_training_reaches_the_target_and_multipliers_take_their_signs() -> None:
     assert last["target_sparsity"] == 0.6
 
 
+def test_the_report_says_how_many_gates_are_undecided() -> None:
+    net, method, _ = gated(target_sparsity=0.7)
+    gates = [layer.gate.get_parameter("log_alpha") for layer in layers_of(net).values()]
+    size = sum(len(gate) for gate in gates)
+    with torch.no_grad():
+        for gate in gates:
+            gate.fill_(6.0)
+        gates[0][:2] = -math.log(11)  # open in half of the draws
+        gates[0][2] = -9.0  # never open
+    assert method.report(net)["undecided"] == pytest.approx(2 / size)
+
+
 def test_hardly_pruned_epochs_cannot_be_the_best() -> None:
     net, method, _ = gated(target_sparsity=0.7)
     assert not method.selectable(net)

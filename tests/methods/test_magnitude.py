@@ -212,3 +212,37 @@ def test_the_matrices_of_a_language_model() -> None:
     assert method.sparse_macs(sparse, run) == left
     with pytest.raises(UserError, match=r"kinds must be one of conv, linear, all, got 'rnn'"):
         Magnitude(prune_ratio=0.5, kinds="rnn")
+
+
+def test_lamp_keeps_the_best_scores_of_all_tensors() -> None:
+    """Lee et al. 2021: of (0.1, -0.5, 0.3, 0.2) and (1, -2) four weights survive, those at or above 0.2."""
+    layers = nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False, groups=2)
+    net = nn.Sequential(*layers)
+    hand = [torch.tensor([0.1, -0.5, 0.3, 0.2]), torch.tensor([1.0, 0.0, -2.0, 0.0])]
+    with torch.no_grad():
+        for layer, weight in zip(layers, hand, strict=True):
+            layer.weight.copy_(weight.reshape(layer.weight.shape))
+    sparse, _, run = cut(
+        net, bare_run(net, torch.zeros(1, 1, 2, 2)), prune_ratio=0.5, variant="lamp", layers=["0", "1"]
+    )
+    kept = [weight.flatten().tolist() for weight in conv_weights(sparse)]
+    assert kept == [pytest.approx([0.0, -0.5, 0.3, 0.0]), [1.0, 0.0, -2.0, 0.0]]
+    assert run.achieved["weights_kept"] == pytest.approx(4 / 8)
+
+
+def test_lamp_empties_no_layer_and_its_rounds_go_on_from_what_is_left() -> None:
+    net = resnet20(width=8)
+    with torch.no_grad():
+        for place, weight in enumerate(module.weight for module in net.modules() if isinstance(module, nn.Conv2d)):
+            weight.mul_(4.0 ** (place % 4))
+    total = sum(weight.numel() for weight in conv_weights(net))
+    sparse, _, _ = cut(net, prune_ratio=0.99, variant="lamp")
+    assert all(weight.count_nonzero() >= 1 for weight in conv_weights(sparse))
+    assert sum(int(weight.count_nonzero()) for weight in conv_weights(sparse)) == round(0.01 * total)
+    run = bare_run(net, fraction=0.5)
+    half, _, run = cut(net, run, prune_ratio=0.51, variant="lamp")
+    run.phase = Phase(name="second", epochs=1, lr=0.1, prune=True)
+    whole, _, _ = cut(half, run, prune_ratio=0.51, variant="lamp")
+    assert share_alive(half) == pytest.approx(0.7, abs=1e-3) and share_alive(whole) == pytest.approx(0.49, abs=1e-3)
+    for before, after in zip(conv_weights(half), conv_weights(whole), strict=True):
+        assert not (after != 0)[before == 0].any()

@@ -195,6 +195,23 @@ def test_a_run_is_relative_to_the_standard_net(scratch: tuple[dict[str, Any], Pa
     assert not gates_of(net)
 
 
+def test_the_random_control_has_the_same_macs_and_no_search(
+    tmp_path: Path, scratch: tuple[dict[str, Any], Path]
+) -> None:
+    """Gates from the seed through the same bisection; two seeds are two structures."""
+    results = [run(tmp_path, *SCRATCH, "method.structure=random", f"seed={seed}") for seed in (0, 1)]
+    learnt = scratch[0]
+    plans = []
+    for result, folder in results:
+        assert [phase["name"] for phase in result["phases"]] == ["train"]
+        assert "search" not in result["budget"] and "selected_epoch" not in result["budget"]
+        assert result["phases"][-1]["epochs"] == learnt["phases"][-1]["epochs"]  # trained as long
+        assert result["budget"]["reached"] == pytest.approx(0.6, abs=0.05)  # a small net has coarse channels
+        assert result["cost"]["base"] == learnt["cost"]["base"]
+        plans.append((folder / "model" / "plan.json").read_text())
+    assert plans[0] != plans[1] != (scratch[1] / "model" / "plan.json").read_text()
+
+
 def test_equal_compute_beside_a_pretraining(tmp_path: Path, scratch: tuple[dict[str, Any], Path]) -> None:
     result, _ = run(tmp_path, *METHOD, "schedule=scratch_b", "method.target_macs=0.6")
     pretrain, search, anew = result["phases"]

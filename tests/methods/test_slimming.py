@@ -251,6 +251,15 @@ def test_a_run_says_what_it_trained_and_measured(tmp_path: Path) -> None:
     assert (folder / "phases" / "pretrain" / "weights.safetensors").exists()
 
 
+def test_the_baseline_of_equal_length_is_the_whole_net_through_both_phases(tmp_path: Path) -> None:
+    whole, _ = run(tmp_path, *SHORT, *NET, "method=slimming", "method.penalty=0", "method.prune_ratio=0")
+    slim, _ = run(tmp_path, *SHORT, *NET, "method=slimming", "method.prune_ratio=0.5")
+    assert whole["status"] == "complete" and whole["cost"]["macs_removed"] == 0 < slim["cost"]["macs_removed"]
+    trained = [[(phase["name"], phase["epochs"], phase["lr"]) for phase in one["phases"]] for one in (whole, slim)]
+    assert trained[0] == trained[1] and [name for name, *_ in trained[0]] == ["pretrain", "finetune"]
+    assert whole["phases"][1]["train_macs"] == whole["phases"][0]["train_macs"] > slim["phases"][1]["train_macs"]
+
+
 def test_pretrained_weights_are_where_the_penalty_begins(tmp_path: Path) -> None:
     dense, trained = run(tmp_path, *SHORT, *NET, "method=none", "schedule=simultaneous")
     weights = trained / "model" / "weights.safetensors"

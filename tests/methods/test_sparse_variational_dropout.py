@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunebench
+from prunebench import rows
 from prunebench.config import named
 from prunebench.core.clock import Clock
 from prunebench.core.task import Classification
@@ -21,10 +22,12 @@ from prunebench.layers.gaussian_layers import GaussianLinear
 from prunebench.layers.sampling import Ensemble
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_plain, with_spread
 from prunebench.methods.sparse_variational_dropout import SparseVariationalDropout
+from prunebench.models.vgg_cifar import vgg16
 from prunebench.run import assemble
 from prunebench.surgery.dead import unread
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.shrink import shrink
+from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, configure, run
 
@@ -206,3 +209,50 @@ def test_bad_values_are_refused(changes: dict[str, Any], words: str) -> None:
 def test_a_layer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"method.layers: 'fc9' matches no layer"):
         run(tmp_path, *SHORT, *NET, "method.layers=[fc9]")
+
+
+def test_lenet5_loses_weights_of_convolutions_too(tmp_path: Path) -> None:
+    words = ("method=sparse_variational_dropout", "model=lenet5", "dataset.size=16", "dataset.augment.crop=0")
+    result, folder = run(tmp_path, *SHORT, *words, *QUICK)
+    budget, cost = result["budget"], result["cost"]
+    assert list(budget["sparsity_per_layer"]) == ["conv1", "conv2", "fc1", "fc2"]
+    assert budget["weights"] == 25 * 20 + 25 * 20 * 50 + 50 * 500 + 500 * 10
+    assert budget["sparsity_per_layer"]["conv2"] > 0.02 and budget["compression"] > 1
+    assert result["equivalence"]["max_abs_diff"] < 1e-5
+    assert cost["final"]["nonzero_params"] < cost["dense"]["nonzero_params"]
+    net = prunebench.load(folder, trust=True)
+    assert not any(isinstance(module, GaussianLinear) for module in net.modules())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("train_clip", [False, True])
+def test_a_vgg_keeps_its_output_when_dead_weights_filters_and_units_go(train_clip: bool) -> None:
+    """The paper's CIFAR net: 13 convolutions with batch norm, a hidden linear layer with one, all of them random."""
+    torch.manual_seed(0)
+    net = vgg16(width=4).eval()
+    run = bare_run(net, schedule="simultaneous")
+    built = method(log_sigma2=-15.0, train_clip=train_clip)
+    built.check(net, run)
+    assert len(built.names) == 15
+    whole = built.attach(net, run)
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(whole.eval()(images), net(images))  # nothing is dead yet
+    for layer in gaussian_layers(whole).values():
+        layer.spread[torch.rand_like(layer.spread) < 0.6] = 9.0  # ln alpha above the threshold
+    first = gaussian_layers(whole)["features.3"]
+    first.spread[:2] = 9.0  # two filters without a weight
+    found = built.extract(whole, run)
+    torch.testing.assert_close(found.net.eval()(images), whole.eval()(images), atol=1e-5, rtol=1e-4)
+    assert found.plan is not None and len(found.plan.keep["features.3"]) == 2
+    shares = found.achieved["sparsity_per_layer"]
+    assert list(shares) == built.names and all(0.4 < share < 0.9 for share in shares.values())
+    assert found.achieved["compression"] == pytest.approx(2.5, abs=0.2)
+
+
+def test_the_row_of_the_vgg_starts_from_a_trained_net() -> None:
+    config = rows.compose(rows.find("variational_dropout-abstract_vgg"))
+    assert (config["model"]["name"], config["method"]["log_sigma2"]) == ("vgg16", -15.0)
+    assert not config["method"]["train_clip"]
+    phases = config["schedule"]["phases"]
+    assert list(phases) == ["pretrain", "train"]
+    assert (phases["train"]["epochs"], phases["train"]["lr"]) == (200, 1e-5)

@@ -16,6 +16,7 @@ from prunebench.config.phase import Phase, lr_factor
 from prunebench.errors import UserError
 from prunebench.run import assemble
 from prunebench.run.job import Job
+from prunebench.surgery.graph import ChannelGraph
 from prunebench.training.lit import Lit
 from tests.kit import SHORT, configure, run
 from tests.training import tiny_methods
@@ -315,6 +316,7 @@ def test_taylor_itself() -> None:
 
     class Given:
         device = torch.device("cpu")
+        graph = ChannelGraph.trace(net, torch.zeros(1, 1))
 
         def samples(self, purpose: str, number: int) -> Any:
             return [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))]
