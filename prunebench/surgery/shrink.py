@@ -18,7 +18,7 @@ from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
-from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Mix, Multiply, Opaque, Reshape, Shift, Step
+from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Grouped, Mix, Multiply, Opaque, Reshape, Shift, Step
 from prunebench.surgery.tracer import DROPOUTS
 from prunebench.surgery.unread import keep_unread
 
@@ -77,7 +77,7 @@ def _shape(net: nn.Module, graph: ChannelGraph, plan: Plan, parts: list[Slice]) 
 
 
 def _has_wide_form(part: Slice, net: nn.Module) -> bool:
-    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise)
+    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise | Grouped)
 
 
 def _sizes(part: Slice) -> tuple[int, int | None]:
