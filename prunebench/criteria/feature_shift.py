@@ -20,8 +20,8 @@ TINY = 1e-5
 
 def kernel_sums(weight: Tensor) -> Tensor:
     """K, ``[out, in, ...] -> [out, in]`` in float64."""
-    weight = weight.detach().double()
-    return weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+    weight = weight.detach()
+    return weight.flatten(2).sum(2, dtype=torch.float64) if weight.ndim > 2 else weight.double()
 
 
 def feature_shift(
