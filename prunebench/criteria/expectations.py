@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,7 +40,7 @@ def closed_form(beta: Tensor, gamma: Tensor, activation: str | None, slope: floa
 
 @dataclass(frozen=True)
 class _Value:
-    """A tensor's channels: a normal part N(beta, gamma^2), where there is one, and a known mean beside it, ``[features]``."""
+    """A tensor's features: a normal part N(beta, gamma^2), where there is one, and a known mean beside it."""
 
     beta: Tensor | None
     gamma: Tensor | None
@@ -191,3 +192,21 @@ def _mark(
     if isinstance(step, Depthwise):
         return channels.repeat_interleave(step.multiplier), writers
     return (channels, writers) if isinstance(step, Through) else None
+
+
+@lru_cache(maxsize=512)
+def readers(graph: ChannelGraph, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """The layers in which a removal of channels of ``layers`` is felt, and which channel each input feature is there.
+
+    These are the convolutions of which the norms say what they may expect, behind the last sum that ``layers`` have a
+    part in; other layers only where there is no such convolution. Features as in :func:`places_read`.
+    """
+    found = {name: place for name, place in places_read(graph, layers).items() if name in _known(graph)}
+    convs = {name: place for name, place in found.items() if graph.layers[name].kind == "conv"}
+    most = max((count for _, count in (convs or found).values()), default=0)
+    return {name: channels for name, (channels, count) in (convs or found).items() if count == most}
+
+
+@lru_cache(maxsize=8)
+def _known(graph: ChannelGraph) -> frozenset[str]:
+    return frozenset(expected_inputs(graph.traced.net, graph))

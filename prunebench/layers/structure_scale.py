@@ -1,4 +1,4 @@
-"""A scale behind a layer for each of its channels, for groups of them or for all together, and the step that makes it 0.
+"""A scale behind a layer for each channel, for groups of them or for all together, and the step that makes it 0.
 
 Huang, Wang: Data-Driven Sparse Structure Selection for Deep Neural Networks, ECCV 2018; official code
 TuSimple/sparse-structure-selection, ``core/optimizer.py``.
@@ -16,7 +16,14 @@ def soft_threshold(x: Tensor, amount: float) -> Tensor:
 
 
 def accelerated_step(
-    before: Tensor, moved: Tensor, velocity: Tensor, *, lr: float, penalty: float, momentum: float, nonnegative: bool = True
+    before: Tensor,
+    moved: Tensor,
+    velocity: Tensor,
+    *,
+    lr: float,
+    penalty: float,
+    momentum: float,
+    nonnegative: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """One step of accelerated proximal gradient in the form with a momentum (section 3.3; core/optimizer.py:30-42).
 

@@ -1,12 +1,11 @@
-"""FSM: remove the channels whose absence shifts the next layer least, block by block, with a little training between."""
+"""FSM: remove the channels whose absence shifts the next layer least, block by block, with training between."""
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +17,7 @@ from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.core.context import Extracted, Run
-from prunebench.criteria.expectations import closed_form, expected_inputs, places_read
+from prunebench.criteria.expectations import closed_form, expected_inputs, readers
 from prunebench.criteria.feature_shift import REDUCTIONS, TINY, Statistics, adjusted, feature_shift, kernel_sums
 from prunebench.errors import UserError
 from prunebench.methods.bases.channels import ChannelMethod
@@ -115,7 +114,8 @@ class FSM(ChannelMethod):
         plan, notes = run.plan, dict[str, bool]()
         for block, units in self._blocks(choice.plan, run).items():
             for members in units:
-                decided = run.once(f"{phase.name}-{members[0]}", lambda m=members: self._decide(net, m, choice, plan, run))
+                decide = partial(self._decide, net, members, choice, plan, run)
+                decided = run.once(f"{phase.name}-{members[0]}", decide)
                 net, plan = self._without(net, members, decided, plan, run)
                 notes |= {members[0]: decided["adjusted"]} if decided["tried"] else {}
             net = self._train(net, replace(choice, plan=plan), f"{phase.name}_{block}", run)
@@ -135,7 +135,7 @@ class FSM(ChannelMethod):
     def refuses(self, name: str, graph: ChannelGraph) -> str | None:
         if graph.layers[name].meets_addition and self.options["coupling"] == "free":
             return "it meets an addition, whose layers are scored together (method.coupling=aligned)"
-        if not _readers(graph, self._members(name, graph)):
+        if not readers(graph, self._members(name, graph)):
             return "no batch norm tells what the layers that read it may expect of it"
         return None
 
@@ -148,7 +148,9 @@ class FSM(ChannelMethod):
         dead = set(range(len(scores))) - set(plan.keep.get(members[0], range(len(scores))))
         order = removal_order(scores.cpu(), dead=dead)
         kept = sorted(order[len(order) - len(choice.plan.keep[members[0]]) :])
-        tried = self.adjust != "none" and not graph.layers[members[0]].meets_addition and len(kept) + len(dead) < len(order)
+        tried = (
+            self.adjust != "none" and not graph.layers[members[0]].meets_addition and len(kept) + len(dead) < len(order)
+        )
         decided = {"keep": kept, "tried": tried, "adjusted": tried}
         if tried and self.roll_back:
             plain, other = (
@@ -163,33 +165,31 @@ class FSM(ChannelMethod):
         self, net: nn.Module, members: Members, decided: Mapping[str, Any], plan: Plan, run: Run
     ) -> tuple[nn.Module, Plan]:
         """A copy of ``net`` (dense shapes) without the channels, and the plan with them."""
-        keep = tuple(decided["keep"])
-        then = Plan(keep={**plan.keep, **dict.fromkeys(members, keep)}, inputs=plan.inputs)
+        then = Plan(keep={**plan.keep, **dict.fromkeys(members, decided["keep"])}, inputs=plan.inputs)
         zeroed = zero(net, run.graph, then)
         if decided["adjusted"]:
-            width = len(plan.keep.get(members[0], range(run.graph.layers[members[0]].out_channels)))
-            self._adjust(net, zeroed, members, keep, 1 - len(keep) / width, run.graph)
+            self._adjust(net, zeroed, members[0], plan, then, run.graph)
         return zeroed, then
 
     @torch.no_grad()
     def _adjust(
-        self, net: nn.Module, zeroed: nn.Module, members: Members, keep: Sequence[int], removed: float, graph: ChannelGraph
+        self, net: nn.Module, zeroed: nn.Module, name: str, plan: Plan, then: Plan, graph: ChannelGraph
     ) -> None:
-        """Write the adjusted statistics into the norms of ``zeroed``; estimates are those of ``net``, before the cut."""
-        expected = self._expected(net, graph)
-        for reader, channels in _readers(graph, members).items():
+        """Write the adjusted statistics into the norms of ``zeroed``, from the estimates of ``net`` before the cut."""
+        expected, keep = self._expected(net, graph), then.keep[name]
+        removed = 1 - len(keep) / len(plan.keep.get(name, range(graph.layers[name].out_channels)))
+        for reader, channels in readers(graph, (name,)).items():
             norm, layer = graph.layers[reader].norm, net.get_submodule(reader)
             if norm is None or graph.layers[reader].kind != "conv":
                 continue
             mean, var = (zeroed.get_submodule(norm)._buffers.get(f"running_{what}") for what in ("mean", "var"))
             if mean is None or var is None:
                 continue
-            kept = torch.isin(channels, torch.tensor([-1, *keep]))
             new = adjusted(
                 Statistics(mean, var),
                 kernel_sums(layer.get_parameter("weight")),
                 expected[reader],
-                kept,
+                torch.isin(channels, torch.tensor([-1, *keep])),
                 removed=removed,
                 threshold=self.threshold,
                 bias=layer._parameters.get("bias"),
@@ -212,7 +212,7 @@ class FSM(ChannelMethod):
     def _shift(self, net: nn.Module, members: Members, graph: ChannelGraph, expected: Mapping[str, Tensor]) -> Tensor:
         """Feature shift by each channel that ``members`` share, ``[out]``."""
         width, found = graph.layers[members[0]].out_channels, list[Tensor]()
-        for reader, channels in _readers(graph, members).items():
+        for reader, channels in readers(graph, members).items():
             if graph.layers[reader].kind == "conv":
                 sums = kernel_sums(net.get_parameter(f"{reader}.weight"))
                 found.append(feature_shift(sums, expected[reader], channels, width, reduction=self.reduction))
@@ -247,22 +247,3 @@ class FSM(ChannelMethod):
                 seen |= set(members)
                 blocks.setdefault(block_of(name, run.template), []).append(members)
         return blocks
-
-
-@lru_cache(maxsize=512)
-def _readers(graph: ChannelGraph, members: Members) -> dict[str, Tensor]:
-    """The layers in which a removal is felt, with the channel that each of their input features is, -1 = another's.
-
-    These are the convolutions of which the batch norms say what they may expect, behind the last sum that ``members``
-    have a part in; other layers only where there is no such convolution.
-    """
-    known = _known(graph)
-    found = {name: place for name, place in places_read(graph, members).items() if name in known}
-    convs = {name: place for name, place in found.items() if graph.layers[name].kind == "conv"}
-    most = max((count for _, count in (convs or found).values()), default=0)
-    return {name: channels for name, (channels, count) in (convs or found).items() if count == most}
-
-
-@lru_cache(maxsize=8)
-def _known(graph: ChannelGraph) -> frozenset[str]:
-    return frozenset(expected_inputs(graph.traced.net, graph))

@@ -62,9 +62,7 @@ class CifarResNeXt(nn.Module):
         num_classes, in_channels: sizes of the last and the first layer.
     """
 
-    def __init__(
-        self, *, blocks: int, cardinality: int, group_width: int, num_classes: int, in_channels: int
-    ) -> None:
+    def __init__(self, *, blocks: int, cardinality: int, group_width: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, STEM, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)

@@ -18,7 +18,19 @@ from prunebench.surgery.joins import channel_padding, pad_arguments
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
-from prunebench.surgery.steps import Add, Cat, ChannelCount, Depthwise, Grouped, Mix, Multiply, Opaque, Reshape, Shift, Step
+from prunebench.surgery.steps import (
+    Add,
+    Cat,
+    ChannelCount,
+    Depthwise,
+    Grouped,
+    Mix,
+    Multiply,
+    Opaque,
+    Reshape,
+    Shift,
+    Step,
+)
 from prunebench.surgery.tracer import DROPOUTS
 from prunebench.surgery.unread import keep_unread
 

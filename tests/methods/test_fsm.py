@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from prunebench.budget import Choice
 from prunebench.criteria.activation_moments import mean
 from prunebench.criteria.compensation import compensated
-from prunebench.criteria.expectations import expected_inputs, places_read
+from prunebench.criteria.expectations import expected_inputs, places_read, readers
 from prunebench.criteria.feature_shift import Statistics, adjusted, feature_shift, kernel_sums
 from prunebench.errors import UserError
-from prunebench.methods.fsm import FSM, _readers
+from prunebench.methods.fsm import FSM
 from prunebench.models.googlenet_cifar import Inception, googlenet
 from prunebench.models.resnet import resnet50
 from prunebench.models.resnet_cifar import CifarResNet, resnet56
@@ -54,7 +54,9 @@ class TestByHand:
     def test_feature_shift(self) -> None:
         own = torch.arange(4)
         torch.testing.assert_close(feature_shift(SUMS, EXPECTED, own, 4), SHIFTS, atol=1e-6, rtol=0)
-        torch.testing.assert_close(feature_shift(SUMS, EXPECTED, own, 4, reduction="sum"), 2 * SHIFTS, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            feature_shift(SUMS, EXPECTED, own, 4, reduction="sum"), 2 * SHIFTS, atol=1e-6, rtol=0
+        )
         largest = SUMS.abs().amax(0) * EXPECTED
         torch.testing.assert_close(feature_shift(SUMS, EXPECTED, own, 4, reduction="max"), largest)
 
@@ -98,11 +100,10 @@ class TestByHand:
 
 
 def chain() -> nn.Sequential:
-    """The layer above as a net: convolution, norm, ReLU, convolution with the kernel sums ``SUMS``, norm, classifier."""
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(2 * 28 * 28, 10),
-    )  # fmt: skip
+    """The layer above as a net; the second convolution has the kernel sums ``SUMS``."""
+    front = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    behind = [nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 28 * 28, 10)]
+    net = nn.Sequential(*front, *behind)
     net[1].weight.data, net[1].bias.data = GAMMA.clone(), BETA.clone()
     spread = torch.randn(2, 4, 3, 3)
     net[3].weight.data = spread - spread.mean((2, 3), keepdim=True) + SUMS.float()[:, :, None, None] / 9
@@ -156,7 +157,7 @@ class TestExpectations:
 
     def test_the_readers_of_a_stream_stand_behind_its_last_sum(self) -> None:
         graph = dense(resnet50, 64)
-        stages = {group[0]: list(_readers(graph, group)) for group in graph.groups() if len(group) > 1}
+        stages = {group[0]: list(readers(graph, group)) for group in graph.groups() if len(group) > 1}
         assert stages == {
             "layer1.0.conv3": ["layer2.0.conv1", "layer2.0.downsample.0"],
             "layer2.0.conv3": ["layer3.0.conv1", "layer3.0.downsample.0"],
@@ -266,7 +267,12 @@ class TestRollBack:
 
 def test_a_block_is_a_module_and_a_plain_layer_is_one_by_itself() -> None:
     for build, size, options, expected in (
-        (resnet50, 64, {"coupling": "aligned"}, [f"layer{s + 1}.{b}" for s, n in enumerate((3, 4, 6, 3)) for b in range(n)]),
+        (
+            resnet50,
+            64,
+            {"coupling": "aligned"},
+            [f"layer{s + 1}.{b}" for s, n in enumerate((3, 4, 6, 3)) for b in range(n)],
+        ),
         (vgg16, 32, {}, ["features.0", "features.3", "features.7"]),
         (googlenet, 32, {}, ["pre_layers.0", "inception_a3", "inception_b3"]),
     ):
@@ -307,7 +313,7 @@ def test_what_it_cannot_score_is_said_before_training() -> None:
         "it meets an addition, whose layers are scored together (method.coupling=aligned)"
     }
     bare.data.num_val = 0
-    with pytest.raises(UserError, match="method.roll_back=true decides on the validation split"):
+    with pytest.raises(UserError, match=r"method\.roll_back=true decides on the validation split"):
         method.check(net, bare)
     FSM(prune_ratio=0.5, roll_back=False).check(net, bare)
 

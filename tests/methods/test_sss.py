@@ -55,9 +55,7 @@ def test_the_threshold_is_soft() -> None:
 
 def test_without_momentum_a_step_is_ista() -> None:
     before, gradient = torch.tensor([1.0, 0.5, 0.001]), torch.tensor([0.2, -0.3, 0.5])
-    scale, _ = accelerated_step(
-        before, before - 0.1 * gradient, torch.randn(3), lr=0.1, penalty=0.01, momentum=0.0
-    )
+    scale, _ = accelerated_step(before, before - 0.1 * gradient, torch.randn(3), lr=0.1, penalty=0.01, momentum=0.0)
     torch.testing.assert_close(scale, (before - 0.1 * gradient - 0.1 * 0.01).clamp_min(0))
 
 
@@ -166,12 +164,14 @@ def test_a_plan_cannot_take_a_part_of_a_group() -> None:
 
 
 def test_scales_move_by_the_accelerated_step_and_have_no_decay() -> None:
-    method, bare, net = attached(small_resnet(), penalty=0.1)
+    method, _, net = attached(small_resnet(), penalty=0.1)
     phase = Phase(name="train", epochs=1, lr=0.1, weight_decay=0.5, momentum=0.9, nesterov=True)
     groups = method.param_groups(net, phase)
     assert (groups[-1]["weight_decay"], groups[-1]["momentum"], len(groups[-1]["params"])) == (0.0, 0.0, 6)
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.5)
-    expected = {name: (layer.scale.detach().clone(), layer.velocity.clone()) for name, layer in scaled_layers(net).items()}
+    expected = {
+        name: (layer.scale.detach().clone(), layer.velocity.clone()) for name, layer in scaled_layers(net).items()
+    }
     for step in range(3):
         optimizer.zero_grad()
         nn.functional.cross_entropy(net.train()(IMAGES), torch.arange(6)).backward()
@@ -285,4 +285,3 @@ def test_a_run_removes_blocks_and_says_which(tmp_path: Path) -> None:
     assert 0 <= budget["structures_kept"] < 9
     assert result["equivalence"]["max_abs_diff"] < 1e-5
     assert [phase["name"] for phase in result["phases"]] == ["train"]
-

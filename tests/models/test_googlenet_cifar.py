@@ -30,7 +30,10 @@ def test_names_and_layers_are_those_of_published_checkpoints():
         net = googlenet()
     convs = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     assert len(convs) == 1 + 7 * len(INCEPTIONS)
-    assert convs[:6] == ["pre_layers.0", *(f"inception_a3.branch{name}" for name in ("1x1.0", "3x3.0", "3x3.3", "5x5.0", "5x5.3"))]
+    assert convs[:6] == [
+        "pre_layers.0",
+        *(f"inception_a3.branch{name}" for name in ("1x1.0", "3x3.0", "3x3.3", "5x5.0", "5x5.3")),
+    ]
     assert net.inception_b5.branch_pool[1].out_channels == 128 and net.linear.in_features == 1024
 
 
