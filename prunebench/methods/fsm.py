@@ -112,13 +112,14 @@ class FSM(ChannelMethod):
         assert phase is not None
         choice = run.choose(lambda: self.rank(net, run))
         plan, notes = run.plan, dict[str, bool]()
-        for block, units in self._blocks(choice.plan, run).items():
+        for number, units in enumerate(self._blocks(choice.plan, run).values(), start=1):
+            step = f"{phase.name}_block_{number}"
             for members in units:
                 decide = partial(self._decide, net, members, choice, plan, run)
-                decided = run.once(f"{phase.name}-{members[0]}", decide)
+                decided = run.once(f"{step}-{list(run.graph.layers).index(members[0])}", decide)
                 net, plan = self._without(net, members, decided, plan, run)
                 notes |= {members[0]: decided["adjusted"]} if decided["tried"] else {}
-            net = self._train(net, replace(choice, plan=plan), f"{phase.name}_{block}", run)
+            net = self._train(net, replace(choice, plan=plan), step, run)
         log.info("statistics adjusted behind %d of %d layers", sum(notes.values()), len(notes))
         counts = {"adjustments_tried": len(notes), "adjustments_kept": sum(notes.values())}
         return run.cut(net, replace(choice, plan=plan, achieved=choice.achieved | counts))

@@ -323,7 +323,7 @@ NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.na
 
 def test_a_run_trains_after_each_block(tmp_path: Path) -> None:
     result, _ = run(tmp_path, *SHORT, *NET, "method=fsm", "method.prune_ratio=0.5", "method.block_epochs=2")
-    blocks = ["finetune_layer1.0", "finetune_layer2.0", "finetune_layer3.0"]
+    blocks = ["finetune_block_1", "finetune_block_2", "finetune_block_3"]
     assert [phase["name"] for phase in result["phases"]] == ["pretrain", *blocks, "finetune"]
     assert [phase["lr"] for phase in result["phases"][1:4]] == [[1e-3, pytest.approx(1e-4)]] * 3
     assert result["budget"]["adjustments_tried"] == 3
