@@ -102,8 +102,8 @@ def _norm(module: nn.Module) -> _Value | None:
     beta, gamma = module._parameters.get("bias"), module._parameters.get("weight")
     if beta is None or gamma is None:
         return None
-    beta, gamma = beta.detach().double(), gamma.detach().double()
-    return _Value(beta, gamma, torch.zeros_like(beta))
+    shift, scale = beta.detach().double(), gamma.detach().double()
+    return _Value(shift, scale, torch.zeros_like(shift))
 
 
 def _add(one: _Value, other: _Value) -> _Value:

@@ -106,9 +106,16 @@ class SparseStructureSelection(Method):
 
     @torch.no_grad()
     def after_step(self, net: nn.Module, clock: Clock) -> None:
-        settings = {"penalty": self.penalty, "momentum": self.momentum, "nonnegative": self.nonnegative}
         for name, layer in scaled_layers(net).items():
-            scale, velocity = accelerated_step(self._before[name], layer.scale, layer.velocity, lr=clock.lr, **settings)
+            scale, velocity = accelerated_step(
+                self._before[name],
+                layer.scale,
+                layer.velocity,
+                lr=clock.lr,
+                penalty=self.penalty,
+                momentum=self.momentum,
+                nonnegative=self.nonnegative,
+            )
             layer.scale.copy_(scale)
             layer.velocity.copy_(velocity)
 

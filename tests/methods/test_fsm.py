@@ -99,11 +99,11 @@ class TestByHand:
         )
 
 
-def chain() -> nn.Sequential:
+def chain() -> Any:
     """The layer above as a net; the second convolution has the kernel sums ``SUMS``."""
     front = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
-    behind = [nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 28 * 28, 10)]
-    net = nn.Sequential(*front, *behind)
+    behind = [nn.Conv2d(4, 2, 3, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten()]
+    net: Any = nn.Sequential(*front, *behind, nn.Linear(2 * 28 * 28, 10))
     net[1].weight.data, net[1].bias.data = GAMMA.clone(), BETA.clone()
     spread = torch.randn(2, 4, 3, 3)
     net[3].weight.data = spread - spread.mean((2, 3), keepdim=True) + SUMS.float()[:, :, None, None] / 9
@@ -125,7 +125,7 @@ def test_expected_features_are_those_of_a_simulation() -> None:
 
 
 def test_scaling_a_channel_and_its_readers_the_other_way_changes_no_score() -> None:
-    net = CifarResNet(blocks=1, num_classes=10, in_channels=3, shortcut="A", width=8)
+    net: Any = CifarResNet(blocks=1, num_classes=10, in_channels=3, shortcut="A", width=8)
     randomise(net.eval())
     other = copy.deepcopy(net)
     factors = torch.rand(8) + 0.5
@@ -144,7 +144,7 @@ def test_scaling_a_channel_and_its_readers_the_other_way_changes_no_score() -> N
 class TestExpectations:
     def test_a_stream_is_the_sum_of_its_blocks(self) -> None:
         """ResNet-50: E[ReLU(N(b_a + b_b, g_a^2 + g_b^2))] behind a projection, plus E of each later block."""
-        net = resnet50(num_classes=10).eval()
+        net: Any = resnet50(num_classes=10).eval()
         randomise(net)
         found = expected_inputs(net, graph_of(net, 64))
         block, projection = net.layer2[0].bn3, net.layer2[0].downsample[1]
@@ -166,8 +166,10 @@ class TestExpectations:
         }
 
     def test_branches_have_their_places_in_a_concatenation(self) -> None:
-        module = Inception(in_channels=6, channels=(2, 3, 4, 2, 3, 5))
-        net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), module, nn.Conv2d(14, 2, 3), nn.Flatten())
+        module: Any = Inception(in_channels=6, channels=(2, 3, 4, 2, 3, 5))
+        net: Any = nn.Sequential(
+            nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), module, nn.Conv2d(14, 2, 3), nn.Flatten()
+        )
         randomise(net.eval())
         graph = graph_of(net, 8)
         expected = expected_inputs(net, graph)["4"]
@@ -186,7 +188,7 @@ class TestExpectations:
         randomise(net)
         graph = graph_of(net)
         score = FSM(prune_ratio=0.5).scores(net, bare_run(net, schedule="oneshot"))["features.40"]
-        norm = net.get_submodule(graph.layers["features.40"].norm or "")
+        norm: Any = net.get_submodule(graph.layers["features.40"].norm or "")
         torch.testing.assert_close(score, mean(norm.bias, norm.weight))
 
 
@@ -273,7 +275,7 @@ class TestRollBack:
 
 
 def test_a_block_is_a_module_and_a_plain_layer_is_one_by_itself() -> None:
-    for build, size, options, expected in (
+    cases: list[tuple[Any, int, dict[str, Any], list[str]]] = [
         (
             resnet50,
             64,
@@ -282,7 +284,8 @@ def test_a_block_is_a_module_and_a_plain_layer_is_one_by_itself() -> None:
         ),
         (vgg16, 32, {}, ["features.0", "features.3", "features.7"]),
         (googlenet, 32, {}, ["pre_layers.0", "inception_a3", "inception_b3"]),
-    ):
+    ]
+    for build, size, options, expected in cases:
         graph = dense(build, size)
         bare = type("Bare", (), {"graph": graph, "template": build()})()
         keep = {name: (0,) for name, layer in graph.layers.items() if not layer.is_output}
@@ -309,7 +312,9 @@ def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:
 
 
 def test_what_it_cannot_score_is_said_before_training() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(2 * 28 * 28, 10))
+    net: Any = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(2 * 28 * 28, 10)
+    )
     with pytest.raises(UserError, match="no batch norm tells what the layers that read it may expect"):
         FSM(prune_ratio=0.5).check(net, bare_run(net, schedule="oneshot"))
     net = CifarResNet(blocks=1, num_classes=10, in_channels=3, shortcut="A", width=8)

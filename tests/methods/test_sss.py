@@ -21,13 +21,14 @@ from prunebench.models.resnet_cifar import CifarResNet
 from prunebench.models.resnext_cifar import CifarResNeXt
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.steps import PerChannel
 from tests.bare import bare_run
 from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
 
 CONFORMANCE = {"sss": Conformance(options=("method.penalty=1.0",))}
 
-OFFICIAL = {"lr": 0.1, "penalty": 0.01, "momentum": 0.9}
+OFFICIAL: dict[str, Any] = {"lr": 0.1, "penalty": 0.01, "momentum": 0.9}
 
 
 def test_three_steps_by_hand() -> None:
@@ -92,8 +93,7 @@ def attached(net: nn.Module, **settings: Any) -> tuple[SparseStructureSelection,
 def without_block(net: nn.Module, path: str) -> nn.Module:
     """The net whose block is its shortcut, by hand."""
     net = copy.deepcopy(net)
-    block = net.get_submodule(path)
-    shortcut = block.shortcut
+    shortcut = net.get_submodule(f"{path}.shortcut")
     act = nn.Identity() if isinstance(net, CifarPreResNet) else nn.ReLU()
     net.set_submodule(path, nn.Sequential(shortcut, act))
     return net
@@ -148,7 +148,7 @@ def test_groups_are_removed_whole() -> None:
     layer.scale.data = torch.tensor([1.0, 0.0, 0.5, 0.0])
     nn.init.zeros_(scaled_layers(scaled)["layer3.0.bn2"].scale)
     small = method.extract(scaled, bare).net
-    conv = small.get_submodule("layer2.0.conv2")
+    conv: Any = small.get_submodule("layer2.0.conv2")
     assert (conv.groups, conv.in_channels, conv.out_channels) == (2, 8, 8)
     assert small.get_submodule("layer2.0.conv3").in_channels == 8
     assert "layer3.0.conv3" not in dict(small.named_modules())  # no path is left: the whole branch goes
@@ -233,7 +233,7 @@ def without_norms(graph: ChannelGraph, plan: Plan) -> int:
     norms = sum(
         live[step.index].bit_count() * step.num_each
         for step, needed in zip(graph.steps, graph.needed(live), strict=True)
-        if needed and getattr(step, "is_norm", False)
+        if needed and isinstance(step, PerChannel) and step.is_norm
     )
     return graph.params(plan) - norms
 

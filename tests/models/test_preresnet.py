@@ -22,6 +22,7 @@ def test_counts_of_the_paper(count):
 def test_the_projection_reads_what_the_first_norm_puts_out():
     block = PreActBottleneck(in_channels=6, width=2, stride=2, project=True).eval()
     x = torch.randn(2, 6, 8, 8)
+    assert block.downsample is not None
     with torch.no_grad():
         nn.init.zeros_(block.conv3.weight)
         assert torch.equal(block(x), block.downsample(torch.relu(block.bn1(x))))

@@ -71,7 +71,8 @@ def _blocks(graph: ChannelGraph) -> tuple[dict[str, Structure], list[dict[str, s
 
 
 def _channels(graph: ChannelGraph) -> tuple[dict[str, Structure], list[dict[str, str]]]:
-    found, refused = {}, []
+    found: dict[str, Structure] = {}
+    refused: list[dict[str, str]] = []
     for name, layer in graph.layers.items():
         if layer.is_output or layer.kind == "depthwise":
             continue
@@ -86,18 +87,18 @@ def _channels(graph: ChannelGraph) -> tuple[dict[str, Structure], list[dict[str,
 
 
 def _groups(graph: ChannelGraph) -> tuple[dict[str, Structure], list[dict[str, str]]]:
-    found, refused = {}, []
+    found: dict[str, Structure] = {}
+    refused: list[dict[str, str]] = []
     for name, layer in graph.layers.items():
         if layer.kind != "grouped":
             continue
         parts = sources(graph, name)
         writer = parts[0][0] if len(parts) == 1 else None
+        reason = _no_weights(layer.norm or name, graph)
         if writer is None or not _can_lose_a_group(writer, layer.groups, graph):
             reason = "its groups do not read a layer of their own, whose channels could go with them"
-        else:
-            reason = _no_weights(layer.norm or name, graph)
         if writer is None or reason is not None:
-            refused.append({"layer": name, "reason": reason})
+            refused.append({"layer": name, "reason": str(reason)})
             continue
         width = graph.layers[writer].out_channels
         found[layer.norm or name] = Structure(
