@@ -13,7 +13,7 @@ from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.pieces import completed, pieces
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.sets import Bits, full, to_bits
-from prunebench.surgery.steps import Blocked, Choice, Depthwise, Mix, Opaque, Output, PerChannel, Step
+from prunebench.surgery.steps import Blocked, Choice, Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Step
 from prunebench.surgery.trace import Traced, trace
 from prunebench.surgery.unread import unfollowed_layers, unread_tensors
 
@@ -141,7 +141,7 @@ class ChannelGraph:
                 continue
             if isinstance(step, Mix):
                 total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
-            elif isinstance(step, Depthwise):
+            elif isinstance(step, Depthwise | Grouped):
                 total += step.macs_each * live[step.index].bit_count()
             else:
                 total += step.macs
@@ -158,7 +158,7 @@ class ChannelGraph:
             kept = live[step.index].bit_count()
             if isinstance(step, Mix):
                 total += kept * (step.params_each * step.num_features(live, choice) + step.has_bias)
-            elif isinstance(step, Depthwise):
+            elif isinstance(step, Depthwise | Grouped):
                 total += kept * step.params_each
             elif isinstance(step, PerChannel):
                 total += kept * step.span * step.num_each
@@ -212,7 +212,7 @@ class ChannelGraph:
     def _operation(self, step: Step) -> str:
         if isinstance(step, Output):
             return "the output of the net"
-        return step.why if isinstance(step, Opaque | Mix) else f"'{self.nodes[step.index].name}'"
+        return step.why if isinstance(step, Opaque | Mix | Grouped) else f"'{self.nodes[step.index].name}'"
 
     def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
         names = ", ".join(self._culprits(blocked.source, live, choice))

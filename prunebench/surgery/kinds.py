@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from prunebench.surgery import functions
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Depthwise, Mix, Opaque, Output, PerChannel, Source, Step
+from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced
 
 Rule = Callable[[Context, fx.Node, Any], Step | None]
@@ -116,8 +116,18 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
     spots = math.prod(shape[2:])
     if module.groups == 1:
         return _mix(context, node, module.in_channels, module.out_channels, 1, (area, spots, module.bias is not None))
-    if module.groups != module.in_channels or source.axis != 1 or source.span != 1:
+    if source.axis != 1 or source.span != 1:
         return None
+    if module.groups != module.in_channels:
+        reads = module.in_channels // module.groups
+        return Grouped(
+            **context.base(node, axis=1, width=module.out_channels),
+            reads=reads,
+            writes=module.out_channels // module.groups,
+            why=context.why(node),
+            macs_each=area * spots * reads,
+            params_each=area * reads + (module.bias is not None),
+        )
     return Depthwise(
         **context.base(node, axis=1, width=module.out_channels),
         multiplier=module.out_channels // module.in_channels,

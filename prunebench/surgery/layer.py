@@ -16,6 +16,7 @@ from prunebench.surgery.steps import (
     Add,
     Cat,
     Depthwise,
+    Grouped,
     Mix,
     Multiply,
     Opaque,
@@ -202,7 +203,7 @@ class Surroundings:
 
     def _is_layer(self, step: Step) -> bool:
         """A grouped or shared convolution reads all channels, but it is a reader all the same."""
-        if not (isinstance(step, Opaque) and step.module):
+        if not (isinstance(step, Opaque | Grouped) and step.module):
             return False
         return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *LINEAR))
 

@@ -12,7 +12,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import full, to_indices
-from prunebench.surgery.steps import Depthwise, Mix, PerChannel, Step
+from prunebench.surgery.steps import Depthwise, Grouped, Mix, PerChannel, Step
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
     live, choice = graph.live(plan)
     found: list[Slice] = []
     for step, needed in zip(graph.steps, graph.needed(live), strict=True):
-        if not isinstance(step, Mix | Depthwise | PerChannel):
+        if not isinstance(step, Mix | Depthwise | Grouped | PerChannel):
             continue
         rows = to_indices(live[step.index] if needed else 0, step.span)
         columns = selected = None
@@ -102,6 +102,9 @@ def _resize(module: nn.Module, part: Slice) -> None:
     setattr(module, "out_features" if linear else "out_channels", len(part.rows))
     if part.columns is not None:
         setattr(module, "in_features" if linear else "in_channels", len(part.columns))
+    elif isinstance(part.step, Grouped):
+        module.groups = len(part.rows) // part.step.writes  # type: ignore[assignment]
+        module.in_channels = module.groups * part.step.reads  # type: ignore[operator, assignment]
     else:
         assert isinstance(part.step, Depthwise)
         groups = len(part.rows) // part.step.multiplier

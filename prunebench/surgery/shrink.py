@@ -11,7 +11,7 @@ from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
-from prunebench.surgery.steps import Depthwise
+from prunebench.surgery.steps import Depthwise, Grouped
 from prunebench.surgery.unread import keep_unread
 from prunebench.surgery.writer import Writer
 
@@ -70,7 +70,7 @@ def _shape(net: nn.Module, graph: ChannelGraph, plan: Plan, parts: list[Slice]) 
 
 
 def _has_wide_form(part: Slice, net: nn.Module) -> bool:
-    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise)
+    return type(net.get_submodule(part.step.module)) in WIDE and not isinstance(part.step, Depthwise | Grouped)
 
 
 def _sizes(part: Slice) -> tuple[int, int | None]:

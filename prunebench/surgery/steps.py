@@ -209,6 +209,33 @@ class Depthwise(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grouped(Step):
+    """A convolution in groups of several channels: each group is there with all that it reads, or not at all.
+
+    Attributes:
+        reads: channels of the input that each group reads; ``writes``: outputs of each group.
+        why: what it is and where, for messages.
+        macs_each, params_each: of one output channel, its bias included.
+    """
+
+    reads: int
+    writes: int
+    why: str
+    macs_each: int
+    params_each: int
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        source, group = live[self.inputs[0]], full(self.reads)
+        bits = 0
+        for place in range(self.width // self.writes):
+            held = (source >> (place * self.reads)) & group
+            if held not in (0, group):
+                raise Blocked(self, self.inputs[0])
+            bits |= full(self.writes) << (place * self.writes) if held else 0
+        return bits
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mix(Step):
     """A convolution or a linear layer: each output reads all inputs; the plan says which outputs stay.
 
