@@ -60,9 +60,7 @@ class Temperature:
 
     def at(self, clock: Clock) -> float:
         """In the epoch of ``clock``, eq. 6."""
-        return proxies.inverse_temperature(
-            clock.epoch, clock.num_epochs, k=self.k, start=self.start, end=self.end
-        )
+        return proxies.inverse_temperature(clock.epoch, clock.num_epochs, k=self.k, start=self.start, end=self.end)
 
 
 @validated
@@ -210,8 +208,10 @@ class DCFF(ChannelMethod):
         elif official and known:
             self._frozen_layers += 1  # the scores of an earlier epoch stay
         else:
-            why = "the formula of method.score=official underflows; use method.score=logspace" if official else (
-                "has the training diverged?"
+            why = (
+                "the formula of method.score=official underflows; use method.score=logspace"
+                if official
+                else ("has the training diverged?")
             )
             raise UserError(f"the scores of the filters of {name} are not finite at T = {temperature:g}: {why}")
         chosen = proxies.strongest(layer.scores, layer.out_channels)
