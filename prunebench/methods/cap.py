@@ -88,6 +88,7 @@ class CAP(ChannelMethod):
     """
 
     schedules = frozenset({"finetune", "oneshot", "scratch_e", "scratch_b"})
+    sizes_given = False
     objective = "regularised_heuristic"
 
     def __init__(
@@ -123,7 +124,6 @@ class CAP(ChannelMethod):
             min_channels=min_channels,
             round_to=round_to,
         )
-        self.sizes_given = threshold == "budget"
         self.target, self.threshold = float(target_macs), threshold
         self.kind, self.power, self.memory = instance_complexity, float(focal_power), float(memory)
         self.form, self.balance = polarisation, float(balance)

@@ -1,4 +1,4 @@
-"""A soft mask for each sample behind a norm layer, made from what the norm puts out, and what stands there in the end."""
+"""A soft mask for each sample behind a norm layer, made from what the norm puts out, and what it becomes in the end."""
 
 from __future__ import annotations
 
