@@ -28,20 +28,14 @@ from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import apart
 from prunebench.core.task import Batch, Task
-from prunebench.criteria.complexity import (
-    COMPLEXITIES,
-    POLARISATIONS,
-    complexity,
-    instance_weights,
-    polarisation,
-    widest_gap,
-)
+from prunebench.criteria import complexity
+from prunebench.criteria.complexity import COMPLEXITIES, POLARISATIONS
 from prunebench.errors import UserError
 from prunebench.measure.soft_macs import SoftMacs
+from prunebench.methods.bases import soft_masks
 from prunebench.methods.bases.channels import ChannelMethod
 from prunebench.methods.bases.masked_groups import MaskedGroups
 from prunebench.methods.bases.sample_memory import SampleMemory
-from prunebench.methods.bases.soft_masks import add_masks, folded, masks_of, recorded_masks, recorded_outputs
 from prunebench.surgery.graph import ChannelGraph
 
 log = logging.getLogger("prunebench")
@@ -74,8 +68,7 @@ class CAP(ChannelMethod):
         focal_power: of "focal".
         memory: share of a sample's earlier complexity in a moving average over the epochs; 0 = none (on one device).
         polarisation: "variance", "bernoulli" or "zhuang", see :func:`prunebench.criteria.complexity.polarisation`.
-        polarise, cost: weights of the two terms.
-        balance: of "zhuang".
+        polarise, cost: weights of the two terms. ``balance``: of "zhuang".
         ramp: share of the phase in which the weight ``polarise`` rises linearly from 0.
         prune_residual_width: layers that meet in additions are cut too, all of a sum alike, by their mean importance;
             else only those that meet none.
@@ -124,11 +117,10 @@ class CAP(ChannelMethod):
             min_channels=min_channels,
             round_to=round_to,
         )
-        self.target, self.threshold = float(target_macs), threshold
-        self.kind, self.power, self.memory = instance_complexity, float(focal_power), float(memory)
-        self.form, self.balance = polarisation, float(balance)
-        self.polarise, self.cost_weight, self.ramp = float(polarise), float(cost), float(ramp)
-        self.generator_lr = float(generator_lr)
+        self.target, self.threshold = target_macs, threshold
+        self.kind, self.power, self.memory = instance_complexity, focal_power, memory
+        self.form, self.balance = polarisation, balance
+        self.polarise, self.cost_weight, self.ramp, self.generator_lr = polarise, cost, ramp, generator_lr
         self.masks = Phase(
             name=MASKS,
             active=True,
@@ -148,9 +140,7 @@ class CAP(ChannelMethod):
 
     def check(self, net: nn.Module, run: Run) -> None:
         if run.data.task != "classification":
-            raise UserError(
-                f"method=cap weighs samples by the probability of their label; {run.data.name} has no labels"
-            )
+            raise UserError(f"method=cap weighs samples by their labels, and {run.data.name} has none")
         super().check(net, run)
         if self.memory:
             self._memory(run)
@@ -167,25 +157,25 @@ class CAP(ChannelMethod):
         return net
 
     def attach(self, net: nn.Module, run: Run) -> nn.Module:
-        if run.phase is None or run.phase.name != MASKS or masks_of(net):
+        if run.phase is None or run.phase.name != MASKS or soft_masks.masks_of(net):
             return net
         self._follow(run.graph)
         if self.memory:
             self.samples = self._memory(run)
         with torch.random.fork_rng([]):
             run.seed_all(MASKS)
-            return add_masks(net, list(self._groups.norms.values()))
+            return soft_masks.add_masks(net, list(self._groups.norms.values()))
 
     def prune(self, net: nn.Module, run: Run) -> Extracted:
         self._follow(run.graph)
         found = run.once_tensors("importance", lambda: self._over_training_set(net, run))
-        plain = folded(net, {norm: found[name] for name, norm in self._groups.norms.items()})
+        plain = soft_masks.folded(net, {norm: found[name] for name, norm in self._groups.norms.items()})
         return run.cut(plain, run.choose(lambda: self._decide(found, run.graph)))
 
     # -- the phase with masks
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
-        generators = [p for mask in masks_of(net).values() for p in mask.parameters()]
+        generators = [p for mask in soft_masks.masks_of(net).values() for p in mask.parameters()]
         return apart(super().param_groups(net, phase), generators, lr=self.generator_lr, weight_decay=0.0)
 
     def start_epoch(self, net: nn.Module, clock: Clock) -> None:
@@ -197,19 +187,19 @@ class CAP(ChannelMethod):
         self._rise(clock.step + 1, clock.num_steps)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        if not masks_of(net):
+        if not soft_masks.masks_of(net):
             return task.losses(net, batch)
-        with recorded_masks(net) as masks, recorded_outputs(net) as outputs:
+        with soft_masks.recorded_masks(net) as masks, soft_masks.recorded_outputs(net) as outputs:
             terms = task.losses(net, batch)
-        hard = complexity(outputs[-1], batch[1], kind=self.kind, power=self.power)
-        weights = instance_weights(hard if self.samples is None else self.samples.update(hard))
+        hard = complexity.complexity(outputs[-1], batch[1], kind=self.kind, power=self.power)
+        weights = complexity.instance_weights(hard if self.samples is None else self.samples.update(hard))
         shares = self._groups.shares({name: weights @ masks[norm] for name, norm in self._groups.norms.items()})
         ratio = self._macs(shares) / self._dense_macs
         self._seen = {"macs_ratio": float(ratio.detach()), "hardest_weight": float(weights.max())}
         rate = self.polarise * self._risen
         return {
             **terms,
-            "polarisation": rate * polarisation(self._groups.apart(shares), self.form, balance=self.balance),
+            "polarisation": rate * complexity.polarisation(self._groups.apart(shares), self.form, balance=self.balance),
             "cost": (self.cost_weight * (ratio - self.target).square()).float(),
         }
 
@@ -239,22 +229,16 @@ class CAP(ChannelMethod):
     def _memory(self, run: Run) -> SampleMemory:
         return SampleMemory(run.data, seed=run.seed, batch_size=self.masks.batch_size, share=self.memory)
 
-    @torch.no_grad()
     def _over_training_set(self, net: nn.Module, run: Run) -> dict[str, Tensor]:
-        """The importance of each channel, ``[channels]``: masks weighed over all training samples, as in evaluation."""
-        net.to(run.device).eval()
+        """The importance of each layer's channels, ``[channels]``: masks weighed over all samples, as in evaluation."""
+
+        def weigh(logits: Tensor, labels: Tensor) -> Tensor:
+            return complexity.complexity(logits, labels, kind=self.kind, power=self.power) + TINY
+
         run.data.to(run.device)
-        sums: dict[str, Tensor] = {}
-        weight = torch.zeros((), dtype=torch.float64, device=run.device)
-        for images, labels in run.data.train_eval():
-            with recorded_masks(net) as masks:
-                logits = net(images)
-            hard = complexity(logits, labels, kind=self.kind, power=self.power).double() + TINY
-            weight += hard.sum()
-            for name, norm in self._groups.norms.items():
-                sums[name] = sums.get(name, 0.0) + hard @ masks[norm].double()
+        means = soft_masks.mean_masks(net.to(run.device).eval(), run.data.train_eval(), weigh)
         net.cpu()
-        return {name: (total / weight).cpu() for name, total in sums.items()}
+        return {name: means[norm].cpu() for name, norm in self._groups.norms.items()}
 
     def _decide(self, importances: Mapping[str, Tensor], graph: ChannelGraph) -> Choice:
         shares = self._groups.shares(importances)
@@ -262,7 +246,7 @@ class CAP(ChannelMethod):
         if self.threshold == "budget":
             return self.choose(scores, graph)
         values = self._groups.apart(shares)
-        limit = widest_gap(values)
+        limit = complexity.widest_gap(values)
         below = sum(int((part < limit).sum()) for part in values)
         share = below / sum(len(part) for part in values)
         log.info("the widest gap is at an importance of %.3f: %.1f %% of the channels are below", limit, 100 * share)

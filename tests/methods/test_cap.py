@@ -72,7 +72,9 @@ def test_a_mask_that_is_the_same_for_all_samples_can_be_folded() -> None:
         for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.weight.uniform_(0.5, 1.5), norm.bias.normal_(), norm.running_mean.normal_()
     bare = bare_run(net, PICTURE)
-    norms = {name: str(layer.norm) for name, layer in bare.graph.layers.items() if name.endswith("conv1") and layer.norm}
+    norms = {
+        name: str(layer.norm) for name, layer in bare.graph.layers.items() if name.endswith("conv1") and layer.norm
+    }
     with_masks = add_masks(net, list(norms.values())).eval()
     draws = torch.Generator().manual_seed(1)
     scales = {norm: torch.rand(bare.graph.layers[name].out_channels, generator=draws) for name, norm in norms.items()}
@@ -142,7 +144,7 @@ def test_the_terms_of_the_loss() -> None:
     variance = torch.stack([share.var(correction=0) for share in shares]).mean()
     assert float(terms["polarisation"].detach()) == pytest.approx(-2 * float(variance.detach()), rel=1e-4)
     dense = bare.graph.dense_macs
-    inner = dense - bare.graph.macs(Plan({n: () for n in method._groups.norms}))
+    inner = dense - bare.graph.macs(Plan(dict.fromkeys(method._groups.norms, ())))
     # in a block both convolutions fall with the share, by its mean
     widths = [float(share.detach().mean()) for share in shares]
     assert float(terms["cost"].detach()) == pytest.approx(
@@ -266,7 +268,7 @@ def test_a_sample_s_complexity_is_averaged_over_epochs() -> None:
 
 def test_memory_needs_batches_that_say_what_they_hold() -> None:
     bare = bare_run(small(), PICTURE)
-    with pytest.raises(UserError, match="does not say which samples a batch holds.*method.memory=0"):
+    with pytest.raises(UserError, match=r"does not say which samples a batch holds.*method.memory=0"):
         CAP(target_macs=0.7, memory=0.9).check(bare.template, bare)
 
 
@@ -315,6 +317,6 @@ def test_what_cannot_work_is_refused_before_training() -> None:
         CAP(target_macs=0.5).check(bare.template, bare)
     bare = bare_run(small(), PICTURE)
     bare.data.task = "language_modelling"  # type: ignore[misc]
-    with pytest.raises(UserError, match="made_up has no labels"):
+    with pytest.raises(UserError, match="weighs samples by their labels, and made_up has none"):
         CAP(target_macs=0.5).check(bare.template, bare)
     assert isinstance(bare.task, Classification)

@@ -132,7 +132,7 @@ def test_a_random_layer_is_frozen_as_the_specification_measured() -> None:
 
 def test_a_score_that_cannot_be_computed_is_said() -> None:
     layer = layer_of(1e4 * FILTERS, num_outputs=2)
-    with pytest.raises(UserError, match="the formula of method.score=official underflows; use method.score=logspace"):
+    with pytest.raises(UserError, match=r"the formula of method.score=official underflows; use method.score=logspace"):
         DCFF(prune_ratio=0.5, score="official").start_epoch(nn.Sequential(layer), clock(0))
     DCFF(prune_ratio=0.5).start_epoch(nn.Sequential(layer), clock(0))
 
@@ -203,7 +203,8 @@ def test_the_small_net_computes_what_the_fused_net_does(build: Any, size: int) -
 
 
 def test_all_convolutions_but_shortcuts_have_banks_as_large_as_the_dense_net_s() -> None:
-    net, bare = trained(DCFF(prune_ratio={"layer2.0.conv2": 0.25, "layer3.0.conv2": 0.25}), resnet20(shortcut="B", width=4))
+    rates = {"layer2.0.conv2": 0.25, "layer3.0.conv2": 0.25}
+    net, bare = trained(DCFF(prune_ratio=rates), resnet20(shortcut="B", width=4))
     layers = fused_layers(net)
     assert len(layers) == 19 and not any("shortcut" in name for name in layers)
     assert {name: layer.num_filters for name, layer in layers.items()} == {
@@ -299,7 +300,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_cannot_work_is_refused_before_training() -> None:
-    with pytest.raises(UserError, match="temperature.end must be at least temperature.start=5, got 2"):
+    with pytest.raises(UserError, match=r"temperature.end must be at least temperature.start=5, got 2"):
         Temperature(start=5.0, end=2.0)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.ReLU(), nn.Linear(20, 10))
     bare = bare_run(flat, PICTURE, schedule="scratch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,6 +102,28 @@ def recorded_outputs(net: nn.Module) -> Iterator[list[Tensor]]:
         yield found
     finally:
         handle.remove()
+
+
+@torch.no_grad()
+def mean_masks(
+    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], weigh: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The weighted mean of each mask over all samples, path of the norm -> ``[channels]``, float64.
+
+    Args:
+        net: with masks.
+        batches: pictures and labels.
+        weigh: logits ``[batch, classes]`` and labels -> positive weights ``[batch]``.
+    """
+    sums: dict[str, Tensor] = {}
+    total = torch.zeros((), dtype=torch.float64)
+    for images, labels in batches:
+        with recorded_masks(net) as masks:
+            weights = weigh(net(images), labels).double()
+        total = total.to(weights) + weights.sum()
+        for path, mask in masks.items():
+            sums[path] = sums.get(path, torch.zeros_like(mask[0])) + weights @ mask.double()
+    return {path: part / total for path, part in sums.items()}
 
 
 @torch.no_grad()
