@@ -5,7 +5,6 @@ Renamed CWP in its second version, arXiv 2209.03534. No official code was found 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -38,7 +37,6 @@ from prunebench.methods.bases.masked_groups import MaskedGroups
 from prunebench.methods.bases.sample_memory import SampleMemory
 from prunebench.surgery.graph import ChannelGraph
 
-log = logging.getLogger("prunebench")
 MASKS = "masks"
 """Name of the phase that trains net and masks together."""
 TINY = 1e-12  # weight that each sample has at least: the mean is the plain one where no sample has any complexity
@@ -247,8 +245,6 @@ class CAP(ChannelMethod):
             return self.choose(scores, graph)
         values = self._groups.apart(shares)
         limit = complexity.widest_gap(values)
-        below = sum(int((part < limit).sum()) for part in values)
-        share = below / sum(len(part) for part in values)
-        log.info("the widest gap is at an importance of %.3f: %.1f %% of the channels are below", limit, 100 * share)
+        share = float((torch.cat(values) < limit).double().mean())
         choice = budget.choose(scores, graph, prune_ratio=share, fixed=self._skipped(graph), **self.options)
         return Choice(choice.plan, choice.not_pruned + self.scored(graph)[1], {**choice.achieved, "gap": limit})
