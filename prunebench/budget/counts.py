@@ -30,6 +30,14 @@ def keep_floor(num_channels: int, prune_ratio: float) -> int:
     return num_channels - math.floor(num_channels * (1.0 - prune_ratio) + _NOISE)
 
 
+def keep_truncated(num_channels: int, prune_ratio: float) -> int:
+    """int(n * (1 - p)) in floating point channels stay, noise and all: 160 filters at 90 % become 15 and not 16.
+
+    Some official codes build their nets so, and their published counts belong to those nets.
+    """
+    return num_channels - int(num_channels * (1.0 - prune_ratio))
+
+
 def mixed_floor(norm_ratio: float) -> Count:
     """floor(n * norm_ratio) + floor(n * (p - norm_ratio)) channels go: the two floors of FPGM-mix.
 
@@ -43,7 +51,11 @@ def mixed_floor(norm_ratio: float) -> Count:
     return count
 
 
-COUNTS: Mapping[str, Count] = {"prune_floor": prune_floor, "keep_floor": keep_floor}
+COUNTS: Mapping[str, Count] = {
+    "prune_floor": prune_floor,
+    "keep_floor": keep_floor,
+    "keep_truncated": keep_truncated,
+}
 CountName = Annotated[str, Among(COUNTS)]
 PruneRatio = Annotated[float, Range(low=0, below=1, meaning="the share that goes")]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from prunebench.budget import ratio_table
 from prunebench.errors import UserError
+from prunebench.measure.layer_sizes import layer_sizes, thop_macs
 from prunebench.rows.conventions import PROJECTIONS
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.steps import Mix
 
 LIMIT = 0.01
 """A count that differs by more than this share of the published one needs a reason in the row."""
@@ -105,18 +105,13 @@ def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, 
         case "conv_linear" | "flops_two_per_mac":
             return graph.macs(plan) * (2 if convention == "flops_two_per_mac" else 1)
         case "conv_linear_no_projection":
-            return sum(size.macs for name, size in _per_layer(graph, plan).items() if not _is_projection(name))
+            return sum(size.macs for name, size in layer_sizes(graph, plan).items() if not _is_projection(name))
         case "conv_nominal" | "conv_nominal_projection":
             return _nominal(graph, rates, projections=convention == "conv_nominal_projection")
-        case "thop" | "macs_bias":
-            total = 0
-            for name, size in _per_layer(graph, plan).items():
-                layer = graph.layers[name]
-                normed = 2 * (layer.norm is not None) if convention == "thop" else 0
-                # a linear layer's bias is free in thop 0.0.31
-                biased = layer.has_bias and (convention == "macs_bias" or layer.kind != "linear")
-                total += size.macs + size.outputs * (biased + normed)
-            return total
+        case "thop":
+            return thop_macs(graph, plan)
+        case "macs_bias":
+            return sum(size.macs + size.outputs * size.has_bias for size in layer_sizes(graph, plan).values())
         case _:
             raise UserError(f"the convention {convention} defines no count")
 
@@ -125,7 +120,7 @@ def count_params(graph: ChannelGraph, plan: Plan, convention: str) -> int:
     """Parameters of the shrunk net; Li et al. (2017) leave the shortcuts out of them too (ResNet-34: 2.16e7)."""
     total = graph.params(plan)
     if convention == "conv_linear_no_projection":
-        total -= sum(size.params for name, size in _per_layer(graph, plan).items() if _is_projection(name))
+        total -= sum(size.params for name, size in layer_sizes(graph, plan).items() if _is_projection(name))
     return total
 
 
@@ -138,31 +133,6 @@ def nominal_rates(ratio: Any, graph: ChannelGraph, plan: Plan) -> dict[str, floa
     if isinstance(ratio, Mapping):
         return {name: rate for name, rate in ratio_table(ratio, graph.layers).items() if name in plan.keep}
     return dict.fromkeys(plan.keep, float(ratio or 0.0))
-
-
-@dataclass(frozen=True)
-class _Size:
-    """Of a layer in the shrunk net: multiply-accumulates and output elements of a sample, parameters with the norm."""
-
-    macs: int
-    outputs: int
-    params: int
-
-
-def _per_layer(graph: ChannelGraph, plan: Plan) -> dict[str, _Size]:
-    live, choice = graph.live(plan)
-    found: dict[str, _Size] = {}
-    for step, needed in zip(graph.steps, graph.needed(live), strict=True):
-        if needed and isinstance(step, Mix):
-            layer = graph.layers[step.module]
-            kept, features = live[step.index].bit_count(), step.num_features(live, choice)
-            norm = 2 * (layer.norm is not None)
-            found[step.module] = _Size(
-                macs=step.macs_each * features * kept,
-                outputs=kept * layer.positions,
-                params=kept * (step.params_each * features + step.has_bias + norm),
-            )
-    return found
 
 
 def _nominal(graph: ChannelGraph, rates: Mapping[str, float], *, projections: bool) -> float:
