@@ -85,7 +85,7 @@ def _reads(step: Step, needed: Bits, everything: Sequence[Bits], net: nn.Module)
     if isinstance(step, Shift):
         return [needed >> step.offset]
     if isinstance(step, Piece):
-        return [needed << step.offset]
+        return [needed << step.offset, *whole[1:]]
     if isinstance(step, Cat):
         return [(needed >> offset) & bits for offset, bits in zip(step.offsets, whole, strict=True)]
     if isinstance(step, Depthwise):

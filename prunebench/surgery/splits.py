@@ -24,7 +24,9 @@ def split(context: Context, node: fx.Node) -> Step | None:
     axis = dim % len(shape)
     if axis == 0:
         return None
-    widths = _in_channels([piece.shape[axis] for piece in pieces], source.span) if axis == source.axis else ()
+    if axis != source.axis:
+        return context.through(node, Split, widths=())
+    widths = _in_channels([piece.shape[axis] for piece in pieces], source.span)
     if widths is None or not _all_live(context, source, widths) or not _fixed(context, node):
         return None
     return context.through(node, Split, inputs=(source.index,), widths=widths)
@@ -59,8 +61,7 @@ def part(context: Context, node: fx.Node, items: Sequence[Any]) -> Step | None:
     if not context.complete(source.index) >> offset & full(width):
         return None
     dropped = sum(isinstance(item, int) for item in items[: source.axis])
-    fields = context.base(node, axis=source.axis - dropped, width=width, span=source.span)
-    return Piece(**(fields | {"inputs": (source.index,)}), offset=offset)
+    return Piece(**context.base(node, axis=source.axis - dropped, width=width, span=source.span), offset=offset)
 
 
 def _read_one_by_one(node: fx.Node) -> bool:

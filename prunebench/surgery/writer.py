@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.nn import functional as F
 
 from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
@@ -193,7 +194,8 @@ class Writer:
         items = one_for_each(node.args[1], dims)
         assert items is not None
         items[source.axis] = slice(start, stop)
-        return self.new.call_function(operator.getitem, (self._value(self._source(step, 0)), tuple(items)))
+        wanted = map_arg(tuple(items), lambda other: self.written[other])
+        return self.new.call_function(operator.getitem, (self._value(self._source(step, 0)), wanted))
 
     def _shift(self, step: Shift, node: fx.Node) -> fx.Node:
         source = self._source(step, 0)

@@ -204,7 +204,23 @@ def along_the_image(net: Net, x: Tensor) -> Tensor:
     return torch.relu(top) - bottom
 
 
-SPLITS = [halves, by_size, chunks, slices, shuffle, of_a_product, of_a_concatenation, along_the_image]
+def a_part_of_the_image(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    upper, _ = y.split(y.shape[2] // 2, dim=2)
+    return torch.cat([net.left(y[:, :2, : y.shape[2] // 2, 1:]), net.right(upper[:, 2 : y.shape[1], ..., 1:])], 1)
+
+
+SPLITS = [
+    halves,
+    by_size,
+    chunks,
+    slices,
+    shuffle,
+    of_a_product,
+    of_a_concatenation,
+    along_the_image,
+    a_part_of_the_image,
+]
 
 
 @pytest.mark.parametrize("middle", SPLITS)
@@ -212,7 +228,7 @@ def test_splits_are_followed(middle: Middle) -> None:
     net, graph = traced(middle)
     assert graph.why_not("a") is None
     kept = [(0, 1, 2, 4, 5), (1, 2, 5), (0, 4, 5), (1, 3, 4)]
-    both = {name: (1, 4) for name in ("a", "b") if name in graph.layers}
+    both: dict[str, tuple[int, ...]] = {name: (1, 4) for name in ("a", "b") if name in graph.layers}
     for plan in [Plan(), *(Plan({"a": indices}) for indices in kept), Plan(both)]:
         why = refused(graph, plan)
         if why is None:
