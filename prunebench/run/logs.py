@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from prunebench.errors import UserError
+
 log = logging.getLogger("prunebench")
 FILE = "log.txt"
 
@@ -40,8 +42,15 @@ def held() -> Iterator[list[logging.LogRecord]]:
 
 @contextlib.contextmanager
 def log_file(folder: Path, before: Iterable[logging.LogRecord] = ()) -> Iterator[None]:
-    """Everything that is said inside also goes to ``log.txt``, after what was said ``before``."""
-    handler = _File(folder / FILE, encoding="utf-8")
+    """Everything that is said inside also goes to ``log.txt``, after what was said ``before``.
+
+    Raises:
+        UserError: the file cannot be opened.
+    """
+    try:
+        handler = _File(folder / FILE, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder / FILE} cannot be written ({error.strerror}); take away what is there") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     for record in before:
         handler.handle(record)

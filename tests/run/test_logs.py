@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from prunebench.errors import UserError
+from prunebench.run.logs import log_file
 from tests.kit import SHORT, run
 
 NO_TRAINING = (*SHORT, "schedule=oneshot", "dataset.epochs.train=0")
@@ -55,3 +57,9 @@ def test_single_weights_name_their_layers_too(tmp_path: Path) -> None:
         "method.quality=0.1",
     )
     assert "layers to prune: fc1, fc2, fc3" in first_lines(folder)
+
+
+def test_a_folder_in_the_place_of_the_log_is_said(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(UserError, match=r"log\.txt cannot be written \(.*\); take away"), log_file(tmp_path):
+        raise AssertionError
