@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
+from prunebench.core.method import Method
+from prunebench.data.base import Batches
 from prunebench.measure import calibration, temperature
+from prunebench.run.measurement import on_test_set
 from tests.bare import MadeUp, bare_run
 from tests.measure.peer_values import TEMPERATURE, predictions
 
@@ -52,32 +54,33 @@ def test_it_is_fitted_on_validation_and_scored_on_the_test_set() -> None:
     assert found["nll"] < calibration.nll(*test)  # these are overconfident on both
 
 
-def test_each_measurement_has_it_where_there_is_a_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:
+class Labelled(MadeUp):
+    """Classes 0 and 1 on validation, others on the test set."""
+
+    def __init__(self, test_labels: list[int]) -> None:
+        super().__init__(torch.zeros(1, 3, 32, 32))
+        self.test_labels = test_labels
+
+    def _labelled(self, labels: list[int]) -> Batches:
+        inputs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        return [(part, torch.tensor(labels)) for part in inputs.split(2)]
+
+    def validation(self) -> Batches:
+        return self._labelled([0, 1])
+
+    def test(self) -> Batches:
+        return self._labelled(self.test_labels)
+
+
+def test_each_measurement_has_it_where_there_is_a_validation_split() -> None:
     """Test labels say nothing to the fit: with others the temperature is the same."""
-    from prunebench.core.method import Method
-    from prunebench.run.measurement import on_test_set
-
-    class Labelled(MadeUp):
-        test_labels = torch.tensor([0, 1])
-
-        def _batches(self, **_: object) -> list[tuple[Tensor, Tensor]]:
-            inputs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-            return [(part, torch.tensor([0, 1])) for part in inputs.split(2)]
-
-        validation = _batches
-
-        def test(self) -> list[tuple[Tensor, Tensor]]:
-            return [(inputs, self.test_labels) for inputs, _ in self._batches()]
-
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
-    found = []
+    found, run = [], bare_run(net)
     for labels in ([0, 1], [5, 7]):
-        run = bare_run(net)
-        monkeypatch.setattr(Labelled, "test_labels", torch.tensor(labels))
-        run.data = Labelled(torch.zeros(1, 3, 32, 32))
+        run.data = Labelled(labels)
         found.append(on_test_set(net, Method(), run)[0]["temperature"])
     assert found[0]["value"] == found[1]["value"] is not None
     assert found[0]["nll"] != found[1]["nll"]
-    monkeypatch.setattr(Labelled, "num_val", 0)
+    run.data.num_val = 0
     assert "temperature" not in on_test_set(net, Method(), run)[0]
