@@ -59,7 +59,7 @@ def build_rate(phase: Phase, optimizer: Optimizer, steps_per_epoch: int) -> Lamb
 
 
 def hold_rates(optimizers: list[Optimizer], phase: Phase, data: Data) -> list[Optimizer]:
-    """``optimizers`` that keep the first rate of each group, for :func:`scale_rates`, where the rate follows the validation.
+    """``optimizers`` that keep the first rate of each group for :func:`scale_rates`.
 
     Raises:
         UserError: there is nothing to follow.
