@@ -57,6 +57,7 @@ def phase_file(folder: Path, phase: str = "train") -> dict[str, Tensor]:
     [
         ("Ticks", ()),
         ("Ticks", (f"{TRAIN}.accumulate=3",)),
+        ("Ticks", (f"{TRAIN}.lr_schedule=plateau", f"{TRAIN}.step_epochs=1", f"{TRAIN}.epochs=4", f"{TRAIN}.lr=2.0")),
         ("Scale", (f"{TRAIN}.optimizer=adam", f"{TRAIN}.lr=0.01")),
         ("Alternating", ()),
         ("Alternating", (f"{TRAIN}.accumulate=2",)),
@@ -75,6 +76,22 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     assert resumed.get("points") == straight.get("points")
     left, right = phase_file(folder), phase_file(again)
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_plateau_lowers_the_rate_that_a_resumed_run_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = (f"{TRAIN}.lr_schedule=plateau", f"{TRAIN}.step_epochs=1", f"{TRAIN}.gamma=0.3", f"{TRAIN}.epochs=5")
+    diverging = words("Ticks", *more, f"{TRAIN}.lr=3.0", f"{TRAIN}.clip_norm=null")
+    straight, folder = run(tmp_path / "straight", *diverging)
+    cut_in(4, 2, monkeypatch)
+    with pytest.raises(PowerCut):
+        run(tmp_path / "cut", *diverging)
+    resumed, again = run(tmp_path / "cut", *diverging)
+    assert resumed["metrics"] == straight["metrics"]
+    ticks, others = (phase_file(place)["method.ticks"] for place in (folder, again))
+    assert torch.equal(ticks, others)
+    rates = straight["phases"][0]["lr"]
+    assert rates == pytest.approx([float(ticks[ticks[:, 1] == epoch, 2][0]) for epoch in range(5)])
+    assert rates[0] == 3.0 and rates[4] < 3.0
 
 
 # ------------------------------------------------------------------------------------------------------- beside a loop
