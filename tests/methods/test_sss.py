@@ -204,6 +204,7 @@ def imagenet() -> ChannelGraph:
     return ChannelGraph.trace(preresnet50(), torch.zeros(1, 3, 224, 224))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "macs", "params"),
     [
