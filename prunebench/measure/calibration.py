@@ -105,6 +105,19 @@ def adaptive_ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> flo
     return _gap(confidence[order], shared[inverse[order]], parts, num_bins)
 
 
+def class_wise_ece(probs: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
+    """Mean over classes of the ECE of "is it this class?", with its probability as confidence (Kull et al. 2019).
+
+    Each class bins all samples by their probability of it, in the bins of :func:`ece`; classes count alike.
+    """
+    probs, labels = check(probs, labels)
+    gaps = [
+        _gap(of, (labels == index).double(), _equal_width(of, num_bins), num_bins)
+        for index, of in enumerate(probs.T.contiguous())
+    ]
+    return sum(gaps) / len(gaps)
+
+
 def confusion(probs: Tensor, labels: Tensor) -> Tensor:
     """Counts [classes, classes], int64: rows are labels, columns predictions."""
     probs, labels = check(probs, labels)

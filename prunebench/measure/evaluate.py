@@ -81,9 +81,10 @@ def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
     """The metrics of ``result.json`` as plain JSON data; accuracies and calibration errors are fractions.
 
     Keys: ``num_samples``, ``correct``, ``accuracy``, ``interval`` (Clopper-Pearson 95 %, [low, high]), ``top5``
-    (from 100 classes on), ``nll`` (nats), ``brier`` (sum over classes), ``ece`` and ``adaptive_ece`` (of
-    ``ece_bins`` bins with the norm ``ece_norm``), ``per_class_accuracy`` (None for a class without samples),
-    ``num_predictions`` (S, how many predictions were averaged), ``uncertainty`` (see ``measure.uncertainty``).
+    (from 100 classes on), ``nll`` (nats), ``brier`` (sum over classes), ``ece``, ``adaptive_ece`` and
+    ``class_wise_ece`` (of ``ece_bins`` bins with the norm ``ece_norm``), ``per_class_accuracy`` (None for a class
+    without samples), ``num_predictions`` (S, how many predictions were averaged), ``uncertainty`` (see
+    ``measure.uncertainty``).
 
     Raises:
         UserError: the predictions have another number of classes.
@@ -105,6 +106,7 @@ def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
         "brier": calibration.brier(probs, labels),
         "ece": calibration.ece(probs, labels),
         "adaptive_ece": calibration.adaptive_ece(probs, labels),
+        "class_wise_ece": calibration.class_wise_ece(probs, labels),
         "ece_bins": calibration.NUM_BINS,
         "ece_norm": "l1",
         "per_class_accuracy": calibration.per_class_accuracy(probs, labels),

@@ -164,6 +164,7 @@ def _task() -> Iterator[Metric]:
     yield _share(key="ece", label="ECE", better="lower", shown="summary")
     yield Metric(key="brier", label="Brier", digits=4, better="lower", shown="detail")
     yield _share(key="adaptive_ece", label="adaptive ECE", better="lower")
+    yield _share(key="class_wise_ece", label="class-wise ECE", better="lower", shown="detail")
     yield _count(key="ece_bins", label="bins of the ECE")
     yield _share(key="next_symbol_accuracy", label="next symbol right", better="higher", shown="detail")
     yield _count(key="correct", label="right predictions", better="higher")
@@ -180,12 +181,26 @@ def _doubts() -> Iterator[Metric]:
         yield _auroc(key=f"uncertainty.error_auroc_{score}", label=error, title="Error AUROC", shown=shown)
         yield _auroc(key=f"ood.auroc_{score}", label=foreign, title="OOD AUROC", shown=shown)
         yield _auroc(key=f"uncertainty.error_aupr_{score}", label=f"error AUPR ({name})")
+        yield _auroc(key=f"uncertainty.aurc_{score}", label=f"AURC ({name})", better="lower")
+        missed = partial(_share, better="lower")
+        yield missed(key=f"uncertainty.error_fpr95_{score}", label=f"FPR at 95 % of the errors ({name})")
+        yield missed(key=f"ood.fpr95_{score}", label=f"FPR at 95 % of foreign samples ({name})")
     nats = partial(Metric, unit=NATS, digits=4)
     for name in ("entropy", "expected_entropy", "mutual_information"):
         yield nats(key=f"uncertainty.{name}", label=name.replace("_", " "))
     for name in ("entropy", "mutual_information"):
         yield nats(key=f"ood.{name}", label=f"{name.replace('_', ' ')} of foreign samples")
     yield _count(key="ood.num_samples", label="foreign samples")
+
+
+def _scaled() -> Iterator[Metric]:
+    """After temperature scaling: :mod:`prunebench.measure.temperature` computes these."""
+    scaled = partial(Metric, digits=4, shown="detail")
+    yield scaled(key="temperature.value", label="temperature, fitted on validation", title="Temperature")
+    yield scaled(key="temperature.nll", label="NLL at that temperature", unit=NATS, better="lower")
+    yield _share(key="temperature.ece", label="ECE at that temperature", better="lower", shown="detail")
+    yield scaled(key="temperature.brier", label="Brier at that temperature", better="lower", shown="result")
+    yield _count(key="temperature.num_samples", label="validation samples of the temperature")
 
 
 def _costs() -> Iterator[Metric]:
@@ -211,7 +226,7 @@ def _costs() -> Iterator[Metric]:
         yield ratio(key=f"speedup.batch_{batch}", label=speed, place="latency", shown="summary")
 
 
-METRICS: Mapping[str, Metric] = {metric.key: metric for metric in (*_task(), *_doubts(), *_costs())}
+METRICS: Mapping[str, Metric] = {metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_costs())}
 """By key, in the order of all tables."""
 
 HEADLINES = tuple(metric for metric in METRICS.values() if metric.headline)

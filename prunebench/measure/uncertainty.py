@@ -12,6 +12,7 @@ Gimpel 2017), the entropy of the mean prediction and, with S > 1, the mutual inf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from prunebench.errors import UserError
+
+RECALL = 0.95  # of the positives, where the false positive rate is read (Hendrycks et al., ICLR 2019)
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -83,12 +86,46 @@ def aupr(score: Tensor, positive: Tensor) -> float | None:
     return float(binary_average_precision(ranks, positive.long()))
 
 
+def false_positive_rate(score: Tensor, positive: Tensor, recall: float = RECALL) -> float | None:
+    """Share of negatives above the highest threshold that finds ``recall`` of the positives; None as in :func:`auroc`.
+
+    What reaches the threshold counts as found. Arguments and errors as for :func:`auroc`.
+    """
+    ranks, positive = _ranked(score, positive)
+    if positive.all() or not positive.any():
+        return None
+    found = ranks[positive].sort(descending=True).values
+    needed = math.ceil(recall * len(found) - 1e-9)  # 0.95 * 20 is a little more than 19 in floating point
+    return float((ranks[~positive] >= found[needed - 1]).double().mean())
+
+
+def risk_coverage(score: Tensor, wrong: Tensor) -> float:
+    """AURC: mean over k of the share of errors among the k least uncertain inputs (Geifman and El-Yaniv 2017).
+
+    Equal scores share their mean error, so the order of the inputs cannot matter. 0 = no errors at all; with errors
+    the best ranking has them all last.
+
+    Args:
+        score: ``[N]``, finite, higher = less certain.
+        wrong: bool ``[N]``.
+
+    Raises:
+        UserError: as for :func:`auroc`.
+    """
+    ranks, wrong = _ranked(score, wrong)
+    _, level, size = ranks.unique(return_inverse=True, return_counts=True)
+    shared = torch.zeros(len(size), dtype=torch.float64).index_add_(0, level, wrong.double()) / size
+    errors = shared.repeat_interleave(size).cumsum(0)
+    return float((errors / torch.arange(1, len(errors) + 1)).mean())
+
+
 def summarise(probs: Tensor, labels: Tensor, expected: Tensor | None) -> dict[str, Any]:
     """``metrics.<stage>.uncertainty`` of ``result.json``.
 
     Keys: the means over the set ``entropy``, and with several predictions ``expected_entropy`` and
     ``mutual_information`` (nats); for each score of :func:`scores` ``error_auroc_<score>`` and ``error_aupr_<score>``:
-    how well it separates errors from hits; null if there are none of one kind.
+    how well it separates errors from hits, and ``error_fpr95_<score>``: the share of hits that are refused where 95 %
+    of the errors are; null if there are none of one kind. ``aurc_<score>``: see :func:`risk_coverage`.
     """
     wrong = probs.argmax(1) != labels
     found = scores(probs, expected)
@@ -99,6 +136,8 @@ def summarise(probs: Tensor, labels: Tensor, expected: Tensor | None) -> dict[st
     for name, score in found.items():
         result[f"error_auroc_{name}"] = auroc(score, wrong)
         result[f"error_aupr_{name}"] = aupr(score, wrong)
+        result[f"error_fpr95_{name}"] = false_positive_rate(score, wrong)
+        result[f"aurc_{name}"] = risk_coverage(score, wrong)
     return result
 
 
@@ -109,14 +148,17 @@ def compare(inside: Mapping[str, Tensor], outside: Mapping[str, Tensor]) -> dict
         inside, outside: the scores of :func:`scores`, ``[N]`` and ``[M]``.
 
     Returns:
-        ``entropy`` and ``mutual_information`` (means over the foreign inputs, nats) and ``auroc_<score>``.
+        ``entropy`` and ``mutual_information`` (means over the foreign inputs, nats), ``auroc_<score>`` and
+        ``fpr95_<score>`` (the share of the test set that is refused where 95 % of the foreign inputs are).
     """
     result: dict[str, Any] = {
         name: float(outside[name].mean()) for name in ("entropy", "mutual_information") if name in outside
     }
     for name, score in outside.items():
         foreign = torch.arange(len(inside[name]) + len(score)) >= len(inside[name])
-        result[f"auroc_{name}"] = auroc(torch.cat([inside[name], score]), foreign)
+        both = torch.cat([inside[name], score])
+        result[f"auroc_{name}"] = auroc(both, foreign)
+        result[f"fpr95_{name}"] = false_positive_rate(both, foreign)
     return result
 
 

@@ -11,7 +11,7 @@ from prunebench.core.context import Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch
 from prunebench.data.base import Data
-from prunebench.measure import evaluate, uncertainty
+from prunebench.measure import evaluate, temperature, uncertainty
 
 
 def on_test_set(
@@ -19,7 +19,8 @@ def on_test_set(
 ) -> tuple[dict[str, Any], evaluate.Evaluation | None]:
     """Metrics of ``net`` under ``method``, and its predictions if the task keeps them.
 
-    With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's.
+    With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's; with a
+    validation split, what a temperature fitted on it would do.
     """
     net.to(run.device)
     run.data.to(run.device)
@@ -34,6 +35,9 @@ def on_test_set(
     if found is not None and ood is not None:
         ood.to(run.device)
         metrics["ood"] = _compare_with_foreign(found, predict, ood)
+    if found is not None and run.data.num_val:
+        known = evaluate.probabilities(predict, run.data.validation())
+        metrics["temperature"] = temperature.summarise((known.probs, known.labels), (found.probs, found.labels))
     net.to("cpu")
     return metrics, found
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunebench.errors import UserError
 from prunebench.measure import calibration
+from tests.measure.peer_values import CLASS_WISE_ECE, predictions
 
 
 def random_predictions(samples: int = 500, classes: int = 7) -> tuple[Tensor, Tensor]:
@@ -95,6 +96,15 @@ def test_adaptive_ece_does_not_depend_on_the_order_of_ties() -> None:
     probs, labels = binary([0.8] * 40), torch.tensor([1] * 32 + [0] * 8)
     assert calibration.adaptive_ece(probs, labels) == pytest.approx(0.0)
     assert calibration.adaptive_ece(probs, labels.flip(0)) == pytest.approx(0.0)
+
+
+def test_class_wise_ece_by_hand_and_as_torch_uncertainty() -> None:
+    # each class alone, with one bin: the gap between its mean probability and its share of the labels
+    means, shares = HAND.mean(0), torch.bincount(HAND_LABELS, minlength=3) / 4
+    assert calibration.class_wise_ece(HAND, HAND_LABELS, num_bins=1) == pytest.approx(
+        float((means - shares).abs().mean())
+    )
+    assert calibration.class_wise_ece(*predictions()) == pytest.approx(CLASS_WISE_ECE, abs=1e-12)
 
 
 def test_perfect_predictor_is_perfect_for_any_number_of_samples() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunebench.core.language import LanguageModelling
 from prunebench.core.task import Classification
-from prunebench.measure import uncertainty
+from prunebench.measure import temperature, uncertainty
 from prunebench.measure.metrics import ACCURACY, BPC, HEADLINES, METRICS, NLL, in_order, metric_of, own_of
 from prunebench.measure.stages import STAGES
 
@@ -39,7 +39,11 @@ def classified() -> dict[str, Any]:
     _, foreign = task.evaluate(softmax, batches(100, count=32))
     assert own is not None and foreign is not None
     # as run.measurement stores it
-    return metrics | {"ood": {"num_samples": 32, **uncertainty.compare(own.scores(), foreign.scores())}}
+    known = (own.probs, own.labels)
+    return metrics | {
+        "ood": {"num_samples": 32, **uncertainty.compare(own.scores(), foreign.scores())},
+        "temperature": temperature.summarise(known, known),
+    }
 
 
 def read() -> dict[str, Any]:

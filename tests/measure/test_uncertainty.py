@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from prunebench.errors import UserError
 from prunebench.measure import uncertainty
 from prunebench.measure.evaluate import probabilities, summarise
+from tests.measure.peer_values import AURC_TRAPEZOIDS, FPR95, predictions
 
 
 def test_entropy_of_known_distributions() -> None:
@@ -84,11 +85,45 @@ def test_auroc_and_aupr_are_scikit_learns(levels: int) -> None:
     assert uncertainty.aupr(score, positive) == pytest.approx(average_precision_score(positive, score), abs=2e-7)
 
 
+def test_false_positives_by_hand() -> None:
+    # 20 positives, 19 of them are found at 0.2: negatives 0.5 and 0.2 too
+    score = torch.cat([torch.full((19,), 0.2), torch.tensor([0.0]), torch.tensor([0.5, 0.2, 0.1, 0.05])])
+    positive = torch.arange(24) < 20
+    assert uncertainty.false_positive_rate(score, positive) == 2 / 4
+    assert uncertainty.false_positive_rate(score, positive, recall=1.0) == 1.0
+    assert uncertainty.false_positive_rate(-score, positive) == 3 / 4
+    assert uncertainty.false_positive_rate(100 * score, positive) == 2 / 4
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    # in the order of the score: right, wrong, right, wrong: 0/1, 1/2, 1/3, 2/4
+    score = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    wrong = torch.tensor([False, True, False, True])
+    assert uncertainty.risk_coverage(score, wrong) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+    # the best order has its errors last: 0, 0, 1/3, 2/4
+    assert uncertainty.risk_coverage(wrong.double(), wrong) == pytest.approx((1 / 3 + 2 / 4) / 4)
+    # one tie: each of its inputs is half an error, in any order
+    assert uncertainty.risk_coverage(torch.ones(4), wrong) == 0.5 == uncertainty.risk_coverage(torch.ones(4), ~wrong)
+    assert uncertainty.risk_coverage(score, torch.zeros(4, dtype=torch.bool)) == 0.0
+
+
+def test_both_are_torch_uncertaintys() -> None:
+    probs, labels = predictions()
+    score, wrong = 1 - probs.max(1).values, probs.argmax(1) != labels
+    assert uncertainty.false_positive_rate(score, wrong) == pytest.approx(FPR95, abs=1e-7)
+    number = len(labels)
+    first, last = float(wrong[score.argmin()]), float(wrong.double().mean())
+    trapezoids = (number * uncertainty.risk_coverage(score, wrong) - (first + last) / 2) / (number - 1)
+    assert trapezoids == pytest.approx(AURC_TRAPEZOIDS, abs=1e-9)  # its risks are float32
+
+
 def test_without_both_kinds_there_is_no_value() -> None:
     score = torch.rand(4)
     nothing, everything = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
     assert uncertainty.auroc(score, nothing) is None and uncertainty.auroc(score, everything) is None
     assert uncertainty.aupr(score, nothing) is None and uncertainty.aupr(score, everything) == 1.0
+    assert uncertainty.false_positive_rate(score, nothing) is None
+    assert uncertainty.false_positive_rate(score, everything) is None
 
 
 def test_broken_scores_are_refused() -> None:
@@ -102,7 +137,13 @@ def test_foreign_inputs_are_the_positives() -> None:
     inside = {"entropy": torch.tensor([0.1, 0.2, 0.9]), "confidence": torch.tensor([0.0, 0.0, 0.0])}
     outside = {"entropy": torch.tensor([0.5, 1.0]), "confidence": torch.tensor([1.0, 1.0])}
     found = uncertainty.compare(inside, outside)
-    assert found == {"entropy": 0.75, "auroc_entropy": pytest.approx(5 / 6), "auroc_confidence": 1.0}
+    assert found == {
+        "entropy": 0.75,
+        "auroc_entropy": pytest.approx(5 / 6),
+        "auroc_confidence": 1.0,
+        "fpr95_entropy": pytest.approx(1 / 3),
+        "fpr95_confidence": 0.0,
+    }
 
 
 def test_summary_of_an_evaluation() -> None:
