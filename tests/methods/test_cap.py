@@ -104,7 +104,7 @@ def test_only_what_meets_no_addition_has_masks_unless_widths_go() -> None:
 
 
 def bottlenecks() -> nn.Module:
-    return ResNet(block=Bottleneck, blocks=(1, 1, 1, 1), num_classes=10, in_channels=3)
+    return ResNet(block=Bottleneck, expansion=Bottleneck.expansion, blocks=(1, 1, 1, 1), num_classes=10, in_channels=3)
 
 
 def test_layers_that_share_channels_share_the_mean_importance() -> None:
