@@ -221,7 +221,7 @@ def test_without_linear_weights_and_other_noise_two_passes_are_identical() -> No
     built.names = [name for name, module in dense.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     net = built.swap(dense).eval()
     everything = {
-        name: torch.ones_like(net.get_submodule(name).weight, dtype=torch.bool) for name in ("fc1", "fc2", "fc3")
+        name: torch.ones_like(gaussian_layers(net)[name].weight, dtype=torch.bool) for name in ("fc1", "fc2", "fc3")
     }
     pruned, x = silenced(net, everything), torch.rand(2, 1, 46, 46)
     with sampling(pruned):
