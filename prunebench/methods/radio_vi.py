@@ -121,6 +121,8 @@ class RadioVI(VariationalMethod):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         for phase in run.phases:
+            if phase.pretrain and self.mean_range is not None:
+                raise UserError(f"method.mean_range={self.mean_range!r} overwrites pretrained means; set it to null")
             if self.kl_share == "blundell" and phase.accumulate > 1:
                 where = f"schedule.phases.{phase.name}.accumulate={phase.accumulate}"
                 raise UserError(f"method.kl_share=blundell differs from batch to batch, {where} joins them; use equal")

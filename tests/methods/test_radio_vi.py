@@ -275,6 +275,12 @@ def test_a_share_for_each_batch_cannot_be_accumulated(tmp_path: Path) -> None:
         run(tmp_path, *SHORT, *words)
 
 
+def test_trained_means_are_not_overwritten(tmp_path: Path) -> None:
+    words = ("method=radio_vi", "schedule=simultaneous_pretrained")
+    with pytest.raises(UserError, match=r"method.mean_range=0.1 overwrites pretrained means; set it to null"):
+        run(tmp_path, *SHORT, *words)
+
+
 def test_its_recipe_on_galaxies_is_that_of_the_paper() -> None:
     config, _ = configure(Path("unused"), "method=radio_vi", "dataset=mirabest", "model=conv_bbb")
     phase = config["schedule"]["phases"]["train"]
