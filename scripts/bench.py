@@ -138,8 +138,8 @@ def budget_search(quick: bool) -> None:
     def ours() -> None:
         nonlocal alone
         graph = ChannelGraph.trace(net, EXAMPLE)
-        options = {"scope": "global", "normalise": "mean", "coupling": "aligned"}
-        chosen = choose(scores(net, graph), graph, target_macs=0.5, **options)
+        ranked = scores(net, graph)
+        chosen = choose(ranked, graph, target_macs=0.5, scope="global", normalise="mean", coupling="aligned")
         reached["prunebench"] = f"{chosen.achieved['macs_kept']:.4f}"
         alone = chosen.achieved["seconds"] or 0.0
 

@@ -62,8 +62,11 @@ class FusedConv2d(nn.Conv2d):
         """``[batch, in, height, width]`` to ``[batch, m, height', width']``."""
         if is_in_torch_dispatch_mode() and not torch.compiler.is_compiling():
             few = slice(self.out_channels)
-            return self._conv_forward(input, self.weight[few], None if self.bias is None else self.bias[few])
-        return self._conv_forward(input, *self.fused())
+            weight, bias = self.weight[few], None if self.bias is None else self.bias[few]
+        else:
+            weight, bias = self.fused()
+        output: Tensor = self._conv_forward(input, weight, bias)
+        return output
 
     def fused(self) -> tuple[Tensor, Tensor | None]:
         """Filters ``[m, in, k, k]`` and biases ``[m]`` that the layer computes with."""
@@ -93,7 +96,8 @@ class FusedConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Sizes, and the number of filters in the bank."""
-        return f"{super().extra_repr()}, num_filters={self.num_filters}"
+        sizes: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{sizes}, num_filters={self.num_filters}"
 
 
 def fused_layers(net: nn.Module) -> dict[str, FusedConv2d]:

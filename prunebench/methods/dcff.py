@@ -107,7 +107,7 @@ class DCFF(ChannelMethod):
         slot_assignment: Slots = "stable",
         temperature: Temperature | None = None,
         update_every_epochs: PositiveInt = 1,
-        layers: str | Sequence[str] = "all",
+        layers: Annotated[str, Among(("all", "interior"))] | Sequence[str] = "all",
         skip: Sequence[str] | None = None,
         count: CountName = "keep_truncated",
         min_channels: PositiveInt = 1,

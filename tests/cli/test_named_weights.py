@@ -31,7 +31,7 @@ NAMED = ("dataset=cifar10", "model=resnet20", "model.pretrained=akamaster")
 ENTRIES = {
     f"{file.stem}-{name}": (file.stem, name, entry)
     for file in sorted((conf_folder() / "model").glob("*.yaml"))
-    for name, entry in (OmegaConf.load(file).get("checkpoints") or {}).items()
+    for name, entry in (OmegaConf.select(OmegaConf.load(file), "checkpoints") or {}).items()
 }
 
 

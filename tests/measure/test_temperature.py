@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -65,10 +66,10 @@ class Labelled(MadeUp):
         inputs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
         return [(part, torch.tensor(labels)) for part in inputs.split(2)]
 
-    def validation(self) -> Batches:
+    def validation(self, **_: Any) -> Batches:
         return self._labelled([0, 1])
 
-    def test(self) -> Batches:
+    def test(self, **_: Any) -> Batches:
         return self._labelled(self.test_labels)
 
 

@@ -53,7 +53,7 @@ def trained(method: DCFF, net: nn.Module, example: torch.Tensor = PICTURE) -> tu
     method.start_epoch(net, clock(0))
     with torch.no_grad():
         for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.weight.uniform_(0.5, 1.5), norm.bias.normal_(), norm.running_mean.normal_()  # type: ignore[operator]
+            norm.weight.uniform_(0.5, 1.5), norm.bias.normal_(), norm.running_mean.normal_()
     return net.eval(), bare
 
 
@@ -80,7 +80,8 @@ def test_biases_are_averaged_but_have_no_part_in_distances() -> None:
     for layer in (plain, biased):
         DCFF(prune_ratio=0.5).start_epoch(nn.Sequential(layer), clock(0))
     assert torch.equal(plain.proxies, biased.proxies)
-    assert torch.equal(biased.fused()[1], biased.proxies @ biased.bias)
+    found = biased.fused()[1]
+    assert found is not None and torch.equal(found, biased.proxies @ biased.bias)
     x = torch.randn(2, 2, 3, 3)
     assert torch.allclose(biased.plain()(x), biased(x), atol=1e-6)
 

@@ -142,6 +142,7 @@ def test_scaling_a_channel_and_its_readers_the_other_way_changes_no_score() -> N
 
 
 class TestExpectations:
+    @pytest.mark.slow
     def test_a_stream_is_the_sum_of_its_blocks(self) -> None:
         """ResNet-50: E[ReLU(N(b_a + b_b, g_a^2 + g_b^2))] behind a projection, plus E of each later block."""
         net: Any = resnet50(num_classes=10).eval()
@@ -155,6 +156,7 @@ class TestExpectations:
         for reader in ("layer3.0.conv1", "layer3.0.downsample.0"):
             torch.testing.assert_close(found[reader], stream, atol=1e-6, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_the_readers_of_a_stream_stand_behind_its_last_sum(self) -> None:
         graph = dense(resnet50, 64)
         stages = {group[0]: list(readers(graph, group)) for group in graph.groups() if len(group) > 1}
@@ -215,7 +217,11 @@ def thop(graph: ChannelGraph, plan: Plan) -> float:
     )
 
 
-@pytest.mark.parametrize("build", DENSE)
+@pytest.mark.parametrize(
+    "build",
+    [vgg_with_bias, resnet56, pytest.param(googlenet, marks=pytest.mark.slow)],
+    ids=lambda build: build.__name__,
+)
 def test_sizes_of_the_official_dense_nets(build: Any) -> None:
     macs, published, params = DENSE[build]
     graph = dense(build)
@@ -274,6 +280,7 @@ class TestRollBack:
         torch.testing.assert_close(norm.running_var, torch.tensor([1.0, 2.0]))
 
 
+@pytest.mark.slow
 def test_a_block_is_a_module_and_a_plain_layer_is_one_by_itself() -> None:
     cases: list[tuple[Any, int, dict[str, Any], list[str]]] = [
         (

@@ -26,6 +26,7 @@ NAMED = ("dataset=cifar10", "model.pretrained=akamaster", "schedule=oneshot", "l
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 TARGETS = (0.9, 0.7, 0.5)
 WORSE = 0.01  # so much below the peer is no defect: a point
+WRECK = 0.3  # of two nets below this accuracy, after 92 % before, the better one owes it to luck
 
 
 class Padding(nn.Conv2d):
@@ -37,7 +38,7 @@ def with_convolutions(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     for name, module in list(net.named_modules()):
         if isinstance(module, PadShortcut):
-            num_out = net.get_submodule(f"{name.rpartition('.')[0]}.conv2").out_channels
+            num_out = len(net.get_parameter(f"{name.rpartition('.')[0]}.conv2.weight"))
             num_in = num_out - module.front - module.back
             conv = Padding(num_in, num_out, 1, stride=2, bias=False)
             nn.init.zeros_(conv.weight)
@@ -62,7 +63,7 @@ def peer(net: nn.Module, method: str, ratio: float, scope: str) -> nn.Module:
         def __call__(self, group: Any) -> Tensor:
             voters = copy.copy(group)
             voters._group = [item for item in group._group if not isinstance(item.dep.target.module, Padding)]
-            return super().__call__(voters)  # type: ignore[no-any-return]
+            return super().__call__(voters)
 
     net = with_convolutions(net)
     importance = OfTheNet(**({"p": 1} if method == "l1norm" else {}))
@@ -123,7 +124,8 @@ def test_no_worse_than_the_peer(trained: tuple[str, nn.Module, Any], method: str
             found[coupling] = accuracy(ours_at(net, method, share, *options), batches)
         told = ", ".join(f"{who} {100 * value:.2f}" for who, value in found.items())
         print(f"{name} {method} {scope}, {100 * share:.1f} % of the MACs: {told}")
-        worse += [f"{told} at {goal}" for who, value in found.items() if value < found["torch-pruning"] - WORSE]
+        if found["torch-pruning"] > WRECK:
+            worse += [f"{told} at {goal}" for value in found.values() if value < found["torch-pruning"] - WORSE]
     assert worse == []
 
 

@@ -32,8 +32,8 @@ class MaskedGroups:
             whole: layers that stay whole, and with them all that share their channels.
             aligned: layers that meet in an addition share their channels; else each has its own.
         """
-        groups = graph.groups() if aligned else [(name,) for name in names]
-        groups = [group for group in groups if any(name in names for name in group)]
+        every: Sequence[tuple[str, ...]] = graph.groups() if aligned else [(name,) for name in names]
+        groups = [group for group in every if any(name in names for name in group)]
         free = [group for group in groups if not any(name in whole or graph.why_not(name) for name in group)]
         masked = {name: str(graph.layers[name].norm) for group in free for name in group if name in names}
         return cls(
