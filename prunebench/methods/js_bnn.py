@@ -80,8 +80,6 @@ class JensenShannon(NoisiestWeights):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if not log_narrow < log_wide:
-            raise UserError(f"method.log_narrow={log_narrow!r} must be below method.log_wide={log_wide!r}")
         if sigma_semantics != "std" and prior != "gaussian":
             raise UserError(
                 f"method.sigma_semantics={sigma_semantics} is the official code's for a Gaussian prior, "
@@ -89,11 +87,7 @@ class JensenShannon(NoisiestWeights):
             )
         self.arithmetic, self.alpha = divergence == "js_a", 0.0 if divergence == "kl" else float(alpha)
         self.normalised = prior == "gaussian" if normalised is None else normalised
-        self.prior: Prior = {
-            "gaussian": GaussianPrior(std=prior_std),
-            "laplace": LaplacePrior(scale=prior_std),
-            "mixture": MixturePrior(share=share, wide=math.exp(log_wide), narrow=math.exp(log_narrow)),
-        }[prior]
+        self.prior = _prior(prior, prior_std, share, log_wide, log_narrow)
         self.variances = sigma_semantics == "official_variance"
         self.once_an_epoch = prior_draws == "epoch"
         self.spread, self.output_std = float(spread), output_std
@@ -171,3 +165,14 @@ class JensenShannon(NoisiestWeights):
         if self.normalised:
             return found
         return found - jensen_shannon.log_overlap(mean, std, 0.0, prior_std, alpha=self.alpha)
+
+
+def _prior(kind: str, std: float, share: float, log_wide: float, log_narrow: float) -> Prior:
+    if not log_narrow < log_wide:
+        raise UserError(f"method.log_narrow={log_narrow!r} must be below method.log_wide={log_wide!r}")
+    priors: dict[str, Prior] = {
+        "gaussian": GaussianPrior(std=std),
+        "laplace": LaplacePrior(scale=std),
+        "mixture": MixturePrior(share=share, wide=math.exp(log_wide), narrow=math.exp(log_narrow)),
+    }
+    return priors[kind]
