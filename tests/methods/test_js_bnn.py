@@ -88,8 +88,8 @@ def test_without_the_overlap() -> None:
 def test_the_arithmetic_one_on_average(alpha: float, each: float) -> None:
     built = method(divergence="js_a", alpha=alpha)
     made = net(built, wide=49_999)
-    found = torch.stack([built.divergence(made) for _ in range(10)]) / 100_000
-    assert found.mean().item() == pytest.approx(each, abs=4e-3)  # a million draws
+    found = torch.stack([built.divergence(made) for _ in range(4)]) / 100_000
+    assert found.mean().item() == pytest.approx(each, abs=6e-3)  # 400,000 draws
 
 
 @torch.no_grad()
