@@ -18,7 +18,8 @@ A fourth one has another posterior, in which all weights of an input unit share 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -65,11 +66,13 @@ class GaussianWeights(Stochastic):
     Attributes:
         weight: means, ``[out, in, ...]``. ``spread``: of the same shape, or one that broadcasts to it.
         bias: means, ``[out]``. ``bias_spread``: makes them random too; None = they are plain parameters.
+        held: weights and biases that the output is computed with, see :func:`holding`; None = as the mode says.
     """
 
     weight: Tensor
     bias: Any
     clips_noise: ClassVar[bool]
+    held: tuple[Tensor, Tensor | None] | None = None
 
     @validated
     def _add(
@@ -161,6 +164,8 @@ class GaussianWeights(Stochastic):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the plain layer; in training mode a draw of the output, with ``sampling`` one with drawn weights."""
+        if self.held is not None:
+            return self._op(x, *self.held)
         if self.training:
             return self._estimate(x)
         if self.sampling:
@@ -204,3 +209,16 @@ class GaussianWeights(Stochastic):
     def _signs(self, x: Tensor) -> Tensor:
         shape = x.shape if isinstance(self, nn.Linear) else (*x.shape[:2], *[1] * (x.dim() - 2))
         return torch.randint(0, 2, shape, device=x.device).to(x.dtype) * 2 - 1
+
+
+@contextmanager
+def holding(layers: Mapping[str, GaussianWeights]) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+    """Draw weights and biases of each layer once; inside, the layers compute with these, which a loss can look at."""
+    drawn = {name: layer.draw() for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.held = drawn[name]
+        yield drawn
+    finally:
+        for layer in layers.values():
+            layer.held = None
