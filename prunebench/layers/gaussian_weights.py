@@ -18,7 +18,7 @@ A fourth one has another posterior, in which all weights of an input unit share 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
@@ -66,7 +66,7 @@ class GaussianWeights(Stochastic):
     Attributes:
         weight: means, ``[out, in, ...]``. ``spread``: of the same shape, or one that broadcasts to it.
         bias: means, ``[out]``. ``bias_spread``: makes them random too; None = they are plain parameters.
-        held: weights and biases to compute with instead of new ones, see :func:`holding`.
+        held: weights and biases that the output is computed with, see :func:`holding`; None = as the mode says.
     """
 
     weight: Tensor
@@ -212,12 +212,13 @@ class GaussianWeights(Stochastic):
 
 
 @contextmanager
-def holding(draws: Sequence[tuple[GaussianWeights, tuple[Tensor, Tensor | None]]]) -> Iterator[None]:
-    """Inside, each of these layers computes with its draw: for losses that need the density at the same weights."""
-    for layer, drawn in draws:
-        layer.held = drawn
+def holding(layers: Mapping[str, GaussianWeights]) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+    """Draw weights and biases of each layer once; inside, the layers compute with these, which a loss can look at."""
+    drawn = {name: layer.draw() for name, layer in layers.items()}
     try:
-        yield
+        for name, layer in layers.items():
+            layer.held = drawn[name]
+        yield drawn
     finally:
-        for layer, _ in draws:
+        for layer in layers.values():
             layer.held = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Multiply, Shift, Step, Through
+from prunebench.surgery.steps import Add, Cat, Depthwise, Grouped, Mix, Multiply, Shift, Step, Through
 
 
 class SoftMacs:
@@ -43,7 +43,7 @@ class SoftMacs:
             else:
                 found_or_none = _passed_on(step, live, device)
                 live.append(found_or_none)
-                if isinstance(step, Depthwise) and found_or_none is not None:
+                if isinstance(step, Depthwise | Grouped) and found_or_none is not None:
                     total = total + step.macs_each * found_or_none.sum()
                 else:
                     total = total + step.macs
@@ -75,6 +75,10 @@ def _passed_on(step: Step, live: list[Tensor | None], device: torch.device) -> T
         case Depthwise():
             piece = live[step.inputs[0]]
             return None if piece is None else piece.repeat_interleave(step.multiplier)
+        case Grouped():  # a group is there with all that it reads
+            piece = live[step.inputs[0]]
+            groups = _ones(step.width // step.writes, device) if piece is None else piece.view(-1, step.reads).mean(1)
+            return groups.repeat_interleave(step.writes)
         case Through():
             return live[step.inputs[0]]
         case _:

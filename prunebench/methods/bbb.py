@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget.amounts import Scope
-from prunebench.budget.counts import PruneRatio
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import (
     Among,
@@ -19,23 +16,20 @@ from prunebench.config.ranges import (
     OpenFraction,
     Range,
 )
-from prunebench.core.context import Extracted, Run
-from prunebench.criteria.snr import lowest, signal_to_noise
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.methods.bases.gaussian_nets import gaussian_layers, removed, silenced, to_gaussian
-from prunebench.methods.bases.variational import VariationalMethod
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
+from prunebench.methods.bases.noisiest_weights import NoisiestWeights
 
 
 @validated
-class BayesByBackprop(VariationalMethod):
+class BayesByBackprop(NoisiestWeights):
     """Learn N(mean, std^2) for each weight under a prior, std = softplus(spread); prune by |mean| / std at the end.
 
     Blundell et al. 2015. ``prior: mixture`` is theirs (eq. 7), a mixture of two Gaussians for each weight; it has no
     closed KL, so ln q - ln p is taken on one draw of the weights a step. ``gaussian`` and ``laplace`` have closed ones.
-    After training the share ``prune_ratio`` of all weights with the lowest signal-to-noise ratio is set to 0 in mean
-    and deviation (sec. 5.1.3), without training afterwards; biases stay.
+    The end is that of :class:`~prunebench.methods.bases.noisiest_weights.NoisiestWeights`.
 
     No official code. Deviations: the KL draw is not the one of the forward pass (as unbiased), the KL has the same
     share in each batch (not 2^(M-i)), one draw a step.
@@ -48,9 +42,7 @@ class BayesByBackprop(VariationalMethod):
         mean_range: means start uniform in +-this; null = as the model draws them.
         bias: whether biases are random too.
         estimator: "weight" (one draw a batch, the paper's), "lrt" or "flipout".
-        prune_ratio: share of the weights that goes, in [0, 1).
-        scope: "global" = one ranking through all layers, "layer" = one for each.
-        **common: the arguments of :class:`~prunebench.methods.bases.variational.VariationalMethod`.
+        **common: the arguments of :class:`~prunebench.methods.bases.noisiest_weights.NoisiestWeights`.
 
     Raises:
         UserError: an option outside its values.
@@ -68,8 +60,6 @@ class BayesByBackprop(VariationalMethod):
         mean_range: NonNegativeFloat | None,
         bias: bool,
         estimator: Annotated[str, Among(("weight", "lrt", "flipout"))],
-        prune_ratio: PruneRatio,
-        scope: Scope,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -78,8 +68,7 @@ class BayesByBackprop(VariationalMethod):
         self.prior, self.prior_std = prior, float(prior_std)
         self.mixture = {"share": share, "wide": math.exp(log_wide), "narrow": math.exp(log_narrow)}
         self.spread, self.mean_range = float(spread), mean_range
-        self.bias, self.estimator, self.scope = bias, estimator, scope
-        self.prune_ratio = float(prune_ratio)
+        self.bias, self.estimator = bias, estimator
 
     def swap(self, net: nn.Module) -> nn.Module:
         net = to_gaussian(
@@ -99,15 +88,6 @@ class BayesByBackprop(VariationalMethod):
         terms = [self._divergence(layer) for layer in gaussian_layers(net).values()]
         return torch.stack(terms).sum()
 
-    @torch.no_grad()
-    def extract(self, net: nn.Module, run: Run) -> Extracted:
-        if self.prune_ratio:
-            run.measure("before_cut", net)
-        dead = self._noisiest(gaussian_layers(net))
-        reason = "all its weights have a higher signal-to-noise ratio" if self.prune_ratio else "prune_ratio is 0"
-        whole, achieved = removed(dead, why_whole=reason)
-        return self.cut_unread(silenced(net, dead), run, whole=whole, achieved=achieved)
-
     def _divergence(self, layer: GaussianWeights) -> Tensor:
         pairs = [(layer.weight, layer.std())]
         bias_std = layer.bias_std()
@@ -122,14 +102,3 @@ class BayesByBackprop(VariationalMethod):
             return kl.laplace(mean, std, self.prior_std)
         drawn = mean + std * torch.randn_like(mean)
         return kl.gaussian_log_prob(drawn, mean, std) - kl.scale_mixture_log_prob(drawn, **self.mixture)
-
-    def _noisiest(self, layers: Mapping[str, GaussianWeights]) -> dict[str, Tensor]:
-        """Which weights go: the first floor(ratio * n) of the ranking; of equal ones those of lower index."""
-        ratios = {name: signal_to_noise(*layer.posterior()).flatten() for name, layer in layers.items()}
-        if self.scope == "layer":
-            flat = [lowest(ratio, int(self.prune_ratio * len(ratio))) for ratio in ratios.values()]
-        else:
-            ratio = torch.cat([*ratios.values()])
-            flat = list(lowest(ratio, int(self.prune_ratio * len(ratio))).split([len(r) for r in ratios.values()]))
-        masks = zip(layers.items(), flat, strict=True)
-        return {name: mask.view_as(layer.weight) for (name, layer), mask in masks}

@@ -150,11 +150,15 @@ class RadioVI(VariationalMethod):
         self.fisher.lerp_(torch.cat(slopes).float().square(), 1 - BETA2)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        drawn = draw(net)
-        with holding(drawn):
+        layers = gaussian_layers(net)
+        with holding(layers) as held:
             terms = dict(task.losses(net, batch))
-        if self.pac:
-            terms["pac"] = -self._variance(net, batch, task, drawn)
+            likely = task.probabilities(net, batch) if self.pac else None
+        if likely is not None:
+            with holding(layers):
+                pair = (likely, task.probabilities(net, batch))
+            terms["pac"] = -variance_term(*(p.gather(1, batch[1][:, None])[:, 0] for p in pair)).mean()
+        drawn = [(layers[name], values) for name, values in held.items()]
         size = batch[1].numel() if self.reduction == "sum" else 1
         return {**{name: size * term for name, term in terms.items()}, "kl": self.kl_now * self._log_ratio(drawn)}
 
@@ -224,14 +228,6 @@ class RadioVI(VariationalMethod):
 
     def _log_ratio(self, drawn: Draws) -> Tensor:
         return log_ratio(drawn, self.prior, detached_mean=self.detached_mean)
-
-    def _variance(self, net: nn.Module, batch: Batch, task: Task, drawn: Draws) -> Tensor:
-        """Mean over the batch of the variance term between ``drawn`` and a second draw."""
-        likely = []
-        for draws in (drawn, draw(net)):
-            with holding(draws):
-                likely.append(task.probabilities(net, batch).gather(1, batch[1][:, None])[:, 0])
-        return variance_term(*likely).mean()
 
     def _ranked(self, net: nn.Module) -> dict[str, GaussianWeights]:
         """The layers whose weights may go."""

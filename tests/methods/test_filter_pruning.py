@@ -282,12 +282,13 @@ class TestChoice:
         _, model = prune(net, FPGM, prune_ratio=0.6, scope="global")
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "plan.json").write_text(model.plan.to_json())
+        (tmp_path / "model" / "net.yaml").touch()  # by which the folder is known; only the plan is read
         _, run = prune(net, Random(), prune_ratio=0.1, like=str(tmp_path))
         names = list(model.graph.layers)[:-1]
         assert widths(run, names) == widths(model, names)
         assert run.plan != model.plan
-        with pytest.raises(UserError, match=r"is no folder of a finished run: it has no model/plan.json"):
-            prune(net, Random(), like=str(tmp_path / "model"))
+        with pytest.raises(UserError, match=r"^method.like=.* is no folder; give the folder of a finished run"):
+            prune(net, Random(), like=str(tmp_path / "nothing"))
 
     def test_steps_go_on_from_the_plan_in_force(self) -> None:
         net = resnet20()

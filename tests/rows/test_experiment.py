@@ -133,8 +133,8 @@ def test_rows_that_cannot_run(argument: str, message: str) -> None:
 def test_the_command_prints_the_reason(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["prunebench"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    assert main(["experiment=thinet-t3_resnet50_70"]) == 1
-    message = "error: experiment=thinet-t3_resnet50_70 cannot run: the method thinet is not built yet\n"
+    assert main(["experiment=statistical_protocol-memo"]) == 1
+    message = "error: experiment=statistical_protocol-memo cannot run: a protocol, it has no experiment\n"
     assert capsys.readouterr().err == message
 
 

@@ -20,7 +20,7 @@ from prunebench.surgery.names import SPLITS, name_of
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import slices
 from prunebench.surgery.shrink import shrink
-from prunebench.surgery.steps import Piece, Split, Subtract
+from prunebench.surgery.steps import Piece, Split, Subtract, Through
 from prunebench.surgery.zero import restore, zero
 from tests.surgery.random_nets import SIZE, random_net
 
@@ -56,7 +56,7 @@ def _check_followed(graph: ChannelGraph) -> None:
         if not known or isinstance(values[node], int):  # a size
             continue
         if name_of(node) in (*SPLITS, "getitem"):
-            assert isinstance(step, Split | Piece), node
+            assert isinstance(step, Split | Piece | Through), node  # a piece of the image has all channels
         elif name_of(node) == "sub" and len(read) == 2:
             assert isinstance(step, Subtract), node
 
