@@ -22,7 +22,9 @@ from prunebench.config.ranges import (
 from prunebench.errors import UserError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam")
+PLATEAU = "plateau"
+LR_SCHEDULES = ("constant", "multistep", "step", "linear", "cosine", "onecycle", "noam", PLATEAU)
+PLATEAU_THRESHOLD, PLATEAU_EPS = 1e-4, 1e-8  # torch's: relative gain that counts, smallest change of the rate
 
 
 @validated
@@ -47,11 +49,12 @@ class Phase:
         fraction: share of the target this phase's cut must reach; set when ``rounds`` are unrolled.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         lr: peak learning rate.
-        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine``, ``onecycle`` or ``noam``; the last
-            three per step.
+        lr_schedule: ``constant``, ``multistep``, ``step``, ``linear``, ``cosine``, ``onecycle``, ``noam`` or
+            ``plateau``; ``cosine``, ``onecycle`` and ``noam`` per step.
         milestones: as fractions of the epochs; for ``multistep``: where the rate drops; for ``linear``: the two
             places between which it falls from ``lr`` to ``gamma`` x lr, before and after them it is constant.
-        step_epochs: for ``step``: the rate drops each time so many epochs have passed.
+        step_epochs: for ``step``: the rate drops each time so many epochs have passed; for ``plateau``: when more
+            than so many epochs in a row brought no lower validation NLL.
         gamma: factor of a drop; for ``linear`` of the whole fall.
         warmup_epochs: linear rise from ``warmup_factor`` x lr at the start (not for ``onecycle``); ``noam`` rises from
             zero to ``lr`` in that time and then falls with the inverse square root of the steps made.
@@ -193,3 +196,19 @@ def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
         case _:
             return 1.0
+
+
+def plateau_factor(phase: Phase, losses: Sequence[float]) -> float:
+    """Rate after epochs with the validation ``losses`` as a fraction of ``phase.lr``, for ``lr_schedule=plateau``.
+
+    The rule of torch's ``ReduceLROnPlateau`` with a patience of ``step_epochs`` and the factor ``gamma``, from the
+    whole history, so that a resumed phase has no further state.
+    """
+    factor, best, bad = 1.0, math.inf, 0
+    for loss in losses:
+        best, bad = (loss, 0) if loss < best * (1 - PLATEAU_THRESHOLD) else (best, bad + 1)
+        if bad > phase.step_epochs:
+            bad = 0
+            if phase.lr * factor * (1 - phase.gamma) > PLATEAU_EPS:
+                factor *= phase.gamma
+    return factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -88,6 +88,10 @@ class Data(ABC):
     @abstractmethod
     def test(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
         """The test set, in the files' order."""
+
+    def further_tests(self) -> Mapping[str, Batches]:
+        """Further labelled sets that no run trains on or is judged by, name -> batches; most data sets have none."""
+        return {}
 
     @abstractmethod
     def example(self) -> Tensor:

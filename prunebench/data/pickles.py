@@ -1,7 +1,8 @@
 """Reading the ``python`` version of CIFAR-like archives without running anything that is in them.
 
-Those files are pickles of ``{b"data": uint8 array, b"labels": list}``. A pickle may name any function to call;
-this reader knows three names, puts harmless stand-ins in their place, and refuses all others.
+Those files are pickles of ``{b"data": uint8 array, b"labels": list}``, or with a list of arrays as ``data`` and with
+names as numpy's text scalars. A pickle may name any function to call; this reader knows four names, puts harmless
+stand-ins in their place, and refuses all others.
 """
 
 from __future__ import annotations
@@ -22,20 +23,28 @@ class _Bytes:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, is_fortran, raw = state
-        if not isinstance(dtype, _ByteType) or is_fortran or not isinstance(raw, bytes):
+        if not isinstance(dtype, _Type) or is_fortran or not isinstance(raw, bytes):
             raise pickle.UnpicklingError("only arrays of unsigned bytes in C order are read")
+        if dtype.code != "u1":
+            raise pickle.UnpicklingError(f"only arrays of unsigned bytes are read, not {dtype.code!r}")
         self.array = np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-class _ByteType:
-    """Stands for ``numpy.dtype("u1")``."""
+class _Type:
+    """Stands for ``numpy.dtype``: keeps its code, for example ``u1`` (bytes) or ``U68`` (text of 68 characters)."""
 
     def __init__(self, code: bytes | str, *_flags: object) -> None:
-        if code not in (b"u1", "u1"):
-            raise pickle.UnpicklingError(f"only arrays of unsigned bytes are read, not {code!r}")
+        self.code = code.decode("latin-1") if isinstance(code, bytes) else str(code)
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment mean nothing for single bytes."""
+        """Byte order and alignment mean nothing for single bytes, and text is taken as little-endian."""
+
+
+def _scalar(dtype: object, raw: object) -> str:
+    """Stands for numpy's scalars: a text, 4 bytes a character, filled up with zeros."""
+    if not isinstance(dtype, _Type) or not dtype.code.startswith("U") or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError("of numpy's scalars only text is read")
+    return raw.decode("utf-32-le").rstrip("\0")
 
 
 def _reconstruct(_kind: object, _shape: object, _code: object) -> _Bytes:
@@ -45,8 +54,10 @@ def _reconstruct(_kind: object, _shape: object, _code: object) -> _Bytes:
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): _Bytes,
-    ("numpy", "dtype"): _ByteType,
+    ("numpy", "dtype"): _Type,
 }
 
 
@@ -65,7 +76,7 @@ def read_arrays(content: bytes) -> dict[bytes, Any]:
         content: the file; strings written by Python 2 are read as ``bytes``.
 
     Returns:
-        The dictionary, with ``bytes`` keys, arrays as uint8.
+        The dictionary, with ``bytes`` keys, arrays as uint8, also those inside a list.
 
     Raises:
         pickle.UnpicklingError: anything else is in the file, or it is damaged.
@@ -78,7 +89,11 @@ def read_arrays(content: bytes) -> dict[bytes, Any]:
         raise pickle.UnpicklingError(str(error)) from error
     if not isinstance(loaded, dict):
         raise pickle.UnpicklingError(f"a dictionary was expected, not {type(loaded).__name__}")
-    return {
-        key.encode() if isinstance(key, str) else key: value.array if isinstance(value, _Bytes) else value
-        for key, value in loaded.items()
-    }
+    return {key.encode() if isinstance(key, str) else key: _plain(value) for key, value in loaded.items()}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with the arrays that its stand-ins have collected."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.array if isinstance(value, _Bytes) else value

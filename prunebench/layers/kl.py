@@ -69,6 +69,17 @@ def scale_mixture_log_prob(value: Tensor, *, share: float, wide: float, narrow: 
     return torch.logaddexp(first, second)
 
 
+def laplace_log_prob(value: Tensor, scale: float) -> Tensor:
+    """ln of the Laplace density (2 scale)^-1 exp(-|value| / scale)."""
+    return -value.abs() / scale - math.log(2 * scale)
+
+
+def laplace_mixture_log_prob(value: Tensor, *, share: float, wide: float, narrow: float) -> Tensor:
+    """ln of ``share`` Laplace(0, wide) + (1 - share) Laplace(0, narrow), per weight, in log space."""
+    first = math.log(share) + laplace_log_prob(value, wide)
+    return torch.logaddexp(first, math.log1p(-share) + laplace_log_prob(value, narrow))
+
+
 def warmup(epoch: int, *, weight: float, start: int, length: int) -> float:
     """Weight of the KL term in an epoch: 0 before ``start``, then rising linearly to ``weight`` in ``length`` epochs.
 

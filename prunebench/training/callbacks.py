@@ -32,6 +32,8 @@ class History(pl.Callback):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         seconds = time.perf_counter() - self._started
         self.records.append({"epoch": trainer.current_epoch, "lr": self._lr, "seconds": seconds, **metrics})
+        assert isinstance(pl_module, Lit)
+        pl_module.follow(self.records)  # before the checkpoint, which holds the next epoch's rate
 
     def state_dict(self) -> dict[str, Any]:
         return {"records": self.records}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from prunebench.config.phase import Phase
+from prunebench.config.phase import PLATEAU, Phase, plateau_factor
 from prunebench.core.clock import Clock
 from prunebench.core.method import NET, Method
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches, Data
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
-from prunebench.training.optimizers import build_optimizer, build_rate, clip, parameters
+from prunebench.measure.metrics import NLL
+from prunebench.training.optimizers import build_optimizer, build_rate, clip, hold_rates, parameters, scale_rates
 
 
 class Lit(pl.LightningModule):
@@ -112,6 +113,8 @@ class Lit(pl.LightningModule):
         assert len(groups) == 1 or not self.automatic_optimization, "several optimisers need an update of the method"
         self._names = list(groups)
         built = [build_optimizer(self.phase, own) for own in groups.values()]
+        if self.phase.lr_schedule == PLATEAU:
+            return hold_rates(built, self.phase, self.data)
         batches = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.phase.epochs))
         # Lightning counts batches where optimisation is manual, and steps where it accumulates itself
         steps = batches if self.automatic_optimization else -(-batches // self.phase.accumulate)
@@ -149,13 +152,10 @@ class Lit(pl.LightningModule):
         if self._batch % self.phase.accumulate == 0:
             wrapped.zero_grad()
         # into these parameters alone: the terms may depend on those of another optimiser
-        inputs = [p for p in parameters(self._plain(place)) if p.requires_grad]
+        inputs = [p for p in parameters(self.trainer.optimizers[place]) if p.requires_grad]
         self.manual_backward(self._total(terms) / self.phase.accumulate, inputs=inputs)
         if self._steps_now:
             wrapped.step()
-
-    def _plain(self, place: int) -> Optimizer:
-        return self.trainer.optimizers[place]
 
     def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of ``terms``.
@@ -201,8 +201,13 @@ class Lit(pl.LightningModule):
             for name, value in self.method.report(self.net).items():
                 self.log(f"method/{name}", float(value), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
+    def follow(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Set the next epoch's rate from the epochs so far, where it depends on them."""
+        if self.phase.lr_schedule == PLATEAU:
+            scale_rates(self.trainer.optimizers, plateau_factor(self.phase, [row[NLL.logged] for row in history]))
+
     def _rates(self) -> list[LambdaLR]:
-        found = self.lr_schedulers()
+        found = self.lr_schedulers() or []
         rates = found if isinstance(found, list) else [found]
         assert all(isinstance(rate, LambdaLR) for rate in rates)
         return rates  # type: ignore[return-value]

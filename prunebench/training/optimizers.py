@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from prunebench.config.phase import OPTIMIZERS, Phase, lr_factor
+from prunebench.data.base import Data
+from prunebench.errors import UserError
 
 KIND, SCHEDULE = "optimizer", "lr_schedule"
 """Keys of a group that torch's optimisers do not know."""
@@ -54,6 +56,32 @@ def build_rate(phase: Phase, optimizer: Optimizer, steps_per_epoch: int) -> Lamb
 
     groups = optimizer.param_groups
     return LambdaLR(optimizer, [constant if group.get(SCHEDULE) == "constant" else moving for group in groups])
+
+
+def hold_rates(optimizers: list[Optimizer], phase: Phase, data: Data) -> list[Optimizer]:
+    """``optimizers`` that keep the first rate of each group for :func:`scale_rates`.
+
+    Raises:
+        UserError: there is nothing to follow.
+    """
+    where = f"schedule.phases.{phase.name}.lr_schedule={phase.lr_schedule}"
+    if data.task != "classification":
+        raise UserError(f"{where} follows the NLL of a classifier, and {data.name} is none's; use another schedule")
+    if not data.num_val:
+        raise UserError(
+            f"{where} follows the NLL on the validation split, and {data.name} has none; "
+            "set dataset.validation to a number of samples"
+        )
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def scale_rates(optimizers: Sequence[Optimizer], factor: float) -> None:
+    """Set the rate of each group to ``factor`` times its first one; constant groups keep theirs."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        if group.get(SCHEDULE) != "constant":
+            group["lr"] = group["initial_lr"] * factor
 
 
 class SideBySide(Optimizer):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from prunebench.config.phase import Phase, build_phases, lr_factor
+from prunebench.config.phase import Phase, build_phases, lr_factor, plateau_factor
 from prunebench.core.clock import Clock
 from prunebench.core.method import Method
 from prunebench.errors import UserError
@@ -205,3 +205,29 @@ def test_null_is_off_or_refused_and_never_the_default_of_the_class() -> None:
         where = f"schedule.phases.train.{option.name}"
         with pytest.raises(UserError, match=rf"{where} must be .*, got None"):
             build_phases({"train": {"epochs": 1, "lr": 0.1, option.name: None}})
+
+
+def test_plateau_is_the_rule_of_torch() -> None:
+    plateau = phase(lr=5e-5, lr_schedule="plateau", gamma=0.95, step_epochs=3)
+    torch.manual_seed(0)
+    losses = (1 / (1 + torch.arange(400) / 20) + 0.05 * torch.randn(400)).tolist()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.95, patience=3)
+    for epoch, loss in enumerate(losses):
+        theirs.step(loss)
+        ours = 5e-5 * plateau_factor(plateau, losses[: epoch + 1])
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+    assert optimizer.param_groups[0]["lr"] < 1e-5
+
+
+def test_plateau_waits_for_more_epochs_than_its_patience() -> None:
+    plateau = phase(lr_schedule="plateau", gamma=0.5, step_epochs=2)
+    # the best is 0.9; 0.89995 is less than a ten-thousandth better; two bad epochs are borne, the third is not
+    factors = [plateau_factor(plateau, [1.0, 0.9, 0.95, 0.89995, 0.9, 0.95, 0.95, 0.95][:n]) for n in range(9)]
+    assert factors == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_a_plateau_needs_a_validation_split(tmp_path: Path) -> None:
+    words = ("method=none", "schedule=simultaneous", "model=mlp_2x400", "schedule.phases.train.lr_schedule=plateau")
+    with pytest.raises(UserError, match=r"lr_schedule=plateau follows the NLL on the validation split, and digits has"):
+        run(tmp_path, *SHORT, *words, "dataset.validation=0")

@@ -88,3 +88,18 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
 def test_anything_else_is_refused(content: bytes, message: str | None) -> None:
     with pytest.raises(pickle.UnpicklingError, match=message):
         read_arrays(content)
+
+
+def test_a_list_of_arrays_and_numpy_texts() -> None:
+    """As in MiraBest's batches, under both names of numpy's module."""
+    rows = [np.arange(4, dtype=np.uint8), np.ones(4, np.uint8)]
+    content = pickle.dumps({"data": rows, "filenames": [np.str_("a.png"), np.str_("Ünï.png")]}, 3)
+    for version in (content, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")):
+        found = read_arrays(version)
+        assert all(np.array_equal(one, other) for one, other in zip(found[b"data"], rows, strict=True))
+        assert found[b"filenames"] == ["a.png", "Ünï.png"]
+
+
+def test_other_scalars_are_refused() -> None:
+    with pytest.raises(pickle.UnpicklingError, match="of numpy's scalars only text is read"):
+        read_arrays(pickle.dumps({"data": np.float64(1.0)}, 3))

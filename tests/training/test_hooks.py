@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import prunebench
 from prunebench.config.phase import Phase, lr_factor
+from prunebench.core.task import Batch, Classification
 from prunebench.errors import UserError
 from prunebench.run import assemble
 from prunebench.run.job import Job
@@ -57,6 +58,7 @@ def phase_file(folder: Path, phase: str = "train") -> dict[str, Tensor]:
     [
         ("Ticks", ()),
         ("Ticks", (f"{TRAIN}.accumulate=3",)),
+        ("Ticks", (f"{TRAIN}.lr_schedule=plateau", f"{TRAIN}.step_epochs=1", f"{TRAIN}.epochs=4", f"{TRAIN}.lr=2.0")),
         ("Scale", (f"{TRAIN}.optimizer=adam", f"{TRAIN}.lr=0.01")),
         ("Alternating", ()),
         ("Alternating", (f"{TRAIN}.accumulate=2",)),
@@ -75,6 +77,28 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     assert resumed.get("points") == straight.get("points")
     left, right = phase_file(folder), phase_file(again)
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_plateau_lowers_the_rate_that_a_resumed_run_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = (f"{TRAIN}.lr_schedule=plateau", f"{TRAIN}.step_epochs=1", f"{TRAIN}.gamma=0.3", f"{TRAIN}.epochs=5")
+    flat = words("Ticks", *more)
+    original = Classification.validation
+
+    def worse(self: Classification, probabilities: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {**original(self, probabilities, batch), "val/nll": torch.ones(())}  # never below the first one
+
+    monkeypatch.setattr(Classification, "validation", worse)
+    straight, folder = run(tmp_path / "straight", *flat)
+    cut_in(4, 2, monkeypatch)
+    with pytest.raises(PowerCut):
+        run(tmp_path / "cut", *flat)
+    resumed, again = run(tmp_path / "cut", *flat)
+    assert resumed["metrics"] == straight["metrics"]
+    ticks, others = (phase_file(place)["method.ticks"] for place in (folder, again))
+    assert torch.equal(ticks, others)
+    rates = straight["phases"][0]["lr"]
+    assert rates == pytest.approx([float(ticks[ticks[:, 1] == epoch, 2][0]) for epoch in range(5)])
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.03, 0.03])
 
 
 # ------------------------------------------------------------------------------------------------------- beside a loop

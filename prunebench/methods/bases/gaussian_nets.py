@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +16,11 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.replace import replace
 from prunebench.surgery.shrink import shrink
+
+log = logging.getLogger("prunebench")
+
+DEAD = -1.0e4
+"""Value of ``spread`` that makes a standard deviation exactly 0 under softplus and exp."""
 
 
 def gaussian_layers(net: nn.Module) -> dict[str, GaussianWeights]:
@@ -38,6 +45,31 @@ def to_gaussian(net: nn.Module, names: Collection[str], **options: Any) -> nn.Mo
 def to_plain(net: nn.Module) -> nn.Module:
     """A copy of ``net`` with ordinary layers, whose weights are the means; those of dead weights are exactly 0."""
     return replace(net, lambda path, module: plain(module) if isinstance(module, GaussianWeights) else None)
+
+
+@torch.no_grad()
+def silenced(net: nn.Module, dead: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``net`` whose dead weights are 0 in mean and deviation, so that every draw has them at 0.
+
+    Args:
+        net: with Gaussian layers that have a spread for each weight, under softplus or exp.
+        dead: path of a layer -> which of its weights go, bool ``[out, in, ...]``.
+    """
+    net = copy.deepcopy(net)
+    layers = gaussian_layers(net)
+    for name, mask in dead.items():
+        layers[name].weight[mask] = 0
+        layers[name].spread[mask] = DEAD
+    return net
+
+
+def removed(dead: Mapping[str, Tensor], *, why_whole: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """What ``dead`` says of each layer: those that lose nothing, with the reason, and facts for the result."""
+    shares = {name: float(mask.float().mean()) for name, mask in dead.items()}
+    log.info("dead weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
+    total, num_dead = sum(m.numel() for m in dead.values()), sum(int(m.sum()) for m in dead.values())
+    achieved = {"weights": total, "weights_live": total - num_dead, "sparsity_per_layer": shares}
+    return [{"layer": name, "reason": why_whole} for name, share in shares.items() if not share], achieved
 
 
 @torch.no_grad()

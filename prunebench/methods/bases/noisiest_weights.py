@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +14,8 @@ from prunebench.config.arguments import validated
 from prunebench.core.context import Extracted, Run
 from prunebench.criteria.snr import lowest, signal_to_noise
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.methods.bases.gaussian_nets import gaussian_layers
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, removed, silenced
 from prunebench.methods.bases.variational import VariationalMethod
-
-log = logging.getLogger("prunebench")
-DEAD = -1.0e4
-"""Value of ``spread`` that makes a standard deviation exactly 0 under softplus and exp."""
 
 
 @validated
@@ -47,19 +41,10 @@ class NoisiestWeights(VariationalMethod):
     def extract(self, net: nn.Module, run: Run) -> Extracted:
         if self.prune_ratio:
             run.measure("before_cut", net)
-        net = copy.deepcopy(net)
-        layers = gaussian_layers(net)
-        dead = self._noisiest(layers)
-        for name, layer in layers.items():
-            layer.weight[dead[name]] = 0
-            layer.spread[dead[name]] = DEAD
-        shares = {name: float(mask.float().mean()) for name, mask in dead.items()}
-        log.info("dead weights: %s", ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
-        total, num_dead = sum(m.numel() for m in dead.values()), sum(int(m.sum()) for m in dead.values())
-        achieved = {"weights": total, "weights_live": total - num_dead, "sparsity_per_layer": shares}
+        dead = self._noisiest(gaussian_layers(net))
         reason = "all its weights have a higher signal-to-noise ratio" if self.prune_ratio else "prune_ratio is 0"
-        whole = [{"layer": name, "reason": reason} for name, share in shares.items() if not share]
-        return self.cut_unread(net, run, whole=whole, achieved=achieved)
+        whole, achieved = removed(dead, why_whole=reason)
+        return self.cut_unread(silenced(net, dead), run, whole=whole, achieved=achieved)
 
     def _noisiest(self, layers: Mapping[str, GaussianWeights]) -> dict[str, Tensor]:
         """Which weights go: the first floor(ratio * n) of the ranking; of equal ones those of lower index."""
