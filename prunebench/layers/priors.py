@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -44,7 +43,7 @@ class LaplacePrior(Prior):
     scale: float
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return -value.abs() / self.scale - math.log(2 * self.scale)
+        return kl.laplace_log_prob(value, self.scale)
 
     def draw(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         signs = _uniform(like, generator) < 0.5

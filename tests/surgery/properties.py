@@ -53,7 +53,7 @@ def _check_followed(graph: ChannelGraph) -> None:
         values = graph.traced.values
         read = [other for other in node.all_input_nodes if isinstance(values[other], Tensor | tuple | list)]
         known = bool(read) and all(graph.steps[graph.nodes.index(other)].axis is not None for other in read)
-        if not known or isinstance(values[node], int):  # a size
+        if not known or isinstance(values[node], int | torch.Size):
             continue
         if name_of(node) in (*SPLITS, "getitem"):
             assert isinstance(step, Split | Piece | Through), node  # a piece of the image has all channels
