@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +54,17 @@ def _check_followed(graph: ChannelGraph) -> None:
         values = graph.traced.values
         read = [other for other in node.all_input_nodes if isinstance(values[other], Tensor | tuple | list)]
         known = bool(read) and all(graph.steps[graph.nodes.index(other)].axis is not None for other in read)
-        if not known or isinstance(values[node], int | torch.Size):
+        if not known or _is_size(values[node]):
             continue
         if name_of(node) in (*SPLITS, "getitem"):
             assert isinstance(step, Split | Piece | Through), node  # a piece of the image has all channels
         elif name_of(node) == "sub" and len(read) == 2:
             assert isinstance(step, Subtract), node
+
+
+def _is_size(value: Any) -> bool:
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return all(isinstance(part, int) for part in parts)
 
 
 def draw(graph: ChannelGraph, rng: random.Random, coupling: str) -> Choice:
