@@ -93,7 +93,7 @@ def run(cfg: Any) -> Any:
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     overrides = as_given(HydraConfig.get().overrides.task)
     if several := HydraConfig.get().mode == RunMode.MULTIRUN:
-        overrides, left_out = applicable(cfg, overrides)
+        overrides, left_out = applicable(cfg, overrides, own_folder())
     config, text = resolve(cfg, overrides)
     config = identified(config)
     forget_missing_data(config)

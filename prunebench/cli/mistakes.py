@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
@@ -110,12 +111,15 @@ def _unreadable(word: str) -> str:
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:
-    """All keys of the configuration that the group choices among ``arguments`` give."""
+    """All keys of the configuration that the group choices among ``arguments`` give, the user's own files included."""
     from hydra import compose, initialize_config_dir
+    from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     choices = [a for a in arguments if a.split("=")[0] in GROUPS and not re.search("[,(]", a)]
+    if own := get_args_parser().parse_known_args(list(arguments))[0].config_dir:
+        choices.append(f'hydra.searchpath=["file://{Path(own).resolve()}"]')
     running = GlobalHydra.instance()
     outer, running.hydra = running.hydra, None  # a job of a sweep asks too, and Hydra composes it
     try:

@@ -74,10 +74,16 @@ def as_given(overrides: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def applicable(cfg: DictConfig, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The ``overrides`` of one job that its options have keys for, and the others, which are taken out of ``cfg``."""
+def applicable(cfg: DictConfig, overrides: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The ``overrides`` of one job that its options have keys for, and the others, which are taken out of ``cfg``.
+
+    Args:
+        cfg: of the job.
+        overrides: of the job.
+        own: see :func:`own_folder`.
+    """
     forced = [word for word in overrides if word.startswith(_FORCED)]
-    known = known_keys(overrides) if forced else []
+    known = known_keys([*overrides, *own]) if forced else []
     left_out = [word for word in forced if not _has(_key(word), known)]
     with open_dict(cfg):
         for word in left_out:

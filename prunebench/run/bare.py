@@ -19,6 +19,7 @@ from prunebench.core.context import Extracted
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches, Data
 from prunebench.errors import UserError
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.measure import cost
 from prunebench.nets.dense_net import DenseNet
 from prunebench.surgery.equality import Difference, random_inputs, same
@@ -129,7 +130,9 @@ class BareRun:
         A net with its own rule offers it as ``initialise(net)``; any other net's layers have PyTorch's
         ``reset_parameters``.
         """
-        net = copy.deepcopy(net)
+        # draws fill a tensor in the order of its memory, which may differ between a net that was measured and one that
+        # was read
+        net = to_memory_format(copy.deepcopy(net), torch.contiguous_format)
         self.seed_all(f"fresh-{self.phase.name if self.phase else ''}")
         for module in net.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -249,7 +249,7 @@ class TestPublishedCounts:
             widths = dict(zip(convs, (16, 16, 32, 32, 64, 64, 64, *[128] * 5, 256), strict=True))
             tiny = Plan({name: tuple(range(width)) for name, width in widths.items()})
             assert 2 * graph.macs(tiny) == pytest.approx(2.01e9, rel=3e-3)
-            assert graph.params(tiny) == pytest.approx(1.33e6, rel=3e-3)
+            assert graph.params(tiny) == pytest.approx(1.33e6, abs=5e3)  # half of the last digit printed
 
     @pytest.mark.parametrize(
         ("strided", "dense", "flops"),
@@ -262,7 +262,7 @@ class TestPublishedCounts:
         graph = run.graph
         assert 2 * graph.dense_macs == pytest.approx(dense, rel=1e-3)
         for ratio, published, params in zip((0.3, 0.5, 0.7), flops, (16.95e6, 12.38e6, 8.67e6), strict=True):
-            plan = ThiNet(prune_ratio=ratio, images_per_class=1).cut_sizes(net, run).plan
+            plan = ThiNet(prune_ratio=ratio, images_per_class=1, count="keep_floor").cut_sizes(net, run).plan
             assert plan is not None
             assert 2 * graph.macs(plan) == pytest.approx(published, rel=2e-3)
             assert graph.params(plan) == pytest.approx(params, rel=1e-3)
