@@ -53,8 +53,8 @@ def accuracy(net: nn.Module, test_set: tuple[Tensor, Tensor], count: int = 2000)
 def one_shot(net: nn.Module, criterion: Criterion, prune_ratio: float, **options: Any) -> nn.Module:
     run = bare_run(net)
     # the specification's numbers are of scores as they are
-    fixed = {"layers": "interior", "normalise": "none"}
-    method = FilterPruning(criterion=criterion, prune_ratio=prune_ratio, **fixed, **options)
+    options |= {"layers": "interior", "normalise": "none"}
+    method = FilterPruning(criterion=criterion, prune_ratio=prune_ratio, **options)
     return method.prune(net, run).net.eval()
 
 
