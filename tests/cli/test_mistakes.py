@@ -72,7 +72,7 @@ UNREADABLE = {
 NO_OPTIONS = {
     "method=": ("method=: it can be agp,",),
     "method=3": ("method=3: it can be agp,",),
-    "model=1e3": ("model=1e3: it can be custom,",),
+    "model=1e3": ("model=1e3: it can be ", " custom,"),
     "dataset=true": ("dataset=true: it can be bytes,",),
     "+ood=3": ("+ood=3: it can be cifar10,",),
     "ood=": ("ood=: leave it out",),

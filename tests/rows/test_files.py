@@ -115,7 +115,7 @@ def test_what_is_pending_is_not_built(paper: str) -> None:
     ("reason", "found"),
     [
         ("the net Transformer-XL is not built yet", {"transformer_xl"}),
-        ("the method fpgm and the data set MiraBest are not built yet", {"fpgm"}),
+        ("the method fpgm and the data set Galaxies are not built yet", {"fpgm"}),
         ("the data set (CIFAR-10) is not built yet", {"cifar10"}),
         ("the ImageNet model vgg16 is not built yet", set()),
         ("method=fpgm has no published length", set()),
