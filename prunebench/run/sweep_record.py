@@ -69,12 +69,17 @@ def forget_missing_data(config: Mapping[str, Any]) -> None:
     folder = run_folder({key: value for key, value in config.items() if key != "data"})
     if not (folder / FILE).exists():
         return
-    # a folder that another process holds, or that cannot be read or written, is left alone
-    with contextlib.suppress(UserError, OSError), FolderLock(folder):
-        if read_result(folder)["status"] == "failed":
+    try:
+        with FolderLock(folder):
+            if read_result(folder)["status"] != "failed":
+                return
             shutil.rmtree(folder)
-            for parent in folder.parents[:2]:  # of the id and of the method, unless other runs are there
-                parent.rmdir()
+    except (UserError, OSError) as error:  # another process holds it, or it cannot be read or written
+        log.warning("warning: the failed run in %s stays, though its data are there now: %s", folder, error)
+        return
+    with contextlib.suppress(OSError):  # other runs are there
+        for parent in folder.parents[:2]:  # of the id and of the method
+            parent.rmdir()
 
 
 def write_failure(

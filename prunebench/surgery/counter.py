@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from prunebench.errors import UserError
-from prunebench.surgery.numbers import Numbers
+from prunebench.surgery.weak_numbers import Numbers
 
 aten = torch.ops.aten
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunebench.surgery import joins, splits
+from prunebench.surgery import joins, split_rules
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
@@ -129,7 +129,7 @@ def _one_size(context: Context, node: fx.Node, source: Step, dim: Any, num_dims:
 def _getitem(context: Context, node: fx.Node) -> Step | None:
     source, wanted = context.first(node), node.args[1]
     if isinstance(source, Split):
-        return splits.piece(context, node)
+        return split_rules.piece(context, node)
     if isinstance(source, Size) and isinstance(wanted, int):
         return _one_size(context, node, source, wanted, len(context.value(node.args[0])))
     if isinstance(source, Size) and isinstance(wanted, slice):
@@ -142,7 +142,7 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
     if items is None or items[0] != slice(None) or not all(isinstance(item, slice | int) for item in items):
         return None
     if items[source.axis] != slice(None):
-        return splits.part(context, node, items)
+        return split_rules.part(context, node, items)
     dropped = sum(isinstance(item, int) for item in items[: source.axis])
     return context.through(node, axis=source.axis - dropped)
 
@@ -168,7 +168,7 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     "interpolate": _interpolate,
     "pow": _power,
     "getitem": _getitem,
-    **dict.fromkeys(SPLITS, splits.split),
+    **dict.fromkeys(SPLITS, split_rules.split),
     "add": joins.add,
     "sub": joins.subtract,
     "subtract": joins.subtract,

@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunebench.errors import UserError
 from prunebench.surgery.counter import Counter, plain_attention
-from prunebench.surgery.numbers import Numbers
 from prunebench.surgery.tracer import CannotFollow, describe, first_line, owner
+from prunebench.surgery.weak_numbers import Numbers
 
 SEED = 0
 
 Place = tuple[int, int]
-"""Number of a tensor's memory, and of the tensor itself; see :class:`prunebench.surgery.numbers.Numbers`."""
+"""Number of a tensor's memory, and of the tensor itself; see :class:`prunebench.surgery.weak_numbers.Numbers`."""
 
 
 @dataclass

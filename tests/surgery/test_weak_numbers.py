@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prunebench.surgery.faithful import twin
-from prunebench.surgery.numbers import Numbers
+from prunebench.surgery.weak_numbers import Numbers
 
 
 def test_no_number_is_used_twice() -> None:
