@@ -78,6 +78,11 @@ class Method(nn.Module):
                 f"schedule={run.schedule} is not supported by this method; use one of: {allowed}"
                 f"{nearest(run.schedule, self.schedules)}"
             )
+        if all(phase.pretrain for phase in run.phases):
+            raise UserError(
+                f"schedule={run.schedule} has only its pretraining left, so that nothing would be pruned; keep the phase "
+                "that cuts, take schedule=oneshot for a cut without training, or method=none for training alone"
+            )
 
     def run(self, net: nn.Module, run: Run) -> nn.Module:
         """Walk through the schedule's phases; override it for a search that has its own order.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunebench.disk.tensors import from_sealed, to_sealed
 from prunebench.errors import UserError
@@ -47,10 +48,21 @@ def read_into(net: nn.Module, path: Path) -> None:
             f"{path} does not fit the net: {len(wrong)} tensors differ, the first is {name!r} with shape "
             f"{found.get(name, 'none')} in the file and {expected.get(name, 'none')} in the net"
         )
+    if same is None:
+        _check_numbers(stored, path)
     target = net.state_dict()
     with torch.no_grad():
         for name, tensor in stored.items():
             target[name].copy_(tensor)
+
+
+def _check_numbers(stored: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse numbers that no training leaves, in a file without a checksum: nothing else would notice them."""
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path} is damaged: {name} holds values that are not finite; write it again")
+        if name.rpartition(".")[2] == "running_var" and (tensor < 0).any():
+            raise UserError(f"{path} is damaged: {name} holds negative variances; write it again")
 
 
 def _tied(net: nn.Module) -> set[str]:

@@ -91,6 +91,8 @@ def _checked(what: str, sets: object) -> dict[str, Indices]:
 def _checked_indices(what: str, name: str, indices: Any) -> Indices:
     try:
         kept = tuple(operator.index(index) for index in indices)  # takes numpy's integers, refuses fractions and text
+        if any(isinstance(index, bool) for index in indices):  # true would be channel 1
+            raise TypeError
     except TypeError:
         raise UserError(f"{what}['{name}'] of a plan must be a list of channel indices, got {indices!r:.200}") from None
     if any(index < 0 for index in kept) or any(a >= b for a, b in pairwise(kept)):

@@ -65,7 +65,8 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
         try:
             return tracer.trace(net.train(training))
         except Exception as error:
-            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {first_line(error)}"
+            reason = first_line(error).partition(" by default. If you want")[0]  # torch's advice is for its own users
+            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {reason}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
 
 

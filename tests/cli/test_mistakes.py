@@ -40,6 +40,7 @@ TAKEN = {
     "~paths.outputs": ("paths.outputs must be given",),
     "~dataset.epochs": ("dataset.epochs",),
     "~schedule.phases": ("schedule.phases must be a table of phases, got None",),
+    "~schedule.phases.finetune": ("schedule=finetune has only its pretraining left", "nothing would be pruned"),
     "schedule.phases=3": ("schedule.phases must be a table of phases, got 3",),
     "~method._target_": ("method._target_ must be given",),
 }

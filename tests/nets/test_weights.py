@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -50,3 +51,22 @@ def test_tensors_of_another_net_are_refused_and_change_nothing(tmp_path: Path) -
     with pytest.raises(UserError, match=r"'1.bias' with shape \[2\] in the file and none in the net"):
         read_into(net[:1], tmp_path / "w")
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("running_var", -1.0, "running_var holds negative variances"),
+        ("running_var", float("nan"), "running_var holds values that are not finite"),
+        ("weight", float("inf"), "weight holds values that are not finite"),
+    ],
+)
+def test_impossible_numbers_of_a_file_without_checksum_are_refused(
+    tmp_path: Path, name: str, value: float, message: str
+) -> None:
+    net = nn.BatchNorm2d(2)
+    before = copy.deepcopy(net.state_dict())
+    (tmp_path / "w").write_bytes(safetensors.torch.save({**before, name: torch.tensor([1.0, value])}))
+    with pytest.raises(UserError, match=message):
+        read_into(net, tmp_path / "w")
+    assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())

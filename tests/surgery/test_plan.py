@@ -43,6 +43,7 @@ def test_the_given_mapping_is_copied() -> None:
         ('{"keep":{"a":3}}', r"keep\['a'\] of a plan must be a list of channel indices, got 3"),
         ('{"keep":{"a":[0.5]}}', r"must be a list of channel indices, got \[0.5\]"),
         ('{"keep":{"a":["1"]}}', "must be a list of channel indices"),
+        ('{"keep":{"a":[0,true]}}', r"must be a list of channel indices, got \[0, True\]"),
         ('{"keep":{"a":[1,0]}}', r"keep\['a'\] must be ascending indices from 0, each once, got \[1, 0\]"),
         ('{"keep":{},"inputs":{"a":[1,1]}}', r"inputs\['a'\] must be ascending"),
         ('{"keep":{"a":[-1,1]}}', "from 0"),
