@@ -7,7 +7,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
 
 from prunebench.cli.resolve import resolve
 from prunebench.config.groups import conf_folder
@@ -44,3 +46,11 @@ def run(outputs: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     config = assemble.identified(config)
     folder = run_folder(config)
     return runner.execute(config, text, folder), folder
+
+
+def accuracy(net: nn.Module, pictures: tuple[Tensor, Tensor], count: int | None = None) -> float:
+    """Percent of the first ``count`` pictures, None = all, that the net gets right."""
+    images, labels = (part[:count] for part in pictures)
+    with torch.inference_mode():
+        right = [net.eval()(x).argmax(1) == y for x, y in zip(images.split(250), labels.split(250), strict=True)]
+    return 100 * float(torch.cat(right).float().mean())

@@ -80,8 +80,8 @@ class Method(nn.Module):
             )
         if all(phase.pretrain for phase in run.phases):
             raise UserError(
-                f"schedule={run.schedule} has only its pretraining left, so that nothing would be pruned; keep the phase "
-                "that cuts, take schedule=oneshot for a cut without training, or method=none for training alone"
+                f"schedule={run.schedule} has only its pretraining left, so that nothing would be pruned; keep the "
+                "phase that cuts, take schedule=oneshot for a cut without training, or method=none for training alone"
             )
 
     def run(self, net: nn.Module, run: Run) -> nn.Module:

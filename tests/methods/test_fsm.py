@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,14 +23,13 @@ from prunebench.models.googlenet_cifar import Inception, googlenet
 from prunebench.models.resnet import resnet50
 from prunebench.models.resnet_cifar import CifarResNet, resnet56
 from prunebench.models.vgg_cifar import vgg16
-from prunebench.nets.checkpoints import load_foreign
 from prunebench.rows import find
 from prunebench.rows.counting import count
 from prunebench.rows.verify import verify
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from tests.bare import bare_run
-from tests.kit import SHORT, run
+from tests.kit import SHORT, accuracy, run
 from tests.surgery.nets import randomise
 
 BETA, GAMMA = torch.tensor([0.2, -1.0, 0.0, -0.5]), torch.tensor([0.5, 0.1, 1.0, -0.8])
@@ -353,33 +351,6 @@ def test_a_run_trains_after_each_block(tmp_path: Path) -> None:
 
 # -- a published net
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    weights = data_root / "weights" / "resnet56-4bfd9763.th"
-    if not weights.exists():
-        pytest.skip(f"needs {weights}")
-    net = resnet56()
-    load_foreign(net, str(weights), sha256=None, cache=tmp_path_factory.mktemp("cache"))
-    return net.eval()
-
-
-@pytest.fixture(scope="module")
-def test_set(data_root: Path) -> tuple[Tensor, Tensor]:
-    records = np.fromfile(data_root / "cifar-10-batches-bin" / "test_batch.bin", dtype=np.uint8).reshape(-1, 3073)
-    images = torch.from_numpy(records[:1000, 1:]).reshape(-1, 3, 32, 32) / 255
-    return (images - MEAN) / STD, torch.from_numpy(records[:1000, 0]).long()
-
-
-def accuracy(net: nn.Module, test_set: tuple[Tensor, Tensor]) -> float:
-    """In percent."""
-    with torch.inference_mode():
-        hits = [net.eval()(x).argmax(1) == y for x, y in zip(*(part.split(250) for part in test_set), strict=True)]
-    return 100 * float(torch.cat(hits).float().mean())
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -387,20 +358,20 @@ def accuracy(net: nn.Module, test_set: tuple[Tensor, Tensor]) -> float:
 )
 def test_one_shot_accuracies(
     trained: nn.Module,
-    test_set: tuple[Tensor, Tensor],
+    test_pictures: tuple[Tensor, Tensor],
     prune_ratio: float,
     plain: float,
     compensated_mean: float,
     official: float,
 ) -> None:
     """First 1,000 test images, first convolution of each block, nothing trained; measured by us with another code."""
-    assert accuracy(trained, test_set) == pytest.approx(92.6, abs=0.1)
+    assert accuracy(trained, test_pictures, 1000) == pytest.approx(92.6, abs=0.1)
     bare = bare_run(trained, schedule="oneshot")
     cut = FSM(prune_ratio=prune_ratio, adjust="none").prune(trained, bare)
-    assert accuracy(cut.net, test_set) == pytest.approx(plain, abs=1.5)
+    assert accuracy(cut.net, test_pictures, 1000) == pytest.approx(plain, abs=1.5)
     assert cut.plan is not None
     moved = compensated(trained, bare.graph, cut.plan, Plan())
     again = bare.cut(moved, Choice(cut.plan, [], {}))
-    assert accuracy(again.net, test_set) == pytest.approx(compensated_mean, abs=1.5)
+    assert accuracy(again.net, test_pictures, 1000) == pytest.approx(compensated_mean, abs=1.5)
     scaled = FSM(prune_ratio=prune_ratio, roll_back=False).prune(trained, bare_run(trained, schedule="oneshot"))
-    assert accuracy(scaled.net, test_set) == pytest.approx(official, abs=1.5)
+    assert accuracy(scaled.net, test_pictures, 1000) == pytest.approx(official, abs=1.5)
