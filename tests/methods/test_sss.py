@@ -27,7 +27,7 @@ from tests.conformance.settings import Conformance
 from tests.kit import SHORT, run
 
 # strong enough that no scale is left in two epochs: a tiny one would leave no gradient behind it
-CONFORMANCE = {"sss": Conformance(options=("method.penalty=2.0",))}
+CONFORMANCE = {"sss": Conformance(options=("method.penalty=1.0",))}
 
 OFFICIAL: dict[str, Any] = {"lr": 0.1, "penalty": 0.01, "momentum": 0.9}
 
