@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions
 
 
 class DenseLayer(nn.Module):
@@ -83,12 +83,7 @@ class CifarDenseNet(nn.Module):
     @staticmethod
     def initialise(net: nn.Module) -> None:
         """Convolutions normal with std sqrt(2 / (k^2 out)), scales 0.5, shifts 0; the classifier as PyTorch does."""
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, 0.5)
-                nn.init.zeros_(module.bias)
+        draw_convolutions(net, norm_scale=0.5)
 
 
 def _block(layers: int, *, in_channels: int, growth: int) -> nn.Sequential:

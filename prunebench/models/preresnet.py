@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions
 
 EXPANSION = 4
 WIDTHS = (64, 128, 256, 512)
@@ -84,9 +84,7 @@ class PreResNet(nn.Module):
     @staticmethod
     def initialise(net: nn.Module) -> None:
         """Kaiming normal by fan-out for convolutions (He et al. 2015)."""
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(net)
 
 
 def _stage(blocks: int, *, in_channels: int, width: int, stride: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions
 
 STRIDED = ("middle", "first")
 Strided = Annotated[str, Among(STRIDED)]
@@ -109,9 +109,7 @@ class ResNet(nn.Module):
     @staticmethod
     def initialise(net: nn.Module) -> None:
         """Kaiming normal by fan-out for convolutions (He et al. 2015)."""
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions
 
 SHORTCUTS = ("A", "A_average", "B")
 Shortcut = Annotated[str, Among(SHORTCUTS)]
@@ -109,10 +109,9 @@ class CifarResNet(nn.Module):
     @staticmethod
     def initialise(net: nn.Module) -> None:
         """Kaiming normal (He et al. 2015), by fan-out as in fb.resnet.torch, by fan-in for the classifier."""
+        draw_convolutions(net)
         for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 

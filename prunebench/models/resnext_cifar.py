@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions
 
 STEM = 64
 EXPANSION = 4
@@ -96,9 +96,7 @@ class CifarResNeXt(nn.Module):
     @staticmethod
     def initialise(net: nn.Module) -> None:
         """Kaiming normal by fan-out for convolutions (He et al. 2015)."""
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(net)
 
 
 def _resnext(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveFloat, PositiveInt
-from prunebench.models import check_image_size
+from prunebench.models import check_image_size, draw_convolutions, draw_linear
 
 CLASSIFIERS = ("linear", "two_layer")
 Classifier = Annotated[str, Among(CLASSIFIERS)]
@@ -78,16 +78,8 @@ class CifarVGG(nn.Module):
 
         ``net`` is this net, or a smaller one made from it.
         """
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, self.norm_weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        draw_convolutions(net, norm_scale=self.norm_weight)
+        draw_linear(net, std=0.01)
 
 
 def _features(groups: tuple[int, ...], *, in_channels: int, conv_bias: bool, width: int) -> nn.Sequential:

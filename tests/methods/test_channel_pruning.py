@@ -16,7 +16,7 @@ from prunebench.methods.bases.reconstruction import Reader
 from prunebench.methods.channel_pruning import ChannelPruning, refit
 from prunebench.models.resnet import resnet50
 from prunebench.models.resnet_cifar import CifarResNet
-from prunebench.models.vgg_imagenet import vgg16_imagenet
+from prunebench.models.vgg_plain import vgg16_imagenet
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.zero import restore, zero

@@ -20,7 +20,7 @@ from prunebench.methods.bases.walk import Walk
 from prunebench.methods.thinet import ThiNet, instances
 from prunebench.models.resnet import Bottleneck, resnet50
 from prunebench.models.resnet_cifar import CifarResNet
-from prunebench.models.vgg_imagenet import vgg16_imagenet
+from prunebench.models.vgg_plain import vgg16_imagenet
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from tests.conformance.settings import Conformance

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunebench.errors import UserError
-from prunebench.models.vgg_imagenet import vgg16_imagenet
+from prunebench.models.vgg_plain import vgg16_imagenet, vgg16_no_bn
 
 
 def test_size_by_closed_form(count):
@@ -55,3 +55,44 @@ def test_traceable(assert_traceable):
 def test_refusals(options, words):
     with pytest.raises(UserError, match=words):
         vgg16_imagenet(**options)
+
+
+def test_size_by_closed_form_with_dropout(count):
+    """Weights from VGG's table 1 (D): 3x3 convolutions with bias; Linear(512, 512) twice and Linear(512, 10)."""
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    sides = [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2]
+    pairs = list(itertools.pairwise(widths))
+    params = sum(9 * a * b + b for a, b in pairs) + 2 * (512 * 512 + 512) + 512 * 10 + 10
+    macs = sum(9 * a * b * side**2 for (a, b), side in zip(pairs, sides, strict=True)) + 2 * 512 * 512 + 512 * 10
+    assert count(vgg16_no_bn, size=32) == (macs, params) == (313_725_952, 15_245_130)
+
+
+def test_no_batch_norm_and_two_dropouts():
+    net = vgg16_no_bn()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    assert [module.p for module in net.modules() if isinstance(module, nn.Dropout)] == [0.5, 0.5]
+
+
+def test_initial_weights_of_the_swag_code():
+    torch.manual_seed(0)
+    net = vgg16_no_bn()
+    last = [module for module in net.modules() if isinstance(module, nn.Conv2d)][-1]
+    assert last.weight.std().item() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
+    assert last.bias.abs().max() == 0
+    # PyTorch's default for a linear layer: uniform in +-1 / sqrt(in)
+    assert net.classifier[1].weight.abs().max().item() == pytest.approx(512**-0.5, rel=0.01)
+
+
+def test_traceable_with_dropout(assert_traceable):
+    net = vgg16_no_bn(in_channels=1, num_classes=7, dropout=0.0)
+    assert_traceable(net, torch.rand(2, 1, 32, 32))
+    assert vgg16_no_bn(image_size=64)(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"image_size": 28}, "at least 32x32"), ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0")],
+)
+def test_refusals_with_dropout(options, words):
+    with pytest.raises(UserError, match=words):
+        vgg16_no_bn(**options)
