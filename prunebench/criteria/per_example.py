@@ -85,7 +85,7 @@ def _gradients(layer: nn.Linear | nn.Conv2d, x: Tensor, slope: Tensor) -> Tensor
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     size: Any = layer.kernel_size
-    patches = F.unfold(padded, size, dilation=layer.dilation, stride=layer.stride)  # type: ignore[arg-type]
+    patches = F.unfold(padded, size, dilation=layer.dilation, stride=layer.stride)
     patches = patches.unflatten(1, (layer.groups, -1))  # [B, groups, in / groups * kernel, positions]
     slopes = slope.flatten(2).unflatten(1, (layer.groups, -1))
     return torch.einsum("bgop,bgkp->bgok", slopes, patches).reshape(len(x), *layer.weight.shape)
