@@ -11,7 +11,9 @@ from typing import Any
 
 from prunebench.config.groups import RUN_FOLDERS
 from prunebench.config.source import source_sha256, targets
+from prunebench.disk.atomic import read_json
 from prunebench.disk.seal import file_sha256
+from prunebench.errors import UserError
 
 PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
 """Keys of ``trainer`` that say where a run computes, not what."""
@@ -55,11 +57,29 @@ def _by_content(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sha256(folder: Path) -> str | None:
-    """Checksum of what a run has trained and saved (plan and weights), 64 hex digits; None if it has saved nothing."""
+    """Checksum of what a run has trained and saved, 64 hex digits; None if it has saved nothing.
+
+    These are plan and weights, and the settings of its method, which say what its weights mean.
+    """
     saved = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
     files = [*saved, *sorted(folder.glob("phases/*/weights.safetensors"))]
     sums = [f"{file.relative_to(folder)} {file_sha256(file)}" for file in files if file.is_file()]
+    if sums and (meaning := _method_of(folder)):
+        sums.append(f"method {meaning}")
     return hashlib.sha256("\n".join(sums).encode()).hexdigest() if sums else None
+
+
+def _method_of(folder: Path) -> str:
+    """Digest of the method's settings in the result of a run, without what it started from itself; empty if unknown."""
+    file = folder / "result.json"
+    try:
+        settings = read_json(file)["method"]["settings"] if file.is_file() else None
+    except (UserError, KeyError, TypeError):  # who reads the folder will say so
+        return ""
+    if not isinstance(settings, Mapping):
+        return ""
+    left_out = {RUN_FOLDERS, "control", *(settings.get(RUN_FOLDERS) or ())}
+    return digest({key: value for key, value in settings.items() if key not in left_out})
 
 
 def digest(value: Any) -> str:

@@ -6,7 +6,7 @@ A method never holds the net it works on: the net travels through the hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol
 
@@ -49,7 +49,7 @@ class Method(nn.Module):
             before_step, after_step   each step
           end_epoch, report         after the last step, BEFORE validation and the checkpoint
         extract                   the compact net that is measured
-        points                    further nets that are measured like the final one
+        points, conclude          further nets that are measured like the final one, and what follows from all of them
       before_measure            once a measurement (dense, pruned, final, best epoch), then ``predict`` for each batch,
                                 then ``metrics``
     """
@@ -202,6 +202,29 @@ class Method(nn.Module):
             net: as it was trained, before ``extract``.
         """
         return ()
+
+    def conclude(self, points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Facts for the result (``budget``) that follow from all ``points`` together.
+
+        Args:
+            points: as the result has them: ``name``, ``settings``, ``metrics``, ``cost``.
+        """
+        return {}
+
+    def stored_posterior(self, net: nn.Module, state: Mapping[str, Tensor], run: Run) -> nn.Module | None:
+        """The distribution over weights that this method had learned by the end of a phase of another run.
+
+        Args:
+            net: an untrained net of ``run``, dense shapes.
+            state: ``net.*`` and ``method.*``, as they were stored; from anybody.
+
+        Returns:
+            A net with Gaussian layers in evaluation mode; None if there is no such distribution in ``state``.
+
+        Raises:
+            UserError: it is one of another net, or cannot be written with Gaussian layers.
+        """
+        return None
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         """What ``predict`` is given, instead of ``net``, for each batch of one measurement on ``run.device``.

@@ -42,3 +42,8 @@ def live_weights(scores: Mapping[str, Tensor], num: Mapping[str, int] | int) -> 
     else:
         parts = tuple(lowest(score.flatten(), num[name]) for name, score in scores.items())
     return {name: ~part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def decibels(ratio: Tensor) -> Tensor:
+    """10 log10 of a signal-to-noise ratio, which ranks as the ratio does; minus infinity for a mean of 0."""
+    return 10 * ratio.log10()

@@ -18,7 +18,7 @@ from prunebench.data.splits import stream
 from prunebench.errors import UserError
 from prunebench.layers import jensen_shannon, kl
 from prunebench.layers.gaussian_weights import GaussianWeights, holding
-from prunebench.layers.priors import GaussianPrior, LaplacePrior, MixturePrior, Prior
+from prunebench.layers.priors import GaussianMixturePrior, GaussianPrior, LaplacePrior, Prior
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
 from prunebench.methods.bases.noisiest_weights import NoisiestWeights
 
@@ -173,6 +173,6 @@ def _prior(kind: str, std: float, share: float, log_wide: float, log_narrow: flo
     priors: dict[str, Prior] = {
         "gaussian": GaussianPrior(std=std),
         "laplace": LaplacePrior(scale=std),
-        "mixture": MixturePrior(share=share, wide=math.exp(log_wide), narrow=math.exp(log_narrow)),
+        "mixture": GaussianMixturePrior(share=share, wide=math.exp(log_wide), narrow=math.exp(log_narrow)),
     }
     return priors[kind]

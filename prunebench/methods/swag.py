@@ -27,7 +27,9 @@ from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
 from prunebench.measure.batch_norm import refreshed
-from prunebench.methods.bases.snr_pruning import PrunedUnit, Score, SnrPruning, read_posterior
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
+from prunebench.methods.bases.snr_pruning import PrunedUnit, Score, SnrPruning, collected, read_iterates
+from prunebench.methods.bases.stored_states import OPTION, load_fitting
 
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
@@ -127,7 +129,7 @@ class SWAG(Method):
                 raise UserError(
                     "method.posterior replaces training: use schedule=oneshot and method.acts.pretrain=false"
                 )
-            read_posterior(self.source, net)
+            read_iterates(self.source, net)
         elif not before_cut:
             raise UserError("nothing is collected before the cut; set method.acts.pretrain=true or method.posterior")
         for phase in run.phases:
@@ -165,7 +167,7 @@ class SWAG(Method):
 
     def prune(self, net: nn.Module, run: Run) -> Extracted:
         if self.source is not None:
-            self.posterior = read_posterior(self.source, net)
+            self.posterior = read_iterates(self.source, net)
         assert self.posterior is not None
         log.info("%d collected weight vectors", int(self.posterior.num_collected))
         if not self.pruning.prune_ratio:
@@ -194,6 +196,27 @@ class SWAG(Method):
         if not isinstance(net, nn.ModuleList):
             return super().predict(net, batch, task)
         return torch.stack([task.probabilities(member, batch) for member in net])
+
+    def stored_posterior(self, net: nn.Module, state: Mapping[str, Tensor], run: Run) -> nn.Module | None:
+        """Independent weights with the variances of the Gaussian, whose correlations and sampled norms are left out."""
+        found = collected(state, net)
+        if found is None or not found.num_collected:
+            return None
+        if not self.scale:
+            raise UserError(f"{OPTION} is a run without a variance (method.variant=swa or method.scale=0)")
+        std = split(net, found.std(scale=self.scale, low_rank=self.variant == "swag").float())
+        # buffers of the net that was trained; the batch norms are then refreshed for the mean
+        trained = copy.deepcopy(net)
+        load_fitting(trained, {n.removeprefix("net."): v for n, v in state.items() if n.startswith("net.")})
+        self.posterior = found
+        means = self._mean(trained, run)
+        made = to_gaussian(means, list(run.graph.layers), scale="std", initial=0.0, bias_initial=0.0)
+        with torch.no_grad():
+            for name, layer in gaussian_layers(made).items():
+                layer.spread.copy_(std[f"{name}.weight"])
+                if layer.bias_spread is not None:
+                    layer.bias_spread.copy_(std[f"{name}.bias"])
+        return made.eval()
 
     def _first_epoch(self, num_epochs: int) -> int:
         """The first epoch that collects."""

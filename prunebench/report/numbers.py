@@ -18,10 +18,11 @@ _READ: Mapping[str, list[Metric]] = {
 
 
 class Point(NamedTuple):
-    """A further operating point of a trained net: its metrics by key, as a stage has them."""
+    """A further operating point of a trained net: its metrics by key, as a stage has them, and what it was set to."""
 
     name: str
     numbers: Mapping[str, float]
+    settings: Mapping[str, str | float]
 
 
 def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -34,7 +35,8 @@ def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 values = untrusted.mapping(source, path, optional=True)
                 found = [(metric.key, _value(values, metric, path)) for metric in metrics if metric.staged]
                 yield from ((f"{stage.name}.{key}", value) for key, value in found if value is not None)
-                yield from _own(values, path) if place == "metrics" else ()
+                own = _own(values, path) if place == "metrics" else ()
+                yield from ((f"{stage.name}.{key}", value) for key, value in own)
         whole = [(metric.key, _value(source, metric, place)) for metric in metrics if not metric.staged]
         yield from ((key, value) for key, value in whole if value is not None)
     yield from _single(result)
@@ -49,10 +51,12 @@ def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
             values = untrusted.mapping(point, path, optional=True)
             found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
             numbers |= {key: value for key, value in found if value is not None}
+            numbers |= dict(_own(values, path)) if place == "metrics" else {}
         name = point.get("name")
         if not isinstance(name, str):
             raise UserError(f"points.{number}.name is {untrusted.short(name)}, not a text")
-        yield Point(name, numbers)
+        given = untrusted.mapping(point, f"points.{number}.settings", optional=True)
+        yield Point(name, numbers, {k: v for k, v in given.items() if isinstance(v, str) or is_number(v)})
 
 
 def metrics_of(found: Iterable[Mapping[str, float]], *shown: Shown) -> list[Metric]:
@@ -74,11 +78,11 @@ def _value(values: Mapping[str, Any], metric: Metric, path: str) -> float | None
 
 
 def _own(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:
-    """What a method reports of itself, under its own names."""
+    """What a method reports of itself, under its own names behind ``method.``."""
     reported = untrusted.mapping(values, f"{path}.{OWN}", optional=True)
     for name, value in reported.items():
         if is_number(value):
-            yield f"{path.partition('.')[2]}.{OWN}.{name}", untrusted.number(value, f"{path}.{OWN}.{name}")
+            yield f"{OWN}.{name}", untrusted.number(value, f"{path}.{OWN}.{name}")
 
 
 def _single(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -27,7 +27,7 @@ from prunebench.report.record import Record
 
 MAX_GUARANTEES = 300
 """So many lines of that table are on the page; all of them are in the files."""
-SCRIPTS = ("base", "runs", "plots", "detail", "main")
+SCRIPTS = ("base", "runs", "plots", "shares", "detail", "main")
 
 
 def write_page(
@@ -130,7 +130,8 @@ def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[st
         "details": drawn,
         "points": {
             record.key: [
-                [point.name, {key: _rounded(value) for key, value in point.numbers.items()}] for point in found
+                [point.name, {key: _rounded(value) for key, value in point.numbers.items()}, dict(point.settings)]
+                for point in found
             ]
             for record in collection.records
             if (found := record.points)

@@ -19,6 +19,10 @@ from prunebench.report.numbers import Point, numbers_of, points_of
 CUT_KINDS = ("conv", "depthwise", "grouped", "linear")
 """Kinds of layers with channels that can be kept; a norm layer follows the layer that it reads."""
 
+DISTRIBUTIONS = "distributions"
+"""Key of ``budget`` with histograms."""
+MAX_BINS = 1000
+
 _GROUPS = ("method", "model", "dataset", "schedule")
 _PHASE = ("name", "epochs", "seconds", "train_macs", "best_epoch", "selected_epoch")
 
@@ -58,9 +62,9 @@ class Record:
         checkpoint: SHA-256 of the pretrained weights that the run started from, else None.
         machine: where the latency was measured (device and threads), empty if it was not.
         facts: numbers in a ``Pool``: ``settings`` (of the method), ``command``, ``git``, ``versions``, ``hardware``,
-            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``data``, ``published``
-            (how it was checked), ``phases``, ``layers`` (name, kind, dense channels), ``expected`` (the paper's values
-            of the row).
+            ``guarantee``, ``cost`` (what is not in ``numbers``), ``not_pruned``, ``budget``, ``distributions`` (of it),
+            ``data``, ``published`` (how it was checked), ``phases``, ``layers`` (name, kind, dense channels),
+            ``expected`` (the paper's values of the row).
         kept: kept output channels of the layers that ``facts["layers"]`` names, in that order.
         points: further operating points of the trained net.
     """
@@ -152,9 +156,29 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {key.partition(".")[2]: value for key, value in untrusted.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         "cost": _cost_facts(result),
-        **{name: result.get(name) for name in ("guarantee", "not_pruned", "budget", "data", "published")},
+        **{name: result.get(name) for name in ("guarantee", "not_pruned", "data", "published")},
+        "budget": {key: value for key, value in _budget(result).items() if key != DISTRIBUTIONS},
+        DISTRIBUTIONS: _distributions(result),
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in untrusted.objects(result, "phases")],
     }
+
+
+def _budget(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return untrusted.mapping(result, "budget", optional=True)
+
+
+def _distributions(result: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Name -> ``edges`` of bins, ``counts`` and ``cdf``, for the page to draw."""
+    found = {}
+    for name, given in untrusted.mapping(_budget(result), f"budget.{DISTRIBUTIONS}", optional=True).items():
+        path = f"budget.{DISTRIBUTIONS}.{name}"
+        values = given if isinstance(given, Mapping) else {}
+        lists = {key: values.get(key) for key in ("edges", "counts", "cdf")}
+        sizes = [len(item) if isinstance(item, list) else 0 for item in lists.values()]
+        if not 1 < sizes[0] <= MAX_BINS or sizes[1:] != [sizes[0] - 1] * 2 or not name:
+            raise UserError(f"{path} must have edges of at most {MAX_BINS} bins, and counts and cdf of each")
+        found[name] = {key: [untrusted.number(value, path) for value in item or ()] for key, item in lists.items()}
+    return found
 
 
 def _cost_facts(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved = dict(job.achieved)
+    achieved = {**job.achieved, **job.method.conclude(points)}
     if "channels_kept" in achieved:
         cut = {*job.plan.keep, *job.plan.inputs}
         achieved |= {"layers_cut": len(cut), "layers_whole": len(job.not_pruned)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,26 @@ def test_a_run_folder_counts_by_the_net_in_it_not_by_its_place(config: dict[str,
     # what the list says is no setting of the run, and a folder without a net is its name
     assert run_folder(changed(config, "method", run_folders=["source"])) == run_folder(config)
     assert run_id("source", "/nowhere") != run_id("source", "/elsewhere")
+
+
+def test_a_run_folder_counts_by_what_its_weights_mean(config: dict[str, Any], tmp_path: Path) -> None:
+    def saved(name: str, **settings: Any) -> str:
+        folder = tmp_path / name
+        (folder / "phases" / "train").mkdir(parents=True)
+        (folder / "phases" / "train" / "weights.safetensors").write_bytes(b"same")
+        (folder / "result.json").write_text(json.dumps({"method": {"settings": settings}}))
+        return str(folder)
+
+    def run_id(folder: str) -> Path:
+        return run_folder(changed(config, "method", run_folders=["source"], source=folder))
+
+    one, moved, other = saved("one", scale=0.5), saved("two", scale=0.5), saved("three", scale=1.0)
+    assert run_id(one) == run_id(moved) != run_id(other)
+    # where that run began is a place, too
+    first, second = (saved(place, run_folders=["from"], **{"from": place}) for place in ("four", "five"))
+    assert run_id(first) == run_id(second)
+    (tmp_path / "two" / "result.json").write_text("[1]")  # is refused by who reads it, and is no other error here
+    assert run_id(moved) != run_id(one)
 
 
 def test_runs_that_differ_in_the_method_share_the_dense_net(config: dict[str, Any]) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunebench.layers.priors import GaussianPrior, LaplacePrior, MixturePrior, Prior
+from prunebench.layers.priors import (
+    GaussianMixturePrior,
+    GaussianPrior,
+    LaplaceMixturePrior,
+    LaplacePrior,
+    Prior,
+)
 
 PRIORS = [
     (GaussianPrior(std=0.3), 0.3**2),
     (LaplacePrior(scale=0.3), 2 * 0.3**2),
-    (MixturePrior(share=0.25, wide=1.0, narrow=0.1), 0.25 + 0.75 * 0.01),
+    (GaussianMixturePrior(share=0.25, wide=1.0, narrow=0.1), 0.25 + 0.75 * 0.01),
+    (LaplaceMixturePrior(share=0.25, wide=0.4, narrow=0.1), 2 * (0.25 * 0.16 + 0.75 * 0.01)),
 ]
 over = pytest.mark.parametrize(("prior", "variance"), PRIORS, ids=lambda item: type(item).__name__)
 

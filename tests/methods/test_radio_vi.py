@@ -16,8 +16,14 @@ from prunebench.core.clock import Clock
 from prunebench.core.task import Classification
 from prunebench.errors import UserError
 from prunebench.layers import kl
+from prunebench.layers.priors import (
+    GaussianMixturePrior,
+    GaussianPrior,
+    LaplaceMixturePrior,
+    LaplacePrior,
+    Prior,
+)
 from prunebench.layers.sampling import sampling
-from prunebench.layers.weight_priors import Mixture, WeightPrior
 from prunebench.methods.bases.gaussian_nets import DEAD, gaussian_layers, silenced
 from prunebench.methods.bases.weight_draws import draw, log_ratio, variance_term
 from prunebench.methods.radio_vi import RadioVI
@@ -37,11 +43,11 @@ TASK = Classification(num_classes=2)
 
 def method(**changes: Any) -> RadioVI:
     settings: dict[str, Any] = {
-        "prior": "gaussian", "gaussian_std": 0.1, "laplace_scale": 1.0, "gmm": Mixture(**GMM),
-        "laplace_mixture": Mixture(**LAPLACES), "temperature": 0.01, "kl_share": "equal", "reduction": "sum",
-        "pac": False, "detached_mean": False, "mean_range": 0.1, "spread_low": -5.0, "spread_high": -4.0,
-        "prune_ratio": 0.3, "prune_layers": ["*"], "ranking": "snr", "fisher_share": 0.3, "curve_ratios": [],
-        "curve_rankings": ["snr"], "layers": ["*"], "num_samples": None,
+        "prior": "gaussian", "gaussian_std": 0.1, "laplace_scale": 1.0, "gmm": GaussianMixturePrior(**GMM),
+        "laplace_mixture": LaplaceMixturePrior(**LAPLACES), "temperature": 0.01, "kl_share": "equal",
+        "reduction": "sum", "pac": False, "detached_mean": False, "mean_range": 0.1, "spread_low": -5.0,
+        "spread_high": -4.0, "prune_ratio": 0.3, "prune_layers": ["*"], "ranking": "snr", "fisher_share": 0.3,
+        "curve_ratios": [], "curve_rankings": ["snr"], "layers": ["*"], "num_samples": None,
     }  # fmt: skip
     return RadioVI(**{**settings, **changes})
 
@@ -57,10 +63,14 @@ def clock(step: int) -> Clock:
     return Clock(step=step, num_steps=24, epoch=step // 12, num_epochs=2, lr=0.1)
 
 
-def prior(name: str, scale: float = 1.0) -> WeightPrior:
-    return WeightPrior(
-        name=name, gaussian_std=0.1, laplace_scale=scale, gmm=Mixture(**GMM), laplace_mixture=Mixture(**LAPLACES)
-    )
+def prior(name: str, scale: float = 1.0) -> Prior:
+    priors: dict[str, Prior] = {
+        "gaussian": GaussianPrior(std=0.1),
+        "gmm": GaussianMixturePrior(**GMM),
+        "laplace": LaplacePrior(scale=scale),
+        "laplace_mixture": LaplaceMixturePrior(**LAPLACES),
+    }
+    return priors[name]
 
 
 @pytest.mark.parametrize(
@@ -319,11 +329,17 @@ def test_a_run_prunes_linear_weights_and_draws_curves(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"prior": "normal"}, "prior must be one of gaussian, gmm, laplace, laplace_mixture"),
-        ({"gmm": Mixture(share=0.5, wide=0.1, narrow=0.2)}, r"method.gmm.narrow=0.2 must be below method.gmm.wide=0.1"),
+        (
+            {"gmm": GaussianMixturePrior(share=0.5, wide=0.1, narrow=0.2)},
+            r"method.gmm.narrow=0.2 must be below method.gmm.wide=0.1",
+        ),
         ({"spread_low": -3.0}, r"method.spread_low=-3.0 must not be above method.spread_high=-4.0"),
         ({"temperature": -1.0}, "temperature must be a number of at least 0"),
         ({"curve_ratios": [1.0]}, "curve_ratios"),
-        ({"ranking": "hessian"}, "ranking must be one of snr, fisher, magnitude, magnitude_fisher"),
+        (
+            {"ranking": "hessian"},
+            "ranking must be one of snr, fisher, magnitude, magnitude_fisher, fisher_mu2, expected",
+        ),
     ],
 )
 def test_bad_values_are_refused(changes: dict[str, Any], words: str) -> None:

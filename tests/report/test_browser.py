@@ -274,3 +274,31 @@ def test_on_a_phone_nothing_sticks_out(built: Built, dark: bool) -> None:
             phone.find_element(By.ID, "theme").click()
             assert phone.find_element(By.ID, "theme-name").text == expected
         assert phone.get_log("browser") == []
+
+
+def test_a_run_shows_its_pruning_curve_and_distributions(browser: Chrome, tmp_path: Path) -> None:
+    folder = make(tmp_path / "runs")
+    result = json.loads((folder / "result.json").read_text())
+    result["points"] = [
+        {
+            "name": f"{ranking}_{ratio}",
+            "settings": {"prune_ratio": ratio, **({"ranking": ranking} if ratio else {})},
+            "metrics": {"accuracy": 0.9 - ratio, "method": {"sample_error": 0.1 + ratio, "sample_error_sd": 0.02}},
+            "cost": {"macs": 1_000_000, "params": 1_000},
+        }
+        for ranking, ratio in (("snr", 0.0), ("snr", 0.5), ("fisher", 0.5), ("fisher", 0.8))
+    ]
+    drawn = {"edges": [-1.0, 0.0, 1.0], "counts": [3, 1], "cdf": [0.75, 1.0]}
+    result["budget"] = {**(result.get("budget") or {}), "distributions": {"mean of fc weights": drawn}}
+    (folder / "result.json").write_text(json.dumps(result))
+    build(tmp_path / "runs", tmp_path / "out", pictures=False)
+    browser.get("about:blank")
+    browser.get(f"{(tmp_path / 'out' / 'index.html').as_uri()}#run/{result['run']['id']}/{result['run']['seed']}")
+    assert opened(browser)
+    titles = {found.text: found for found in browser.find_elements(CSS, "dialog figure h4")}
+    names = ("Error of single draws over pruned weights", "Mean of fc weights")
+    curve, bars = (titles[name].find_element(By.XPATH, "..") for name in names)
+    assert [item.text for item in curve.find_elements(CSS, ".legend li")] == ["SNR", "Fisher"]
+    assert len(curve.find_elements(CSS, "path.line")) == 2 and len(curve.find_elements(CSS, "rect.band")) == 1
+    assert len(bars.find_elements(CSS, "rect.kept")) == 2
+    assert browser.get_log("browser") == []

@@ -21,6 +21,8 @@ log = logging.getLogger("prunebench")
 
 DEAD = -1.0e4
 """Value of ``spread`` that makes a standard deviation exactly 0 under softplus and exp."""
+_SILENT = {"softplus": DEAD, "exp": DEAD, "std": 0.0, "log_alpha": None}
+"""Scale -> the ``spread`` of a weight without noise; None: noise that is multiplied with a weight of 0 is 0 anyway."""
 
 
 def gaussian_layers(net: nn.Module) -> dict[str, GaussianWeights]:
@@ -52,15 +54,33 @@ def silenced(net: nn.Module, dead: Mapping[str, Tensor]) -> nn.Module:
     """A copy of ``net`` whose dead weights are 0 in mean and deviation, so that every draw has them at 0.
 
     Args:
-        net: with Gaussian layers that have a spread for each weight, under softplus or exp.
+        net: with Gaussian layers; noise that is clamped to the size of a weight (log_variance) must have gone through
+            :func:`settled`.
         dead: path of a layer -> which of its weights go, bool ``[out, in, ...]``.
     """
     net = copy.deepcopy(net)
     layers = gaussian_layers(net)
     for name, mask in dead.items():
-        layers[name].weight[mask] = 0
-        layers[name].spread[mask] = DEAD
+        layer = layers[name]
+        assert layer.scale in _SILENT, f"{name} has noise of scale {layer.scale}"
+        layer.weight[mask] = 0
+        silent = _SILENT[layer.scale]
+        if silent is not None:
+            layer.spread[mask] = silent
     return net
+
+
+def shares_noise(net: nn.Module) -> bool:
+    """Whether some weights of ``net`` are not independent: all of an input unit share their noise."""
+    return any(layer.estimator == "input" for layer in gaussian_layers(net).values())
+
+
+def settled(net: nn.Module, graph: ChannelGraph) -> nn.Module:
+    """The same distribution without traces of training: dead weights are 0, each deviation stands for itself.
+
+    A net whose weights share noise is left as it is, since deviations would not say that.
+    """
+    return net if shares_noise(net) else with_spread(to_plain(net), net, graph, Plan())
 
 
 def removed(dead: Mapping[str, Tensor], *, why_whole: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
@@ -111,4 +131,15 @@ def sparsity(net: nn.Module) -> dict[str, Tensor]:
     for name, layer in gaussian_layers(net).items():
         live = layer.live()
         found[name] = torch.zeros_like(layer.weight, dtype=torch.bool) if live is None else ~live
+    return found
+
+
+@torch.no_grad()
+def live_means(net: nn.Module, names: Collection[str]) -> dict[str, int]:
+    """Path of a linear layer or convolution among ``names`` -> how many of its weights have a mean other than 0."""
+    found = {}
+    for name, module in net.named_modules():
+        if name in names and isinstance(module, nn.Linear | nn.Conv2d):
+            mean = module.posterior()[0] if isinstance(module, GaussianWeights) else module.weight
+            found[name] = int(torch.count_nonzero(mean))
     return found

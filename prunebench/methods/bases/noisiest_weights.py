@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.amounts import Scope
-from prunebench.budget.counts import PruneRatio
+from prunebench.budget.counts import PruneRatio, prune_floor
 from prunebench.config.arguments import validated
 from prunebench.core.context import Extracted, Run
-from prunebench.criteria.snr import lowest, signal_to_noise
+from prunebench.criteria.snr import live_weights, signal_to_noise
 from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, removed, silenced
 from prunebench.methods.bases.variational import VariationalMethod
@@ -48,11 +48,8 @@ class NoisiestWeights(VariationalMethod):
 
     def _noisiest(self, layers: Mapping[str, GaussianWeights]) -> dict[str, Tensor]:
         """Which weights go: the first floor(ratio * n) of the ranking; of equal ones those of lower index."""
-        ratios = {name: signal_to_noise(*layer.posterior()).flatten() for name, layer in layers.items()}
-        if self.scope == "layer":
-            flat = [lowest(ratio, int(self.prune_ratio * len(ratio))) for ratio in ratios.values()]
-        else:
-            ratio = torch.cat([*ratios.values()])
-            flat = list(lowest(ratio, int(self.prune_ratio * len(ratio))).split([len(r) for r in ratios.values()]))
-        masks = zip(layers.items(), flat, strict=True)
-        return {name: mask.view_as(layer.weight) for (name, layer), mask in masks}
+        ratios = {name: signal_to_noise(*layer.posterior()) for name, layer in layers.items()}
+        counts = {name: prune_floor(ratio.numel(), self.prune_ratio) for name, ratio in ratios.items()}
+        total = sum(ratio.numel() for ratio in ratios.values())
+        live = live_weights(ratios, counts if self.scope == "layer" else prune_floor(total, self.prune_ratio))
+        return {name: ~mask for name, mask in live.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,14 +18,11 @@ from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
-from prunebench.core.result import is_complete, read_result
 from prunebench.criteria.snr import filter_signal_to_noise, live_weights, signal_to_noise
-from prunebench.disk.paths import user_path
-from prunebench.disk.seal import Damaged
-from prunebench.disk.tensors import read_tensors
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
+from prunebench.methods.bases.stored_states import OPTION, load_fitting, phase_states
 from prunebench.surgery.shrink import shrink
 
 log = logging.getLogger("prunebench")
@@ -121,29 +118,34 @@ class SnrPruning:
         return run.cut(net, choice), gaussian.select(index)
 
 
-def read_posterior(folder: str, net: nn.Module) -> IterateGaussian:
+def read_iterates(folder: str, net: nn.Module) -> IterateGaussian:
     """The Gaussian that a finished run collected for a net with the parameters of ``net``, before any cut.
 
     Raises:
         UserError: no finished run, one that collected nothing, or one of another net.
     """
-    path = user_path(folder)
-    if not is_complete(path):
-        raise UserError(f"method.posterior={folder} is no folder of a finished run (.../seed_<n>)")
-    for phase in read_result(path)["phases"]:
-        file = path / "phases" / phase["name"] / "weights.safetensors"
-        if not file.exists():
-            continue
-        try:
-            tensors = read_tensors(file)
-        except Damaged as error:
-            raise UserError(f"method.posterior: {error}; run that run again") from None
-        prefix = "method.posterior."
-        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if not state:
-            continue
-        for name, parameter in trainable(net):
-            if (found := tensors.get(f"net.{name}")) is None or found.shape != parameter.shape:
-                raise UserError(f"method.posterior={folder} is a run of another net: '{name}' is missing or differs")
-        return IterateGaussian.from_state(state)
-    raise UserError(f"method.posterior={folder} is a run that collected no weights; give one with method=swag")
+    for state in phase_states(folder):
+        if (found := collected(state, net)) is not None:
+            return found
+    raise UserError(f"{OPTION}={folder} is a run that collected no weights; give one with method=swag")
+
+
+def collected(state: Mapping[str, Tensor], net: nn.Module) -> IterateGaussian | None:
+    """The Gaussian in the stored ``state`` of a phase; None if there is none.
+
+    Raises:
+        UserError: it is one of another net than ``net``, or damaged.
+    """
+    prefix = f"{OPTION}."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not own:
+        return None
+    size = 0
+    for name, parameter in trainable(net):
+        if (found := state.get(f"net.{name}")) is None or found.shape != parameter.shape:
+            raise UserError(f"{OPTION} is a run of another net: '{name}' is missing or differs")
+        size += parameter.numel()
+    deviations = own.get("deviations")
+    made = IterateGaussian(size=size, rank=len(deviations) if deviations is not None and deviations.dim() else 0)
+    load_fitting(made, own)
+    return made

@@ -21,6 +21,7 @@ from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
 from prunebench.methods.bases.dead_channels import without_dead_channels
 from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
+from prunebench.methods.bases.stored_states import load_fitting
 
 log = logging.getLogger("prunebench")
 
@@ -105,6 +106,16 @@ class VariationalMethod(Method):
     @torch.no_grad()
     def report(self, net: nn.Module) -> Mapping[str, float]:
         return {"kl_nats": float(self.divergence(net)), "kl_weight": float(self.kl_now)}
+
+    def stored_posterior(self, net: nn.Module, state: Mapping[str, Tensor], run: Run) -> nn.Module | None:
+        stored = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+        if not any(name.endswith("spread") for name in stored):
+            return None
+        self._choose(net, run)
+        with torch.random.fork_rng([]):  # first values are drawn, only to be overwritten
+            made = self.swap(net)
+        load_fitting(made, stored)
+        return made.eval()
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         if self.num_samples is None or not is_stochastic(net):

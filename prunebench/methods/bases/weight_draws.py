@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.weight_priors import WeightPrior
+from prunebench.layers.priors import Prior
 from prunebench.methods.bases.gaussian_nets import gaussian_layers
 
 Draws = list[tuple[GaussianWeights, tuple[Tensor, Tensor | None]]]
@@ -19,7 +19,7 @@ def draw(net: nn.Module) -> Draws:
     return [(layer, layer.draw()) for layer in gaussian_layers(net).values()]
 
 
-def log_ratio(drawn: Draws, prior: WeightPrior, *, detached_mean: bool = False) -> Tensor:
+def log_ratio(drawn: Draws, prior: Prior, *, detached_mean: bool = False) -> Tensor:
     """ln q(w) - ln p(w) at the drawn weights and random biases, a sum, nats; its mean over draws is the KL.
 
     Args:

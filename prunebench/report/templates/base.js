@@ -10,7 +10,7 @@ class Run {
   constructor(values) {
     FIELDS.forEach((field, i) => { this[field] = WORDS.has(field) ? D.words[values[i]] : values[i]; });
     this.key = `${this.id}/${this.seed}`;
-    this.points = (D.points[this.key] ?? []).map(([name, numbers]) => ({ name, get: (key) => numbers[key] ?? null }));
+    this.points = (D.points[this.key] ?? []).map(([name, numbers, settings]) => ({ name, settings, get: (key) => numbers[key] ?? null }));
     this.text = [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.origin, this.place]
       .join(" ").toLowerCase();
   }

@@ -118,6 +118,8 @@ function charts(run) {
   const made = detail.bins ? [reliability(run, detail.bins)] : [];
   const counts = run.fact("cost")?.per_sample?.histogram;
   if (counts?.edges && counts.counts) made.push(perSampleCost(counts));
+  made.push(...[shareCurve(run)].filter(Boolean));
+  for (const [name, found] of Object.entries(run.fact("distributions") ?? {})) made.push(distribution(name, found));
   const names = [...new Set(detail.curves.flatMap((phase) => Object.keys(phase.series)))];
   const shares = names.filter((name) => watched(name)?.scale === 100);
   for (const name of shares) made.push(curve(`Validation ${(watched(name).title + watched(name).mark).toLowerCase()}`, detail.curves, [name], 100));
