@@ -18,6 +18,7 @@ from prunebench.core.context import Extracted, Point, Run
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches
 from prunebench.errors import UserError, nearest
+from prunebench.surgery.narrow import Narrowed
 
 ALL_SCHEDULES = frozenset({"finetune", "oneshot", "iterative", "scratch", "scratch_e", "scratch_b", "simultaneous"})
 NET = "net"
@@ -57,6 +58,8 @@ class Method(nn.Module):
     schedules: frozenset[str] = ALL_SCHEDULES
     sizes_given: bool = True
     """Whether configuration and net say how many channels of each layer go; False where trained weights decide."""
+    narrows: ClassVar[bool] = False
+    """Whether the net's tensors change their shapes while it trains, which several devices do not follow."""
     objective: ClassVar[str] = "map"
     """What training minimises: ``map`` = NLL plus the L2 prior of weight decay, ``elbo``, ``regularised_heuristic``."""
 
@@ -168,8 +171,13 @@ class Method(nn.Module):
     def before_step(self, net: nn.Module, clock: Clock) -> None:
         """Gradients are ready, the optimiser (each one, if there are several) has not stepped."""
 
-    def after_step(self, net: nn.Module, clock: Clock) -> None:
-        """The weights have moved, by the step ``clock.step``."""
+    def after_step(self, net: nn.Module, clock: Clock) -> Sequence[Narrowed] | None:
+        """The weights have moved, by the step ``clock.step``.
+
+        Returns:
+            The parameters that have lost entries in place, if any: the optimiser's state loses the same.
+        """
+        return None
 
     def start_epoch(self, net: nn.Module, clock: Clock) -> None:
         """Before the first batch of an epoch, also of one that is resumed."""
@@ -180,6 +188,10 @@ class Method(nn.Module):
     def report(self, net: nn.Module) -> Mapping[str, float]:
         """Numbers of interest at the end of an epoch, after ``end_epoch``; logged as ``method/<name>``."""
         return {}
+
+    def spent_macs(self) -> int | None:
+        """Multiply-accumulates of all training so far, where the net's size changes in it; None: it stays the same."""
+        return None
 
     def selectable(self, net: nn.Module) -> bool:
         """Whether the weights at the end of this epoch may become the best on validation.

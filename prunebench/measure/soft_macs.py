@@ -1,21 +1,23 @@
-"""MACs of a net whose channels are there by shares: what a plan costs where each share is 0 or 1, and has gradients."""
+"""Sizes of a net whose channels are there by shares: what a plan leaves where each share is 0 or 1, with gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Add, Cat, Depthwise, Grouped, Mix, Multiply, Shift, Step, Through
+from prunebench.surgery.steps import Add, Cat, Depthwise, Grouped, Mix, Multiply, PerChannel, Shift, Step, Through
 
 
 class SoftMacs:
     """Follows shares of channels through a graph as :meth:`ChannelGraph.live` follows live channels.
 
     A sum has the larger share of its two inputs, a product the smaller one. With shares of 0 and 1, and at least one
-    channel in each layer, the result is :meth:`ChannelGraph.macs` of the plan that keeps the ones.
+    channel in each layer, the results are :meth:`ChannelGraph.macs` and :meth:`ChannelGraph.params` of the plan that
+    keeps the ones.
 
     Args:
         graph: of the dense net.
@@ -23,6 +25,10 @@ class SoftMacs:
 
     def __init__(self, graph: ChannelGraph) -> None:
         self._steps = graph.steps
+        sizes = {name: parameter.numel() for name, parameter in graph.traced.net.named_parameters()}
+        fixed = {name for name in graph.unread if name in sizes}
+        fixed.update(name for step in graph.steps if not isinstance(step, _CUT) for name in step.params)
+        self._fixed_params = sum(sizes[name] for name in fixed)
 
     def __call__(self, shares: Mapping[str, Tensor]) -> Tensor:
         """Multiply-accumulates of one sample, a scalar.
@@ -30,24 +36,53 @@ class SoftMacs:
         Args:
             shares: layer -> ``[channels]`` in [0, 1]; other layers are whole.
         """
-        device = next(iter(shares.values())).device
+        total = torch.zeros((), dtype=torch.float64, device=_device(shares))
+        for step, num_in, found in self._walk(shares):
+            if isinstance(step, Mix):
+                total = total + step.macs_each * num_in * found.sum()
+            elif isinstance(step, Depthwise | Grouped) and found is not None:
+                total = total + step.macs_each * found.sum()
+            else:
+                total = total + step.macs
+        return total
+
+    def params(self, shares: Mapping[str, Tensor]) -> Tensor:
+        """Parameters, a scalar; ``shares`` as for the call."""
+        total = torch.full((), float(self._fixed_params), dtype=torch.float64, device=_device(shares))
+        for step, num_in, found in self._walk(shares):
+            if isinstance(step, Mix):
+                total = total + (step.params_each * num_in + step.has_bias) * found.sum()
+            elif isinstance(step, Depthwise | Grouped | PerChannel):
+                found = _ones(step.width, total.device) if found is None else found
+                each = step.num_each * step.span if isinstance(step, PerChannel) else step.params_each
+                total = total + each * found.sum()
+        return total
+
+    def _walk(self, shares: Mapping[str, Tensor]) -> Iterator[tuple[Step, Any, Any]]:
+        """Each step with the number of input features of a :class:`Mix` and the shares of its output's channels."""
+        device = _device(shares)
         live: list[Tensor | None] = []  # None = complete, whatever its dimensions mean
-        total = torch.zeros((), dtype=torch.float64, device=device)
         for step in self._steps:
+            num_in: Any = None
             if isinstance(step, Mix):
                 source = live[step.inputs[0]]
                 num_in = step.in_width if source is None or step.whole or step.complete else source.sum()
-                found = shares[step.module].double() if step.module in shares else _ones(step.width, device)
-                total = total + step.macs_each * step.in_span * num_in * found.sum()
-                live.append(found)
+                num_in = num_in * step.in_span
+                found: Tensor | None = _ones(step.width, device)
+                if step.module in shares:
+                    found = shares[step.module].double()
             else:
-                found_or_none = _passed_on(step, live, device)
-                live.append(found_or_none)
-                if isinstance(step, Depthwise | Grouped) and found_or_none is not None:
-                    total = total + step.macs_each * found_or_none.sum()
-                else:
-                    total = total + step.macs
-        return total
+                found = _passed_on(step, live, device)
+            live.append(found)
+            yield step, num_in, found
+
+
+_CUT = (Mix, Depthwise, Grouped, PerChannel)
+"""Steps whose parameters a plan cuts."""
+
+
+def _device(shares: Mapping[str, Tensor]) -> torch.device:
+    return next(iter(shares.values())).device
 
 
 def _passed_on(step: Step, live: list[Tensor | None], device: torch.device) -> Tensor | None:

@@ -17,13 +17,18 @@ from prunebench.models import check_image_size
 
 
 class LeNet300100(nn.Module):
-    """784-300-100-10 perceptron: 266,610 parameters and 266,200 MACs for MNIST."""
+    """784-300-100-10 perceptron: 266,610 parameters and 266,200 MACs for MNIST.
 
-    def __init__(self, *, num_classes: int, in_features: int) -> None:
+    Args:
+        num_classes, in_features: sizes of the last and the first layer.
+        width: factor of both hidden layers.
+    """
+
+    def __init__(self, *, num_classes: int, in_features: int, width: int = 1) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(in_features, 300)
-        self.fc2 = nn.Linear(300, 100)
-        self.fc3 = nn.Linear(100, num_classes)
+        self.fc1 = nn.Linear(in_features, 300 * width)
+        self.fc2 = nn.Linear(300 * width, 100 * width)
+        self.fc3 = nn.Linear(100 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
@@ -34,16 +39,21 @@ class LeNet300100(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """20-50-500-10 convolutional net: 431,080 parameters and 2,293,000 MACs for MNIST."""
+    """20-50-500-10 convolutional net: 431,080 parameters and 2,293,000 MACs for MNIST.
 
-    def __init__(self, *, num_classes: int, in_channels: int, image_size: int) -> None:
+    Args:
+        num_classes, in_channels, image_size: of the pictures.
+        width: factor of the three hidden layers.
+    """
+
+    def __init__(self, *, num_classes: int, in_channels: int, image_size: int, width: int = 1) -> None:
         super().__init__()
         side = _side_after_convs(image_size)
-        self.conv1 = nn.Conv2d(in_channels, 20, kernel_size=5)
-        self.conv2 = nn.Conv2d(20, 50, kernel_size=5)
+        self.conv1 = nn.Conv2d(in_channels, 20 * width, kernel_size=5)
+        self.conv2 = nn.Conv2d(20 * width, 50 * width, kernel_size=5)
         self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(50 * side * side, 500)
-        self.fc2 = nn.Linear(500, num_classes)
+        self.fc1 = nn.Linear(50 * width * side * side, 500 * width)
+        self.fc2 = nn.Linear(500 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
@@ -61,15 +71,25 @@ def _side_after_convs(image_size: int) -> int:
 
 @validated
 def lenet300_100(
-    *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 1,
+    image_size: PositiveInt = 28,
+    width: PositiveInt = 1,
 ) -> LeNet300100:
     """LeNet-300-100; its first layer has ``in_channels * image_size ** 2`` inputs. Raises ``UserError``."""
-    return LeNet300100(num_classes=num_classes, in_features=in_channels * image_size**2)
+    return LeNet300100(num_classes=num_classes, in_features=in_channels * image_size**2, width=width)
 
 
 @validated
-def lenet5(*, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1, image_size: PositiveInt = 28) -> LeNet5:
+def lenet5(
+    *,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 1,
+    image_size: PositiveInt = 28,
+    width: PositiveInt = 1,
+) -> LeNet5:
     """LeNet-5 as in Caffe, for images of at least 16x16 pixels. Raises ``UserError``."""
     why = "two 5x5 convolutions without padding, each followed by a pooling"
     check_image_size("lenet5", image_size, smallest=16, why=why)
-    return LeNet5(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    return LeNet5(num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)

@@ -16,6 +16,7 @@ from prunebench.report import (
     details,
     figures,
     guarantees,
+    kept_widths,
     leagues,
     page,
     papers,
@@ -140,7 +141,8 @@ def _write_tables(
     advance: Callable[[str, int, int], None],
 ) -> list[Path]:
     made = [summaries.configurations(grouped), contests.comparisons(tested), contests.ranks(tested)]
-    made += [support.table(grouped), guarantees.table(grouped), papers.overview(views), papers.rows_run(views)[0]]
+    made += [support.table(grouped), guarantees.table(grouped), kept_widths.table(grouped, collection)]
+    made += [papers.overview(views), papers.rows_run(views)[0]]
     made += [table for view in views for table, _ in view.tables]
     # thousands of lines with all numbers: for programs, not for readers
     written = tables.write(summaries.runs(collection.records), folder, [".csv"])

@@ -96,9 +96,15 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
     dense = DenseNet(config["model"], make=fresh, example=data.example(), samples=data.samples_per_example)
     task = task_of(data)
     suits.check(dense, data, task, phases)
+    method = named.build("method", config["method"], expects=Method, trust=trust)
+    if method.narrows and settings.devices > 1:
+        raise UserError(
+            f"method={config['method']['name']} makes the net smaller while it trains, which works on one device; "
+            f"use trainer.devices=1, got {settings.devices}"
+        )
     job = Job(
         dense=dense,
-        method=named.build("method", config["method"], expects=Method, trust=trust),
+        method=method,
         data=data,
         task=task,
         schedule=config["schedule"]["name"],

@@ -37,6 +37,10 @@ class Slice:
             if tensor.dim() > 0:
                 yield name, tensor
 
+    def kept(self, tensor: Tensor) -> list[list[int]]:
+        """The live indices of one of these tensors, along its first dimension or its first two."""
+        return [self.rows] if self.columns is None or tensor.dim() < 2 else [self.rows, self.columns]
+
 
 def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
     """The live part of each module that a plan can cut, none for a module that is not needed at all.
@@ -80,19 +84,26 @@ def check_net(net: nn.Module, graph: ChannelGraph, parts: Sequence[Slice]) -> No
 def cut(module: nn.Module, part: Slice) -> None:
     """Make a module small, in place: its tensors become new, smaller parameters and buffers."""
     for name, tensor in list(part.tensors(module)):
-        small = tensor.detach()[part.rows]
-        if part.columns is not None and tensor.dim() > 1:
-            small = small[:, part.columns]
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-            small = small.contiguous(memory_format=torch.channels_last)
+        small = taken(tensor, part.kept(tensor))
         if isinstance(tensor, nn.Parameter):
             setattr(module, name, nn.Parameter(small, requires_grad=tensor.requires_grad))
         else:
             setattr(module, name, small)
-    _resize(module, part)
+    set_sizes(module, part)
 
 
-def _resize(module: nn.Module, part: Slice) -> None:
+def taken(tensor: Tensor, kept: Sequence[Sequence[int]]) -> Tensor:
+    """A copy of the entries ``kept`` along the first dimensions, in the memory format of ``tensor``."""
+    small = tensor.detach()
+    for dim, indices in enumerate(kept):
+        small = small.index_select(dim, torch.tensor(indices, dtype=torch.long, device=small.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        return small.contiguous(memory_format=torch.channels_last)
+    return small.contiguous()
+
+
+def set_sizes(module: nn.Module, part: Slice) -> None:
+    """Make what a module says of its sizes fit its tensors."""
     if isinstance(part.step, PerChannel):
         for name in ("num_features", "num_parameters"):
             if hasattr(module, name):

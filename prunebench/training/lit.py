@@ -20,7 +20,15 @@ from prunebench.data.base import Batches, Data
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.measure.metrics import NLL
-from prunebench.training.optimizers import build_optimizer, build_rate, clip, hold_rates, parameters, scale_rates
+from prunebench.training.optimizers import (
+    build_optimizer,
+    build_rate,
+    clip,
+    hold_rates,
+    narrow_state,
+    parameters,
+    scale_rates,
+)
 
 
 class Lit(pl.LightningModule):
@@ -191,7 +199,9 @@ class Lit(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         clock = self.clock()
         if self._steps_now:
-            self.method.after_step(self.net, clock)
+            for narrowed in self.method.after_step(self.net, clock) or ():
+                for optimizer in self.trainer.optimizers:
+                    narrow_state(optimizer, narrowed)
             if not self.automatic_optimization:
                 for rate in self._rates():
                     rate.step()

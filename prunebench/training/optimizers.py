@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from prunebench.config.phase import OPTIMIZERS, Phase, lr_factor
 from prunebench.data.base import Data
 from prunebench.errors import UserError
+from prunebench.surgery.narrow import Narrowed
 
 KIND, SCHEDULE = "optimizer", "lr_schedule"
 """Keys of a group that torch's optimisers do not know."""
@@ -136,6 +137,15 @@ def clip(optimizer: Optimizer, max_norm: float | None) -> None:
     if max_norm:
         clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
         nn.utils.clip_grad_norm_(clipped, max_norm)
+
+
+def narrow_state(optimizer: Optimizer, narrowed: Narrowed) -> None:
+    """Take what a parameter has lost out of its momenta and moments; counters of steps stay."""
+    for member in optimizer.members if isinstance(optimizer, SideBySide) else [optimizer]:
+        state = member.state.get(narrowed.parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and tuple(value.shape) == narrowed.before:
+                state[name] = narrowed.take(value)
 
 
 def parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -70,12 +70,15 @@ def train_phase(
         for started in loggers:
             started.close()
     best = read_checkpoint(folder / BEST, after=after) if (folder / BEST).exists() else None
+    spent = method.spent_macs()
+    if spent is None:
+        spent = round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1))
     record = {
         "name": phase.name,
         "epochs": phase.epochs,
         "seconds": sum(row["seconds"] for row in history),
         "wall_seconds": time.perf_counter() - start,
-        "train_macs": round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1)),
+        "train_macs": spent,
         "lr": [row["lr"] for row in history],
         "best_epoch": int(best["epoch"]) if best else phase.epochs - 1,
         "selected_epoch": phase.epochs - 1,

@@ -35,6 +35,7 @@ def test_zeros_and_ones_cost_what_the_shrunk_net_costs(name: str) -> None:
     for seed in range(3):
         plan = draw_plan(graph, random.Random(seed))
         assert float(soft(shares(graph, plan))) == graph.macs(plan)
+        assert float(soft.params(shares(graph, plan))) == graph.params(plan)
     assert graph.macs(plan) == counted(shrink(net, graph, plan).eval(), images(1))[0]
 
 

@@ -54,3 +54,10 @@ def test_too_small_images(size):
 def test_counts_are_positive_integers(name, value):
     with pytest.raises(UserError, match=rf"^{name} must be a whole number of at least 1, got"):
         lenet300_100(**{name: value})
+
+
+def test_width_is_a_factor_of_all_hidden_layers(count):
+    # 784-600-200-10 and 40-100-1000: products of neighbouring sizes, as by hand
+    assert count(lambda **sizes: lenet300_100(width=2, **sizes), size=28, channels=1)[0] == 784 * 600 + 600 * 200 + 2000
+    conv = 24 * 24 * 25 * 40 + 8 * 8 * 25 * 40 * 100
+    assert count(lambda **sizes: lenet5(width=2, **sizes), size=28, channels=1)[0] == conv + 1600 * 1000 + 10_000
