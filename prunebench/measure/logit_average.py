@@ -1,7 +1,7 @@
 """Calibration as the code of Bayesian nested networks measures it, beside what this package reports.
 
 It averages the logits of several passes and not their probabilities, and it averages the calibration errors of small
-batches (cifar_eval_vnd.py:155-162). The second is far too large: few samples in a bin never agree with their confidence.
+batches (cifar_eval_vnd.py:155-162). The second is far too large: few samples never agree with their confidence.
 """
 
 from __future__ import annotations

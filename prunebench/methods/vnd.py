@@ -331,5 +331,5 @@ class VND(VariationalMethod):
         self.names = [name for name in self.names if name not in apart]
         self.masked, refused = maskable(graph, self.names, position=self.mask_position, **self.blocks)  # type: ignore[arg-type]
         self.places = {holder(graph, name, self.mask_position): name for name in self.masked}
-        refused = dict.fromkeys(apart, "it has no mask (method.plain)") | refused
+        refused |= dict.fromkeys(apart, "it has neither mask nor noise (method.plain)")
         self.whole = [{"layer": name, "reason": reason} for name, reason in refused.items()]

@@ -71,6 +71,4 @@ def vgg11_wide(
 ) -> WideVGG:
     """VGG-11, 1.5 times as wide: 20,946,890 parameters, 342,592,000 MACs. Raises ``UserError``."""
     check_image_size("vgg11_wide", image_size, smallest=32, why="five poolings")
-    return WideVGG(
-        num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width, hidden=hidden
-    )
+    return WideVGG(num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width, hidden=hidden)
