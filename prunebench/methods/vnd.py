@@ -275,7 +275,7 @@ class VND(VariationalMethod):
         shares = dict.fromkeys(self.masked, width)
         if isinstance(width, Mapping):
             shares = dict.fromkeys(self.masked, 1.0)
-            for pattern, share in reversed(width.items()):  # the first match wins
+            for pattern, share in reversed(list(width.items())):  # the first match wins
                 shares |= dict.fromkeys(match_layers([pattern], self.masked, what="method.width"), share)
         kept = {name: blocks.kept(shares[name]) * blocks.size for name, blocks in self.masked.items()}  # type: ignore[arg-type]
         return Plan(keep={name: tuple(range(n)) for name, n in kept.items() if n < self.masked[name].channels})
@@ -329,7 +329,7 @@ class VND(VariationalMethod):
         else:
             apart = match_layers(self.plain, graph.layers, what="method.plain")
         self.names = [name for name in self.names if name not in apart]
-        self.masked, refused = maskable(graph, self.names, position=self.mask_position, **self.blocks)  # type: ignore[arg-type]
+        self.masked, refused = maskable(graph, self.names, position=self.mask_position, **self.blocks)
         self.places = {holder(graph, name, self.mask_position): name for name in self.masked}
         refused |= dict.fromkeys(apart, "it has neither mask nor noise (method.plain)")
         self.whole = [{"layer": name, "reason": reason} for name, reason in refused.items()]
