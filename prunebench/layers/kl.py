@@ -40,6 +40,26 @@ def log_uniform_cubic(log_alpha: Tensor) -> Tensor:
     return LOG_UNIFORM_CONSTANT - 0.5 * log_alpha - polynomial
 
 
+def log_uniform_conv(log_alpha: Tensor) -> Tensor:
+    """The same as Cui et al. 2021 approximate it in convolutions (modules/torch_vnd.py), up to a constant.
+
+    Near the cubic form for alpha <= 1; above it bends back to 0. The minimum, -0.5471 at log alpha = 1.03, is a pull
+    away from very large alpha: no weight is driven to be pruned.
+    """
+    return _log_uniform_bump(log_alpha, height=0.7294, sharpness=math.exp(0.5387), offset=-0.2041, slope=0.3492)
+
+
+def log_uniform_linear(log_alpha: Tensor) -> Tensor:
+    """The same in linear layers; its minimum is -0.7005 at log alpha = 1.79."""
+    return _log_uniform_bump(log_alpha, height=0.792, sharpness=1.0, offset=-0.4826, slope=0.3451)
+
+
+def _log_uniform_bump(log_alpha: Tensor, *, height: float, sharpness: float, offset: float, slope: float) -> Tensor:
+    """ln(1 + 1 / alpha) / 2 minus a bump in log alpha."""
+    bump = torch.exp(-sharpness * (offset + slope * log_alpha).square())
+    return 0.5 * F.softplus(-log_alpha) - height * bump
+
+
 def gaussian(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
     """KL(N(mean, std^2) || N(0, prior_std^2))."""
     return math.log(prior_std) - std.log() + (std.square() + mean.square()) / (2 * prior_std**2) - 0.5

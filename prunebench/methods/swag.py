@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from prunebench.data.splits import stream
 from prunebench.errors import UserError
 from prunebench.layers.iterates import IterateGaussian
 from prunebench.layers.vectors import split, to_vector, trainable, write_vector
-from prunebench.measure.batch_norm import refreshed
+from prunebench.methods.bases.fresh_norms import check_bn_images, with_fresh_norms
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
 from prunebench.methods.bases.snr_pruning import PrunedUnit, Score, SnrPruning, collected, read_iterates
 from prunebench.methods.bases.stored_states import OPTION, load_fitting
@@ -34,8 +33,6 @@ from prunebench.methods.bases.stored_states import OPTION, load_fitting
 log = logging.getLogger("prunebench")
 SCALES = {"swa": 0.0, "swag_diag": 1.0, "swag": 0.5}
 """Variant -> factor of the covariance (experiments/uncertainty/README.md of the official code)."""
-REFRESH_BATCH = 128
-"""Pictures a batch when batch norms are refreshed: the official code's training batch."""
 ORIGIN = "prunebench_extension"
 """Marks runs that prune: the paper does not."""
 
@@ -115,10 +112,7 @@ class SWAG(Method):
 
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
-        if self.bn_images is not None and not 1 <= self.bn_images <= run.data.num_train:
-            raise UserError(
-                f"method.bn_images must be 1 to {run.data.num_train} training pictures or null, got {self.bn_images!r}"
-            )
+        check_bn_images(self.bn_images, run)
         if self.pruning.prune_ratio and run.schedule == "simultaneous":
             raise UserError("method.prune_ratio acts at a cut; use schedule=oneshot or finetune, or set it to 0")
         if self.pruning.prune_ratio:
@@ -239,11 +233,7 @@ class SWAG(Method):
         """A copy of ``net`` with the weights ``vector [d]`` and batch norms that fit them."""
         net = copy.deepcopy(net).to(run.device)
         write_vector(net, vector)
-        run.data.to(run.device)
-        # augmented like the training: statistics of plain pictures cost a CIFAR-10 ResNet-20 2.8 points of accuracy
-        batches = run.data.train(epoch=0, seed=run.seed, batch_size=REFRESH_BATCH)
-        num_batches = None if self.bn_images is None else math.ceil(self.bn_images / REFRESH_BATCH)
-        return refreshed(net, itertools.islice(batches, num_batches), seed=run.seed).eval()
+        return with_fresh_norms(net, run, num_images=self.bn_images)
 
     def _mean(self, net: nn.Module, run: Run) -> nn.Module:
         assert self.posterior is not None

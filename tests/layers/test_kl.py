@@ -112,3 +112,25 @@ def test_warmup_of_the_paper() -> None:
     assert weights[20:] == [1.0] * 5
     assert [kl.warmup(epoch, weight=0.5, start=0, length=0) for epoch in (0, 9)] == [0.5, 0.5]
     assert [kl.warmup(epoch, weight=0.5, start=2, length=0) for epoch in (1, 2)] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(("log_alpha", "expected"), [(-4, 2.000050), (-2, 0.882854), (0, -0.332569), (3, -0.191190)])
+def test_bump_form_of_convolutions(log_alpha: float, expected: float) -> None:
+    found = kl.log_uniform_conv(torch.tensor(float(log_alpha), dtype=torch.double))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("log_alpha", "expected"), [(-4, 1.984449), (0, -0.280873)])
+def test_bump_form_of_linear_layers(log_alpha: float, expected: float) -> None:
+    found = kl.log_uniform_linear(torch.tensor(float(log_alpha), dtype=torch.double))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_the_bump_forms_are_lowest_and_how_near_they_are_to_the_cubic_one() -> None:
+    grid = torch.linspace(-8, 8, 160_001, dtype=torch.double)
+    for form, place, value in ((kl.log_uniform_conv, 1.0334, -0.547125), (kl.log_uniform_linear, 1.7859, -0.700470)):
+        found = form(grid)
+        assert float(found.min()) == pytest.approx(value, abs=1e-6)
+        assert float(grid[found.argmin()]) == pytest.approx(place, abs=2e-4)
+    cubic = kl.log_uniform_cubic(torch.tensor([-4.0, 0.0], dtype=torch.double)) - kl.LOG_UNIFORM_CONSTANT
+    assert cubic.tolist() == pytest.approx([1.979228, -0.245709], abs=1e-6)
