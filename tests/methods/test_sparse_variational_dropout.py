@@ -22,6 +22,7 @@ from prunebench.layers.gaussian_layers import GaussianLinear
 from prunebench.layers.sampling import Ensemble
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_plain, with_spread
 from prunebench.methods.sparse_variational_dropout import SparseVariationalDropout
+from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg16
 from prunebench.run import assemble
 from prunebench.surgery.dead import unread
@@ -256,3 +257,25 @@ def test_the_row_of_the_vgg_starts_from_a_trained_net() -> None:
     phases = config["schedule"]["phases"]
     assert list(phases) == ["pretrain", "train"]
     assert (phases["train"]["epochs"], phases["train"]["lr"]) == (200, 1e-5)
+
+
+def test_a_residual_net_that_draws_its_weights_keeps_the_partners_of_an_addition_equal() -> None:
+    """Different sets would make the layers of the stream wide, and a layer that draws its weights has no wide form."""
+    net, example = resnet20(in_channels=1, num_classes=4).eval(), torch.randn(2, 1, 8, 8)
+    sparse_vd, bare = method(num_samples=3), bare_run(net, example, schedule="simultaneous")
+    sparse_vd.check(net, bare)
+    noisy = sparse_vd.attach(net, bare).eval()
+    # what the first stage writes arrives in the middle of the second one, where nobody reads the channels 8 to 12
+    stage2 = "layer2.1.conv1", "layer2.2.conv1", "layer3.0.conv1"
+    stage3 = "layer3.1.conv1", "layer3.2.conv1", "linear"
+    with torch.no_grad():
+        for names, first in ((stage2, 8), (stage3, 8 + 16)):
+            for name in names:
+                gaussian_layers(noisy)[name].spread[:, first : first + 5] = 20.0  # log sigma^2: nothing but noise
+    plan = unread(to_plain(noisy), bare.graph)
+    assert len(plan.keep["layer2.0.conv2"]) == 27 and "conv1" not in plan.keep
+    found = sparse_vd.extract(noisy, bare)
+    assert found.plan is not None and len(found.plan.keep["layer2.0.conv2"]) == 32
+    torch.testing.assert_close(found.net.eval()(example), to_plain(noisy)(example), rtol=1e-4, atol=1e-5)
+    drawn = Ensemble(found.net, num_samples=2, seed=0).each(lambda net: net(example))
+    assert drawn.shape == (2, 2, 4) and not torch.equal(drawn[0], drawn[1])

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunebench.budget import Choice
 from prunebench.core.context import Extracted, Run
+from prunebench.surgery.align import align
 from prunebench.surgery.dead import unread, without_constants
 
 EXACT = 1e-3
@@ -29,11 +30,12 @@ def without_dead_channels(
     Args:
         whole: layers without a zero, with the reason.
         achieved: facts for the result.
-        constants: move constant channels into the biases of their readers; False where they are not constant when the
-            net predicts.
+        constants: move constant channels into the biases of their readers; False where weights are drawn when the net
+            predicts: then they are not constant, and no layer is made wide, as none that draws has a wide form.
     """
     settled = without_constants(sparse, run.graph, run.example) if constants else sparse
-    found = run.cut(settled, Choice(unread(settled, run.graph), list(whole), {}))
+    plan = unread(settled, run.graph)
+    found = run.cut(settled, Choice(plan if constants else align(run.graph, plan), list(whole), {}))
     difference = run.max_abs_diff(sparse, found.net)
     assert difference <= EXACT, f"the compact net differs from the sparse one by {difference}"
     return replace(found, achieved={**found.achieved, **achieved})
