@@ -53,6 +53,12 @@ def laplace(mean: Tensor, std: Tensor, scale: float) -> Tensor:
     return math.log(2 * scale) - 0.5 * math.log(2 * math.pi * math.e) - std.log() + absolute / scale
 
 
+def bernoulli(location: Tensor, log_prior: float) -> Tensor:
+    """KL(Bernoulli(sigmoid(location)) || Bernoulli(e^log_prior)); the prior may be too small for a float, not 1."""
+    on, off = F.logsigmoid(location), F.logsigmoid(-location)
+    return on.exp() * (on - log_prior) + off.exp() * (off - math.log(-math.expm1(log_prior)))
+
+
 def gaussian_log_prob(value: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     """ln N(value; mean, std^2); ``std`` is a standard deviation, never a variance."""
     std = torch.as_tensor(std, dtype=value.dtype, device=value.device)
