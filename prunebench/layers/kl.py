@@ -45,6 +45,13 @@ def gaussian(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
     return math.log(prior_std) - std.log() + (std.square() + mean.square()) / (2 * prior_std**2) - 0.5
 
 
+def gaussian_by_row(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
+    """:func:`gaussian` summed over all dimensions but the first, ``[out, ...]`` to ``[out]``; makes fewer tensors."""
+    mean, std = mean.flatten(1), std.flatten(1)
+    squares = torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std)
+    return mean.shape[1] * (math.log(prior_std) - 0.5) - std.log().sum(1) + squares / (2 * prior_std**2)
+
+
 def laplace(mean: Tensor, std: Tensor, scale: float) -> Tensor:
     """KL(N(mean, std^2) || Laplace(0, scale)); minus the entropy, plus ln(2 scale) + E|w| / scale."""
     ratio = mean / std

@@ -23,6 +23,8 @@ from prunebench.layers.gaussian_weights import EPS, GaussianWeights
 Selection = Annotated[str, Among(("node", "edge", "none"))]
 """What has a gate: each output with all its weights and its bias, each weight and bias by itself, nothing."""
 SlabEstimator = Annotated[str, Among(("weight", "local_reparam"))]
+Stds = tuple[Tensor, Tensor | None]
+"""Standard deviations of weights ``[out, in, ...]`` and of biases ``[out]``, where there are biases."""
 SETTLED = 1e4
 """Size of ``location`` at which a gate is fixed for good: its probability is exactly 0 or 1 in float32."""
 
@@ -66,6 +68,10 @@ class SpikeSlab(GaussianWeights):
             "spread": self.initial,
             **{name: getattr(self, name) for name in names},
         }
+
+    def stds(self) -> Stds:
+        """Standard deviations of weights and biases."""
+        return self.std(), self.bias_std()
 
     # -- the gates
 
@@ -115,10 +121,17 @@ class SpikeSlab(GaussianWeights):
 
     # -- the output
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
-        """One draw of weights and biases; where a gate is off they are 0."""
-        weight = torch.addcmul(self.weight, self.std(), torch.randn_like(self.weight))
-        gates, bias = self.gates(), self._drawn_bias()
+    def draw(self, stds: Stds | None = None) -> tuple[Tensor, Tensor | None]:
+        """One draw of weights and biases; where a gate is off they are 0.
+
+        Args:
+            stds: what :meth:`stds` gives, where it is known already.
+        """
+        std, bias_std = self.stds() if stds is None else stds
+        weight = torch.addcmul(self.weight, std, torch.randn_like(self.weight))
+        gates, bias = self.gates(), self.bias
+        if bias is not None and bias_std is not None:
+            bias = torch.addcmul(bias, bias_std, torch.randn_like(bias))
         if gates is not None:
             weight = weight * self._spread_out(gates)
         if bias is not None and (bias_gates := self._bias_gates(gates)) is not None:

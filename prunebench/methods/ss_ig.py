@@ -18,8 +18,9 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import match_layers
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
+from prunebench.layers.gaussian_weights import holding
 from prunebench.layers.sampling import is_stochastic
-from prunebench.layers.spike_slab import Selection, SlabEstimator, SpikeSlab, spike_slab
+from prunebench.layers.spike_slab import Selection, SlabEstimator, SpikeSlab, Stds, spike_slab
 from prunebench.measure.layer_sizes import macs_with_bias
 from prunebench.methods.bases.dead_channels import without_dead_channels
 from prunebench.methods.bases.gaussian_nets import to_plain
@@ -157,10 +158,19 @@ class SpikeSlabSelection(VariationalMethod):
 
         return swapped(net, make)
 
+    def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        layers = spike_slab_layers(net)
+        stds = {name: layer.stds() for name, layer in layers.items()}  # for the draw and for the divergence
+        if self.options["slab"] == "weight":
+            with holding(layers, {name: layer.draw(stds[name]) for name, layer in layers.items()}):
+                found = task.losses(net, batch)
+        else:
+            found = task.losses(net, batch)
+        return {**found, "kl": self.kl_now * self._divergence(layers, stds) / self.num_train}
+
     def divergence(self, net: nn.Module) -> Tensor:
         layers = spike_slab_layers(net)
-        terms = [divergence(layer, self.log_priors.get(name, 0.0), self.prior_std) for name, layer in layers.items()]
-        return torch.stack(terms).sum()
+        return self._divergence(layers, {name: layer.stds() for name, layer in layers.items()})
 
     @torch.no_grad()
     def report(self, net: nn.Module) -> Mapping[str, float]:
@@ -233,6 +243,13 @@ class SpikeSlabSelection(VariationalMethod):
             else:
                 return formula
         return formula if given == "formula" else math.log(given)
+
+    def _divergence(self, layers: Mapping[str, SpikeSlab], stds: Mapping[str, Stds]) -> Tensor:
+        terms = [
+            divergence(layer, stds[name], self.log_priors.get(name, 0.0), self.prior_std)
+            for name, layer in layers.items()
+        ]
+        return torch.stack(terms).sum()
 
     def _gates(self, net: nn.Module) -> dict[str, SpikeSlab]:
         return {name: layer for name, layer in spike_slab_layers(net).items() if layer.location is not None}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.layers import kl
 from prunebench.layers.inclusion_priors import edge_log_prior, node_log_priors
-from prunebench.layers.spike_slab import SpikeSlab
+from prunebench.layers.spike_slab import SpikeSlab, Stds
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
@@ -47,24 +47,26 @@ def log_priors(
     return {**found, **{name: found[linear[min(k, len(linear) - 1)]] for k, name in enumerate(others)}}
 
 
-def divergence(layer: SpikeSlab, log_prior: float, prior_std: float) -> Tensor:
+def divergence(layer: SpikeSlab, stds: Stds, log_prior: float, prior_std: float) -> Tensor:
     """KL(q || p) of a layer, a scalar, nats.
 
     sum over gates of KL(Bernoulli) + P(gate = 1) sum over what it gates of KL(N(mean, std^2) || N(0, prior_std^2)); a
     layer without gates is the inner sum alone.
+
+    Args:
+        stds: of ``layer``.
     """
-    slab = kl.gaussian(layer.weight, layer.std(), prior_std)
-    bias_std = layer.bias_std()
+    std, bias_std = stds
     bias_slab = None if bias_std is None else kl.gaussian(layer.bias, bias_std, prior_std)
-    if layer.location is None:
-        return slab.sum() if bias_slab is None else slab.sum() + bias_slab.sum()
-    if layer.selection == "node":
-        slab = slab.flatten(1).sum(1)
-        slab = slab if bias_slab is None else slab + bias_slab
-    total = _gated(layer.location, slab, log_prior)
-    if layer.bias_location is not None and bias_slab is not None:
-        total = total + _gated(layer.bias_location, bias_slab, log_prior)
-    return total
+    if layer.selection == "edge":
+        assert layer.location is not None
+        total = _gated(layer.location, kl.gaussian(layer.weight, std, prior_std), log_prior)
+        if layer.bias_location is not None and bias_slab is not None:
+            total = total + _gated(layer.bias_location, bias_slab, log_prior)
+        return total
+    slab = kl.gaussian_by_row(layer.weight, std, prior_std)
+    slab = slab if bias_slab is None else slab + bias_slab
+    return slab.sum() if layer.location is None else _gated(layer.location, slab, log_prior)
 
 
 def _gated(location: Tensor, slab: Tensor, log_prior: float) -> Tensor:
