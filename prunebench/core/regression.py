@@ -49,7 +49,9 @@ class Regression:
             UserError: there are no labels to smooth.
         """
         if label_smoothing:
-            raise UserError(f"label_smoothing={label_smoothing!r} is for classes, and targets are numbers here; set it to 0")
+            raise UserError(
+                f"label_smoothing={label_smoothing!r} is for classes, and targets are numbers here; set it to 0"
+            )
         return self
 
     def reset(self) -> None:
@@ -68,7 +70,9 @@ class Regression:
             return f"a net for regression gives one tensor of means, and this net gives a {type(found).__name__}"
         if list(found.shape) != [1, self.num_outputs]:
             needed = [1, self.num_outputs]
-            return f"its output has the shape {list(found.shape)} for one example, {needed} is needed, a mean per target"
+            return (
+                f"its output has the shape {list(found.shape)} for one example, {needed} is needed, a mean per target"
+            )
         return None
 
     def outputs(self, net: nn.Module, inputs: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class Simulation(TableData):
         **common: the arguments of :class:`~prunebench.data.tables.TableData`.
     """
 
-    def __init__(self, *, num_rows: PositiveInt, num_test: PositiveInt, data_seed: NonNegativeInt, **common: Any) -> None:
+    def __init__(
+        self, *, num_rows: PositiveInt, num_test: PositiveInt, data_seed: NonNegativeInt, **common: Any
+    ) -> None:
         super().__init__(**common)
         if self.num_outputs != 1:
             raise UserError(f"dataset.num_outputs of a simulation must be 1, got {self.num_outputs}")

@@ -215,7 +215,7 @@ class GaussianWeights(Stochastic):
 def holding(
     layers: Mapping[str, GaussianWeights], drawn: Mapping[str, tuple[Tensor, Tensor | None]] | None = None
 ) -> Iterator[Mapping[str, tuple[Tensor, Tensor | None]]]:
-    """Inside, the layers compute with weights and biases that a loss can look at: one new draw of each, or ``drawn``."""
+    """Inside, the layers compute with weights and biases that a loss can look at: one new draw each, or ``drawn``."""
     drawn = {name: layer.draw() for name, layer in layers.items()} if drawn is None else drawn
     try:
         for name, layer in layers.items():

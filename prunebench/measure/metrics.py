@@ -236,7 +236,9 @@ def _costs() -> Iterator[Metric]:
         yield ratio(key=f"speedup.batch_{batch}", label=speed, place="latency", shown="summary")
 
 
-METRICS: Mapping[str, Metric] = {metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_recovered(), *_costs())}
+METRICS: Mapping[str, Metric] = {
+    metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_recovered(), *_costs())
+}
 """By key, in the order of all tables."""
 
 HEADLINES = tuple(metric for metric in METRICS.values() if metric.headline)

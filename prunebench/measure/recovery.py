@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,11 +25,7 @@ def of(net: nn.Module, truth: Mapping[str, int]) -> dict[str, Any]:
         as many inputs with the largest weights (root of the sum of squares) into nodes at work of the first layer.
     """
     weights = [_weight(layer) for layer in net.modules() if isinstance(layer, nn.Linear)]
-    at_work = [
-        (into != 0).any(1) & (out != 0).any(0)
-        for into, out in zip(weights, weights[1:], strict=False)
-        if len(into) == out.shape[1]
-    ]
+    at_work = [(into != 0).any(1) & (out != 0).any(0) for into, out in pairwise(weights) if len(into) == out.shape[1]]
     found: dict[str, Any] = {
         "nodes": sum(int(nodes.sum()) for nodes in at_work),
         "nodes_per_layer": [int(nodes.sum()) for nodes in at_work],

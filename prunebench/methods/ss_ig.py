@@ -1,4 +1,4 @@
-"""Spike-and-slab node selection: each unit and each filter learns whether it is part of the net, then those that are not go."""
+"""Spike-and-slab node selection: each unit and filter learns how probable it is; those that are not go."""
 
 from __future__ import annotations
 
@@ -282,7 +282,11 @@ def _scores_of_draws(samples: Tensor, targets: Tensor, task: Task) -> dict[str, 
     """
     batch = (targets, targets)
     scores = [task.evaluate(lambda _, one=one: one[None], [batch])[0] for one in samples]  # type: ignore[misc]
-    found = {f"draw_{key}": statistics.mean(s[key] for s in scores) for key in ("accuracy", "rmse", "nll") if key in scores[0]}
+    found = {
+        f"draw_{key}": statistics.mean(s[key] for s in scores)
+        for key in ("accuracy", "rmse", "nll")
+        if key in scores[0]
+    }
     if "accuracy" in scores[0]:
         # logits are ln p up to a number that all classes share
         guess = samples.clamp_min(torch.finfo(samples.dtype).tiny).log().mean(0).argmax(1)

@@ -112,6 +112,4 @@ def lenet_20_50_800_500(
 ) -> LeNet800500:
     """LeNet with hidden layers of 800 and 500 units, for images of at least 16x16 pixels. Raises ``UserError``."""
     check_image_size("lenet_20_50_800_500", image_size, smallest=16, why=_WHY)
-    return LeNet800500(
-        num_classes=num_classes, in_channels=in_channels, image_size=image_size, activation=activation
-    )
+    return LeNet800500(num_classes=num_classes, in_channels=in_channels, image_size=image_size, activation=activation)

@@ -26,9 +26,7 @@ class Perceptron(nn.Module):
         activation: a key of :data:`~prunebench.models.activations.ACTIVATIONS`.
     """
 
-    def __init__(
-        self, *, in_features: int, hidden: Sequence[int], num_classes: int, activation: str = "relu"
-    ) -> None:
+    def __init__(self, *, in_features: int, hidden: Sequence[int], num_classes: int, activation: str = "relu") -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         sizes = [in_features, *hidden]

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from prunebench.surgery import joins, split_rules
+from prunebench.surgery.lifts import lifted
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
@@ -23,7 +24,6 @@ from prunebench.surgery.names import (
     TURNS,
     name_of,
 )
-from prunebench.surgery.lifts import lifted
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.steps import ChannelCount, Size, Source, Split, Step
 

@@ -22,7 +22,7 @@ def lifted(context: Context, node: fx.Node, value: float) -> Step | None:
 
 
 def _can_move(context: Context, node: fx.Node) -> bool:
-    """Whether only layers with a bias read it, perhaps behind a flatten; a padded image has zeros beside the constant."""
+    """Whether only layers with a bias read it, perhaps behind a flatten; a padded image has zeros beside constants."""
     for user in node.users:
         name = str(user.target)
         if user.op == "call_module" and name not in context.shared:

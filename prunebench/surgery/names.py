@@ -42,7 +42,20 @@ def name_of(node: fx.Node) -> str:
 
 def _spellings() -> dict[Any, str]:
     found: dict[Any, str] = {getattr: "getattr"}
-    names = ACTIVATIONS | LIFTS | COPIES | POOLS | REDUCTIONS | RESHAPES | TURNS | SIZES | FACTORIES | JOINS | SPLITS | OTHERS
+    names = (
+        ACTIVATIONS
+        | LIFTS
+        | COPIES
+        | POOLS
+        | REDUCTIONS
+        | RESHAPES
+        | TURNS
+        | SIZES
+        | FACTORIES
+        | JOINS
+        | SPLITS
+        | OTHERS
+    )
     for space in (torch, F, operator):
         for name in sorted(names):
             for spelling in (name, f"{name}_", f"i{name}"):

@@ -22,8 +22,8 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
 
     The layers keep their names and lose what is dead; the keys and shapes of the state dict follow from net and plan
     alone. Behind a function that maps 0 to another number, a dead channel is a constant, which goes into the biases of
-    its readers. Where the live channels of an addition differ, the layers that write them compute in the width of their union
-    (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
+    its readers. Where the live channels of an addition differ, the layers that write them compute in the width of their
+    union (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
     addition. With equal sets nothing is added. It takes any batch size and image size that the dense net takes, and
     both modes.
 

@@ -106,4 +106,6 @@ def joined(batches: Any) -> tuple[Tensor, Tensor]:
     pairs = list(batches)
     assert len(pairs) == len(batches)
     dims = [y.ndim - 1 - y.is_floating_point() for _, y in pairs]
-    return torch.cat([x.flatten(0, dim) for (x, _), dim in zip(pairs, dims, strict=True)]), torch.cat([y.flatten() for _, y in pairs])
+    return torch.cat([x.flatten(0, dim) for (x, _), dim in zip(pairs, dims, strict=True)]), torch.cat(
+        [y.flatten() for _, y in pairs]
+    )

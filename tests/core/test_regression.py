@@ -30,7 +30,9 @@ def test_loss_is_the_likelihood_of_normal_targets(learned: bool) -> None:
     net = RegressionMLP(**FACTS, noise_std=0.5, learned=learned)
     x, y = torch.randn(5, 3), torch.randn(5, 2)
     means = net(x).detach()
-    by_hand = -sum(math.log(normal(0.5, float(m), float(t))) for m, t in zip(means.flatten(), y.flatten())) / 5
+    by_hand = (
+        -sum(math.log(normal(0.5, float(m), float(t))) for m, t in zip(means.flatten(), y.flatten(), strict=True)) / 5
+    )
     loss = TASK.losses(net, (x, y))["gaussian_nll"]
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     assert ("log_noise_std" in dict(net.named_parameters())) == learned
@@ -83,7 +85,7 @@ def test_shapes_and_labels_are_refused() -> None:
     )
     assert "gives a tuple" in str(TASK.refuses((1, 2)))
     assert TASK.smoothed(0.0) is TASK
-    with pytest.raises(UserError, match="label_smoothing=0.1 is for classes"):
+    with pytest.raises(UserError, match=r"label_smoothing=0\.1 is for classes"):
         TASK.smoothed(0.1)
     with pytest.raises(UserError, match="has no parameter or buffer log_noise_std"):
         TASK.losses(nn.Linear(3, 2), (torch.zeros(1, 3), torch.zeros(1, 2)))

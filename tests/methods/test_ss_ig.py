@@ -45,7 +45,9 @@ def method(**changes: Any) -> SpikeSlabSelection:
     return SpikeSlabSelection(**{**settings, **changes})
 
 
-def attached(built: SpikeSlabSelection, net: nn.Module | None = None, example: Tensor = PICTURE) -> tuple[nn.Module, Any]:
+def attached(
+    built: SpikeSlabSelection, net: nn.Module | None = None, example: Tensor = PICTURE
+) -> tuple[nn.Module, Any]:
     """A net under the method, with half of its gates closed, and its run."""
     torch.manual_seed(0)
     net = Perceptron(**SMALL, activation="silu") if net is None else net  # type: ignore[arg-type]
@@ -89,9 +91,9 @@ def test_convolutions_have_the_priors_of_the_hidden_linear_layers() -> None:
 
 
 def test_a_prior_of_ones_own() -> None:
-    net, _ = attached(built := method(prior_inclusion=0.2))
+    attached(built := method(prior_inclusion=0.2))
     assert built.log_priors == pytest.approx({"hidden.0": math.log(0.2), "hidden.1": math.log(0.2)})
-    net, _ = attached(built := method(prior_inclusion={"hidden.1": 1e-4}))
+    attached(built := method(prior_inclusion={"hidden.1": 1e-4}))
     formula = node_log_priors([64, 12, 9], [12, 9, 10], 4)
     assert built.log_priors == pytest.approx({"hidden.0": formula[0], "hidden.1": math.log(1e-4)})
 
@@ -379,5 +381,5 @@ def test_bad_values_are_refused(changes: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_prior_for_no_layer_is_refused() -> None:
-    with pytest.raises(UserError, match="method.prior_inclusion: 'conv' matches no layer"):
+    with pytest.raises(UserError, match=r"method\.prior_inclusion: 'conv' matches no layer"):
         attached(method(prior_inclusion={"conv": 0.1}))

@@ -21,9 +21,7 @@ def spike_slab_layers(net: nn.Module) -> dict[str, SpikeSlab]:
     return {name: module for name, module in net.named_modules() if isinstance(module, SpikeSlab)}
 
 
-def log_priors(
-    net: nn.Module, gated: Mapping[str, str], outputs: list[str], *, num_train: int
-) -> dict[str, float]:
+def log_priors(net: nn.Module, gated: Mapping[str, str], outputs: list[str], *, num_train: int) -> dict[str, float]:
     """ln of the prior inclusion probability of each gated layer by the formulas of ``layers.inclusion_priors``.
 
     The formulas are for a chain of linear layers. Convolutions in front of hidden linear layers have the priors of
