@@ -98,8 +98,8 @@ class TableData(Data):
             shapes = (part.inputs.shape[1], part.targets.shape[1])
             if shapes != (self.num_inputs, self.num_outputs):
                 raise UserError(
-                    f"dataset.num_inputs and num_outputs must be {shapes[0]} and {shapes[1]} as the rows of {self.name} "
-                    f"are, got {self.num_inputs} and {self.num_outputs}"
+                    f"dataset.num_inputs and num_outputs must be {shapes[0]} and {shapes[1]} as of the rows of "
+                    f"{self.name}, got {self.num_inputs} and {self.num_outputs}"
                 )
         if self.num_held_out >= len(train.inputs):
             raise UserError(

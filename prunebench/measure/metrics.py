@@ -162,6 +162,7 @@ def _task() -> Iterator[Metric]:
     yield bpc(shown="summary", headline=True, rounding=1e-3)
     rmse = partial(Metric, key="rmse", label="RMSE", digits=4, better="lower")
     yield rmse(shown="summary", headline=True, rounding=1e-3)
+    yield Metric(key="noise_std", label="standard deviation of the noise", digits=4, shown="detail")
     yield Metric(key="nll", label="NLL", unit=NATS, digits=4, better="lower", shown="summary", rounding=1e-3)
     yield _share(key="ece", label="ECE", better="lower", shown="summary")
     yield Metric(key="brier", label="Brier", digits=4, better="lower", shown="detail")

@@ -22,6 +22,7 @@ from prunebench.layers.gaussian_weights import holding
 from prunebench.layers.sampling import is_stochastic
 from prunebench.layers.spike_slab import Selection, SlabEstimator, SpikeSlab, Stds, spike_slab
 from prunebench.measure.layer_sizes import macs_with_bias
+from prunebench.measure.metrics import ACCURACY, HEADLINES, NLL
 from prunebench.methods.bases.dead_channels import without_dead_channels
 from prunebench.methods.bases.gaussian_nets import to_plain
 from prunebench.methods.bases.recorded_draws import Recorded
@@ -282,12 +283,9 @@ def _scores_of_draws(samples: Tensor, targets: Tensor, task: Task) -> dict[str, 
     """
     batch = (targets, targets)
     scores = [task.evaluate(lambda _, one=one: one[None], [batch])[0] for one in samples]  # type: ignore[misc]
-    found = {
-        f"draw_{key}": statistics.mean(s[key] for s in scores)
-        for key in ("accuracy", "rmse", "nll")
-        if key in scores[0]
-    }
-    if "accuracy" in scores[0]:
+    known = [metric.key for metric in (*HEADLINES, NLL) if metric.within(scores[0]) is not None]
+    found = {f"draw_{key}": statistics.mean(score[key] for score in scores) for key in known}
+    if ACCURACY.key in known:
         # logits are ln p up to a number that all classes share
         guess = samples.clamp_min(torch.finfo(samples.dtype).tiny).log().mean(0).argmax(1)
         found["mean_logits_accuracy"] = float((guess == targets).double().mean())
