@@ -21,6 +21,7 @@ from prunebench.errors import UserError
 from prunebench.layers.gaussian_weights import holding
 from prunebench.layers.sampling import is_stochastic
 from prunebench.layers.spike_slab import Selection, SlabEstimator, SpikeSlab, Stds, spike_slab
+from prunebench.measure.batch_norm import refreshed
 from prunebench.measure.layer_sizes import macs_with_bias
 from prunebench.measure.metrics import ACCURACY, HEADLINES, NLL
 from prunebench.methods.bases.dead_channels import without_dead_channels
@@ -40,6 +41,8 @@ from prunebench.surgery.replace import replace as swapped
 
 log = logging.getLogger("prunebench")
 MEDIAN, ENSEMBLE, FREEZE_FINETUNE = "median", "ensemble", "freeze_finetune"
+NORM_SAMPLES = 10_000
+"""At most so many training samples refresh the batch norms of the extracted net."""
 FINETUNE = "freeze_finetune"
 """Name of the phase that ``extraction=freeze_finetune`` adds."""
 Inclusion = Annotated[str, Among(("formula",))] | OpenFraction
@@ -57,7 +60,8 @@ class SpikeSlabSelection(VariationalMethod):
 
     Official code: jsanket12/SS_IG. Its sparsity is that of one draw and its accuracy that of ten, which are
     ``metrics.before_cut.method`` and ``metrics.before_cut`` here; what is left of the net afterwards, ``extraction``,
-    is ours. Deviations: batch norms are not variational. ``slab=local_reparam`` draws the outputs instead of the
+    is ours. Deviations: batch norms are not variational, and have
+    statistics of the extracted net. ``slab=local_reparam`` draws the outputs instead of the
     weights, which the authors do not do.
 
     Args:
@@ -199,7 +203,8 @@ class SpikeSlabSelection(VariationalMethod):
             )
         reason = f"all its {what} have a probability above 1/2"
         whole += [{"layer": name, "reason": reason} for name, s in shares.items() if s == 1]
-        return without_dead_channels(to_plain(changed(net, SpikeSlab.silence)), run, whole=whole, achieved=achieved)
+        sparse = self._refreshed(to_plain(changed(net, SpikeSlab.silence)), run)
+        return without_dead_channels(sparse, run, whole=whole, achieved=achieved)
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         if self.num_samples is None or not is_stochastic(net):
@@ -251,6 +256,12 @@ class SpikeSlabSelection(VariationalMethod):
             for name, layer in layers.items()
         ]
         return torch.stack(terms).sum()
+
+    def _refreshed(self, net: nn.Module, run: Run) -> nn.Module:
+        """``net`` with batch-norm statistics of its own: those of training are of nets with other gates."""
+        run.data.to(run.device)
+        samples = run.data.train_eval(min(run.data.num_train, NORM_SAMPLES), draw="statistics")
+        return refreshed(net.to(run.device), samples, seed=run.seed).cpu().eval()
 
     def _gates(self, net: nn.Module) -> dict[str, SpikeSlab]:
         return {name: layer for name, layer in spike_slab_layers(net).items() if layer.location is not None}
