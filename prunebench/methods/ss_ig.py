@@ -236,6 +236,9 @@ class SpikeSlabSelection(VariationalMethod):
             if self.selection != "none":
                 raise UserError("there is no hidden layer to select from; use method.selection=none")
             return
+        if not run.data.num_train:  # a row is only counted: nothing is read, and nothing will be trained
+            self.log_priors = {}
+            return
         formula = log_priors(run.template, self.gated, outputs, num_train=run.data.num_train)
         self.log_priors = {name: self._log_prior(name, formula[name]) for name in self.gated}
 
