@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunebench.core.language import LanguageModelling
+from prunebench.core.regression import Regression
 from prunebench.data.base import Data
 from prunebench.measure import evaluate
 from prunebench.measure.metrics import ACCURACY, NLL
@@ -134,6 +135,7 @@ class Classification:
 TASKS: Mapping[str, Callable[[Data], Task]] = {
     "classification": Classification.of,
     "language_modelling": LanguageModelling.of,
+    "regression": Regression.of,
 }
 """By ``Data.task``."""
 

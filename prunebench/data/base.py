@@ -93,6 +93,11 @@ class Data(ABC):
         """Further labelled sets that no run trains on or is judged by, name -> batches; most data sets have none."""
         return {}
 
+    def truth(self) -> Mapping[str, int]:
+        """What is known of the function behind made-up data: ``nodes`` = hidden nodes of the net that made them,
+        ``inputs`` = so many of the first inputs have a meaning. Empty for real data."""
+        return {}
+
     @abstractmethod
     def example(self) -> Tensor:
         """One input with a batch dimension of 1, for tracing, counting and timing."""

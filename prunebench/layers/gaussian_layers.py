@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,7 @@ class GaussianConv2d(GaussianWeights, nn.Conv2d):
 
     def config(self) -> dict[str, Any]:
         """Arguments that build a layer of the same shapes."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in _shape(self).items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in shape_of(self).items()}
         return {**plain, **self._options()}
 
     def _op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -114,7 +114,7 @@ class GaussianConv2d(GaussianWeights, nn.Conv2d):
         return output
 
 
-def _shape(layer: nn.Conv2d) -> dict[str, Any]:
+def shape_of(layer: nn.Conv2d) -> dict[str, Any]:
     """Arguments of a convolution but ``bias``."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {name: getattr(layer, name) for name in names}
@@ -124,15 +124,26 @@ def _pair(value: int | Sequence[int]) -> Any:
     return value if isinstance(value, int) else tuple(value)
 
 
-def gaussian(layer: nn.Linear | nn.Conv2d, **options: Any) -> GaussianLinear | GaussianConv2d:
-    """A Gaussian layer with the means of ``layer`` (the same parameters) and the given options."""
-    new: GaussianLinear | GaussianConv2d
+L = TypeVar("L", bound=nn.Linear)
+C = TypeVar("C", bound=nn.Conv2d)
+
+
+def like(
+    layer: nn.Linear | nn.Conv2d, linear: Callable[..., L], convolution: Callable[..., C], **options: Any
+) -> L | C:
+    """A layer of one of two classes, with the shapes and the parameters of ``layer`` and the given options."""
+    new: L | C
     if isinstance(layer, nn.Linear):
-        new = GaussianLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, **options)
+        new = linear(layer.in_features, layer.out_features, bias=layer.bias is not None, **options)
     else:
-        new = GaussianConv2d(**_shape(layer), bias=layer.bias is not None, **options)
+        new = convolution(**shape_of(layer), bias=layer.bias is not None, **options)
     new.weight, new.bias = layer.weight, layer.bias
     return new.to(layer.weight.device)
+
+
+def gaussian(layer: nn.Linear | nn.Conv2d, **options: Any) -> GaussianLinear | GaussianConv2d:
+    """A Gaussian layer with the means of ``layer`` (the same parameters) and the given options."""
+    return like(layer, GaussianLinear, GaussianConv2d, **options)
 
 
 @torch.no_grad()
@@ -143,7 +154,7 @@ def plain(layer: GaussianWeights) -> nn.Linear | nn.Conv2d:
         new = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     else:
         assert isinstance(layer, GaussianConv2d)
-        new = nn.Conv2d(**_shape(layer), bias=layer.bias is not None)
+        new = nn.Conv2d(**shape_of(layer), bias=layer.bias is not None)
     new.weight = nn.Parameter(layer.posterior()[0])
     new.bias = layer.bias
     return new.train(layer.training)

@@ -212,9 +212,11 @@ class GaussianWeights(Stochastic):
 
 
 @contextmanager
-def holding(layers: Mapping[str, GaussianWeights]) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-    """Draw weights and biases of each layer once; inside, the layers compute with these, which a loss can look at."""
-    drawn = {name: layer.draw() for name, layer in layers.items()}
+def holding(
+    layers: Mapping[str, GaussianWeights], drawn: Mapping[str, tuple[Tensor, Tensor | None]] | None = None
+) -> Iterator[Mapping[str, tuple[Tensor, Tensor | None]]]:
+    """Inside, the layers compute with weights and biases that a loss can look at: one new draw each, or ``drawn``."""
+    drawn = {name: layer.draw() for name, layer in layers.items()} if drawn is None else drawn
     try:
         for name, layer in layers.items():
             layer.held = drawn[name]

@@ -65,12 +65,25 @@ def gaussian(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
     return math.log(prior_std) - std.log() + (std.square() + mean.square()) / (2 * prior_std**2) - 0.5
 
 
+def gaussian_by_row(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
+    """:func:`gaussian` summed over all dimensions but the first, ``[out, ...]`` to ``[out]``; makes fewer tensors."""
+    mean, std = mean.flatten(1), std.flatten(1)
+    squares = torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std)
+    return mean.shape[1] * (math.log(prior_std) - 0.5) - std.log().sum(1) + squares / (2 * prior_std**2)
+
+
 def laplace(mean: Tensor, std: Tensor, scale: float) -> Tensor:
     """KL(N(mean, std^2) || Laplace(0, scale)); minus the entropy, plus ln(2 scale) + E|w| / scale."""
     ratio = mean / std
     absolute = std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square())
     absolute = absolute + mean * torch.erf(ratio / math.sqrt(2.0))
     return math.log(2 * scale) - 0.5 * math.log(2 * math.pi * math.e) - std.log() + absolute / scale
+
+
+def bernoulli(location: Tensor, log_prior: float) -> Tensor:
+    """KL(Bernoulli(sigmoid(location)) || Bernoulli(e^log_prior)); the prior may be too small for a float, not 1."""
+    on, off = F.logsigmoid(location), F.logsigmoid(-location)
+    return on.exp() * (on - log_prior) + off.exp() * (off - math.log(-math.expm1(log_prior)))
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sizes of the layers that a plan leaves, and the count that thop prints of them."""
+"""Sizes of the layers that a plan leaves, and the counts that others print of them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def layer_sizes(graph: ChannelGraph, plan: Plan) -> dict[str, LayerSize]:
                 has_bias=layer.has_bias,
             )
     return found
+
+
+def macs_with_bias(graph: ChannelGraph, plan: Plan) -> int:
+    """MACs, and one addition for each output that has a bias."""
+    return sum(size.macs + size.outputs * size.has_bias for size in layer_sizes(graph, plan).values())
 
 
 def thop_macs(graph: ChannelGraph, plan: Plan) -> int:

@@ -160,6 +160,9 @@ def _task() -> Iterator[Metric]:
     yield _share(key="top5", label="top-5", title="Top-5", better="higher", shown="summary")
     bpc = partial(Metric, key="bpc", label=BITS.name, title="BPC", unit=BITS, digits=4, better="lower")
     yield bpc(shown="summary", headline=True, rounding=1e-3)
+    rmse = partial(Metric, key="rmse", label="RMSE", digits=4, better="lower")
+    yield rmse(shown="summary", headline=True, rounding=1e-3)
+    yield Metric(key="noise_std", label="standard deviation of the noise", digits=4, shown="detail")
     yield Metric(key="nll", label="NLL", unit=NATS, digits=4, better="lower", shown="summary", rounding=1e-3)
     yield _share(key="ece", label="ECE", better="lower", shown="summary")
     yield Metric(key="brier", label="Brier", digits=4, better="lower", shown="detail")
@@ -203,6 +206,14 @@ def _scaled() -> Iterator[Metric]:
     yield _count(key="temperature.num_samples", label="validation samples of the temperature")
 
 
+def _recovered() -> Iterator[Metric]:
+    """What a net has found of a known truth: :mod:`prunebench.measure.recovery` computes these."""
+    count = partial(_count, shown="summary")
+    yield count(key="recovery.nodes", label="hidden nodes at work")
+    yield count(key="recovery.true_nodes", label="nodes of the net behind the data")
+    yield _share(key="recovery.inputs_found", label="meaningful inputs found", better="higher", shown="summary")
+
+
 def _costs() -> Iterator[Metric]:
     """What a net costs: :mod:`prunebench.measure.cost` and :mod:`prunebench.measure.latency`."""
     yield _cost(key="macs", label="MACs", shown="summary")
@@ -226,12 +237,14 @@ def _costs() -> Iterator[Metric]:
         yield ratio(key=f"speedup.batch_{batch}", label=speed, place="latency", shown="summary")
 
 
-METRICS: Mapping[str, Metric] = {metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_costs())}
+METRICS: Mapping[str, Metric] = {
+    metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_recovered(), *_costs())
+}
 """By key, in the order of all tables."""
 
 HEADLINES = tuple(metric for metric in METRICS.values() if metric.headline)
 """A measured net has one of them, the first where it has several."""
-ACCURACY, TOP5, BPC, NLL = (METRICS[key] for key in ("accuracy", "top5", "bpc", "nll"))
+ACCURACY, TOP5, BPC, RMSE, NLL = (METRICS[key] for key in ("accuracy", "top5", "bpc", "rmse", "nll"))
 CALIBRATION = METRICS["ece"]
 """What the gaps of a reliability diagram add up to."""
 

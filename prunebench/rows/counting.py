@@ -9,7 +9,7 @@ from typing import Any
 
 from prunebench.budget import ratio_table
 from prunebench.errors import UserError
-from prunebench.measure.layer_sizes import layer_sizes, thop_macs
+from prunebench.measure.layer_sizes import layer_sizes, macs_with_bias, thop_macs
 from prunebench.rows.conventions import PROJECTIONS
 from prunebench.rows.row import Row
 from prunebench.surgery.graph import ChannelGraph
@@ -111,7 +111,7 @@ def count(graph: ChannelGraph, plan: Plan, convention: str, rates: Mapping[str, 
         case "thop":
             return thop_macs(graph, plan)
         case "macs_bias":
-            return sum(size.macs + size.outputs * size.has_bias for size in layer_sizes(graph, plan).values())
+            return macs_with_bias(graph, plan)
         case _:
             raise UserError(f"the convention {convention} defines no count")
 

@@ -11,7 +11,7 @@ from prunebench.core.context import Run
 from prunebench.core.method import Method
 from prunebench.core.task import Batch
 from prunebench.data.base import Data
-from prunebench.measure import evaluate, temperature, uncertainty
+from prunebench.measure import evaluate, recovery, temperature, uncertainty
 
 
 def on_test_set(
@@ -32,6 +32,8 @@ def on_test_set(
     metrics, found = run.task.evaluate(predict, run.data.test())
     if further := method.metrics(measured, run):
         metrics["method"] = dict(further)
+    if truth := run.data.truth():
+        metrics["recovery"] = recovery.of(net, truth)
     if found is not None and ood is not None:
         ood.to(run.device)
         metrics["ood"] = _compare_with_foreign(found, predict, ood)

@@ -10,10 +10,12 @@ import torch
 from torch import fx, nn
 
 from prunebench.surgery import joins, split_rules
+from prunebench.surgery.lifts import lifted
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
     FACTORIES,
+    LIFTS,
     POOLS,
     REDUCTIONS,
     RESHAPES,
@@ -50,7 +52,7 @@ def _activation(context: Context, node: fx.Node) -> Step | None:
     else:
         assert callable(node.target)
         value = node.target(zero, *others, **kwargs)
-    return context.through(node) if not value.ne(0).any() else None
+    return context.through(node) if not value.ne(0).any() else lifted(context, node, float(value))
 
 
 def _power(context: Context, node: fx.Node) -> Step | None:
@@ -158,7 +160,7 @@ def one_for_each(wanted: Any, num_dims: int) -> list[Any] | None:
 
 
 _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
-    **dict.fromkeys(ACTIVATIONS, _activation),
+    **dict.fromkeys(ACTIVATIONS | LIFTS, _activation),
     **dict.fromkeys(COPIES, _copy),
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduce),

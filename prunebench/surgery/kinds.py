@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions
+from prunebench.surgery.lifts import lifted
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step
@@ -29,6 +30,8 @@ ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold),
 )
+LIFTS = (nn.Sigmoid, nn.Softplus, nn.LogSigmoid, nn.Hardsigmoid)
+"""Elementwise, and 0 becomes another number."""
 COPIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 POOLS = {
     1: (nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
@@ -183,8 +186,9 @@ def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | No
     width = parameters[0].numel() if parameters else 1
     zero = torch.zeros(1, width, device=parameters[0].device if parameters else None)
     with torch.no_grad():
-        if bool(module(zero).ne(0).any()):
-            return None
+        value = module(zero)
+    if bool(value.ne(0).any()):
+        return None if parameters else lifted(context, node, float(value))
     if width == 1:
         return context.through(node, module=str(node.target), params=context.parameters(str(node.target)))
     source = context.first(node)
@@ -206,7 +210,7 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS, _convolution),
     (LINEAR, _linear),
     (NORMS, _norm),
-    (ACTIVATIONS, _activation),
+    ((*ACTIVATIONS, *LIFTS), _activation),
     (COPIES, _copy),
     ((nn.Flatten,), _flatten),
 )

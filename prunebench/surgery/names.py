@@ -14,6 +14,8 @@ ACTIVATIONS = frozenset(
     {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardswish", "hardtanh"}
     | {"softsign", "tanhshrink", "softshrink", "hardshrink", "clamp", "abs", "neg", "sign", "square"}
 )
+LIFTS = frozenset({"sigmoid", "softplus", "logsigmoid", "hardsigmoid"})
+"""Elementwise functions that map 0 to another number."""
 COPIES = frozenset(
     {"clone", "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "zeros_like"}
     | {"dropout", "dropout1d", "dropout2d", "dropout3d"}
@@ -40,7 +42,20 @@ def name_of(node: fx.Node) -> str:
 
 def _spellings() -> dict[Any, str]:
     found: dict[Any, str] = {getattr: "getattr"}
-    names = ACTIVATIONS | COPIES | POOLS | REDUCTIONS | RESHAPES | TURNS | SIZES | FACTORIES | JOINS | SPLITS | OTHERS
+    names = (
+        ACTIVATIONS
+        | LIFTS
+        | COPIES
+        | POOLS
+        | REDUCTIONS
+        | RESHAPES
+        | TURNS
+        | SIZES
+        | FACTORIES
+        | JOINS
+        | SPLITS
+        | OTHERS
+    )
     for space in (torch, F, operator):
         for name in sorted(names):
             for spelling in (name, f"{name}_", f"i{name}"):

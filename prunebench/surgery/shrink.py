@@ -9,6 +9,7 @@ from torch import fx, nn
 from prunebench.layers.wide import WIDE, widened
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.lifts import fold
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.steps import Depthwise, Grouped
@@ -20,8 +21,9 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """A smaller net whose output equals that of ``zero(net, graph, plan)``.
 
     The layers keep their names and lose what is dead; the keys and shapes of the state dict follow from net and plan
-    alone. Where the live channels of an addition differ, the layers that write them compute in the width of their union
-    (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
+    alone. Behind a function that maps 0 to another number, a dead channel is a constant, which goes into the biases of
+    its readers. Where the live channels of an addition differ, the layers that write them compute in the width of their
+    union (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
     addition. With equal sets nothing is added. It takes any batch size and image size that the dense net takes, and
     both modes.
 
@@ -39,6 +41,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     parts = slices(graph, plan)
     check_net(net, graph, parts)
     root = copy.deepcopy(net)
+    fold(root, graph.steps, graph.live(plan)[0])
     shape, wide = _shape(root, graph, plan, parts)
     for part, around in zip(parts, wide, strict=True):
         if part.rows:

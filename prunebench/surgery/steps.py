@@ -102,6 +102,16 @@ class Through(Step):
         return live[self.inputs[0]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lifted(Through):
+    """Works on each channel by itself, but maps 0 to ``value``: a sigmoid, for example.
+
+    Behind it a dead channel is that constant, so there is one only where every reader has a bias that can take it over.
+    """
+
+    value: float
+
+
 class Size(Through):
     """The shape of a tensor: whoever reads more of it than single sizes needs all channels."""
 

@@ -64,6 +64,10 @@ def test_it_is_built_as_its_file_says(file: Path) -> None:
         assert (data.num_classes, data.mean, data.std) == (config.num_classes, config.mean, config.std)
         assert example.shape == (1, config.in_channels, config.size, config.size)
         assert data.class_names is None or len(data.class_names) == data.num_classes
+    elif data.task == "regression":
+        assert (data.num_inputs, data.num_outputs) == (config.num_inputs, config.num_outputs)
+        assert (data.noise_std, data.target_std) == (config.noise_std, config.target_std)
+        assert example.shape == (1, config.num_inputs) and data.num_classes == 0
     else:
         assert (data.num_classes, data.samples_per_example) == (config.num_symbols, config.window)
         assert example.shape == (1, config.window) and example.dtype == torch.long
@@ -87,7 +91,10 @@ def test_its_batches_hold_its_samples(file: Path) -> None:
     ):
         inputs, targets = joined(batches())
         assert len(targets) == num > 0
-        assert int(targets.min()) >= 0 and int(targets.max()) < data.num_classes
+        if data.task == "regression":
+            assert bool(targets.isfinite().all()) and targets.is_floating_point()
+        else:
+            assert int(targets.min()) >= 0 and int(targets.max()) < data.num_classes
         again, same = joined(batches())  # an epoch is a function of (seed, epoch)
         assert torch.equal(again, inputs) and torch.equal(same, targets)
     facts = {"name": file.stem, "num_train": data.num_train, "num_val": data.num_val, "num_test": data.num_test}
@@ -95,7 +102,10 @@ def test_its_batches_hold_its_samples(file: Path) -> None:
 
 
 def joined(batches: Any) -> tuple[Tensor, Tensor]:
-    """All samples of a split, one after the other; of a text, symbol by symbol."""
+    """All samples of a split, one after the other; of a text symbol by symbol, of rows target by target."""
     pairs = list(batches)
     assert len(pairs) == len(batches)
-    return torch.cat([x.flatten(0, y.ndim - 1) for x, y in pairs]), torch.cat([y.flatten() for _, y in pairs])
+    dims = [y.ndim - 1 - y.is_floating_point() for _, y in pairs]
+    return torch.cat([x.flatten(0, dim) for (x, _), dim in zip(pairs, dims, strict=True)]), torch.cat(
+        [y.flatten() for _, y in pairs]
+    )

@@ -32,7 +32,8 @@ from tests.surgery.nets import randomise
 FILES = sorted((conf_folder() / "model").glob("*.yaml"))
 PICTURES = {"num_classes": 7, "in_channels": 1, "size": 32}
 TEXT = {"num_symbols": 11}
-"""What a data set says about itself; a net takes the one or the other."""
+ROWS = {"num_inputs": 6, "num_outputs": 2, "noise_std": 0.5, "target_std": 1.5}
+"""What a data set says about itself; a net takes one of the three."""
 WINDOW = 12
 
 
@@ -42,14 +43,14 @@ def written(file: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "defaults"}
 
 
-def settings(file: Path, **dataset: int) -> dict[str, Any]:
+def settings(file: Path, **dataset: float) -> dict[str, Any]:
     """The net's part of a whole configuration."""
     whole = OmegaConf.create({"dataset": dataset, "model": written(file)})
     found: Any = OmegaConf.to_container(whole, resolve=True)
     return dict(found["model"])
 
 
-def takes(file: Path, **dataset: int) -> bool:
+def takes(file: Path, **dataset: float) -> bool:
     try:
         return bool(settings(file, **dataset))
     except InterpolationKeyError:
@@ -60,32 +61,38 @@ OPEN = [file for file in FILES if "???" in written(file).values()]
 """Nothing can be built before a value is given: the reader's own net."""
 FOR_PICTURES = [file for file in FILES if takes(file, **PICTURES) and file not in OPEN]
 FOR_TEXT = [file for file in FILES if takes(file, **TEXT) and file not in OPEN]
+FOR_ROWS = [file for file in FILES if takes(file, **ROWS) and file not in OPEN]
 every = pytest.mark.parametrize(
     ("file", "data"),
-    [*((file, PICTURES) for file in FOR_PICTURES), *((file, TEXT) for file in FOR_TEXT)],
-    ids=[file.stem for file in (*FOR_PICTURES, *FOR_TEXT)],
+    [
+        *((file, PICTURES) for file in FOR_PICTURES),
+        *((file, TEXT) for file in FOR_TEXT),
+        *((file, ROWS) for file in FOR_ROWS),
+    ],
+    ids=[file.stem for file in (*FOR_PICTURES, *FOR_TEXT, *FOR_ROWS)],
 )
 for_pictures = pytest.mark.parametrize("file", FOR_PICTURES, ids=lambda file: file.stem)
 for_text = pytest.mark.parametrize("file", FOR_TEXT, ids=lambda file: file.stem)
 
 
-def build(file: Path, **dataset: int) -> nn.Module:
+def build(file: Path, **dataset: float) -> nn.Module:
     return make_net(settings(file, **dataset))
 
 
-def test_a_net_for_a_text_brings_one() -> None:
+def test_a_net_for_a_text_or_for_rows_brings_them() -> None:
     """One word is enough for it: ``model=sru_small``."""
-    for file in FOR_TEXT:
-        assert configure(Path("unused"), f"model={file.stem}")[0]["dataset"].keys() >= TEXT.keys()
+    for files, data in ((FOR_TEXT, TEXT), (FOR_ROWS, ROWS)):
+        for file in files:
+            assert configure(Path("unused"), f"model={file.stem}")[0]["dataset"].keys() >= data.keys()
 
 
 def test_every_file_is_of_one_kind() -> None:
-    assert sorted([*FOR_PICTURES, *FOR_TEXT, *OPEN]) == FILES
-    assert FOR_PICTURES and FOR_TEXT
+    assert sorted([*FOR_PICTURES, *FOR_TEXT, *FOR_ROWS, *OPEN]) == FILES
+    assert FOR_PICTURES and FOR_TEXT and FOR_ROWS
 
 
 @every
-def test_its_values_are_those_of_its_function(file: Path, data: dict[str, int]) -> None:
+def test_its_values_are_those_of_its_function(file: Path, data: dict[str, float]) -> None:
     """All of them; a configuration under another name is a variant and differs in some."""
     found = settings(file, **data)
     assert (found["name"], found["pretrained"], found["pretrained_sha256"]) == (file.stem, None, None)
@@ -120,11 +127,12 @@ def test_it_gives_a_logit_for_each_class(file: Path) -> None:
         assert build(file, **PICTURES)(torch.empty(2, 1, 32, 32)).shape == (2, 7)
 
 
-@for_pictures
+@pytest.mark.parametrize("file", [*FOR_PICTURES, *FOR_ROWS], ids=lambda file: file.stem)
 def test_its_channels_can_be_cut(file: Path) -> None:
     """Traced, counted as torch counts, and cut by a random plan: the small net computes what the zeroed one does."""
     torch.manual_seed(0)
-    net, x = build(file, **PICTURES), torch.randn(1, 1, 32, 32)
+    rows = file in FOR_ROWS
+    net, x = build(file, **(ROWS if rows else PICTURES)), torch.randn(*([1, 6] if rows else [1, 1, 32, 32]))
     randomise(net.eval())
     graph = ChannelGraph.trace(net, x)
     assert (graph.macs(Plan()), graph.params(Plan())) == counted(net, x)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from prunebench.core.language import LanguageModelling
+from prunebench.core.regression import Regression
 from prunebench.core.task import Classification
-from prunebench.measure import temperature, uncertainty
-from prunebench.measure.metrics import ACCURACY, BPC, HEADLINES, METRICS, NLL, in_order, metric_of, own_of
+from prunebench.measure import recovery, temperature, uncertainty
+from prunebench.measure.metrics import ACCURACY, BPC, HEADLINES, METRICS, NLL, RMSE, in_order, metric_of, own_of
 from prunebench.measure.stages import STAGES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "prunebench"
-SETTINGS = ("context", "interval", "per_class_accuracy", "ece_norm", "dataset")
+SETTINGS = ("context", "interval", "per_class_accuracy", "ece_norm", "dataset", "nodes_per_layer")
 """In the metrics of a stage, but no single number that says how good a net is."""
 
 
@@ -62,16 +63,26 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+def regressed() -> dict[str, Any]:
+    """All that a regression can report: several predictions, and a truth that is known."""
+    task = Regression(num_outputs=1)
+    metrics, _ = task.evaluate(lambda batch: torch.ones(2, len(batch[1]), 2), [(torch.zeros(4, 2), torch.zeros(4, 1))])
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    return metrics | {"recovery": recovery.of(net, {"nodes": 1, "inputs": 1})}
+
+
 def test_the_registry_is_what_the_tasks_compute() -> None:
-    computed = {*numbers(classified()), *numbers(read())}
+    computed = {*numbers(classified()), *numbers(read()), *numbers(regressed())}
     assert computed == {key for key, metric in METRICS.items() if metric.place == "metrics"}
 
 
-def test_both_tasks_watch_their_headline() -> None:
+def test_all_tasks_watch_their_headline() -> None:
     images, symbols = Classification(num_classes=3), LanguageModelling(num_symbols=3, context={})
     assert (images.monitor, images.mode) == ("val/accuracy", "max")
     assert (symbols.monitor, symbols.mode) == ("val/bpc", "min")
-    assert HEADLINES == (ACCURACY, BPC)
+    rows = Regression(num_outputs=1)
+    assert (rows.monitor, rows.mode) == ("val/rmse", "min")
+    assert HEADLINES == (ACCURACY, BPC, RMSE)
     probabilities, batch = torch.eye(3), (torch.zeros(3), torch.arange(3))
     for task in (images, symbols):
         found = task.validation(probabilities, batch)
@@ -140,7 +151,7 @@ def test_one_stage_is_always_there() -> None:
 def test_the_registry_is_the_only_place_that_names_them() -> None:
     """Beside it the tasks do, which compute them."""
     names = {"ece", "nll", "bpc", "brier", "top5"}
-    allowed = {PACKAGE / "core" / name for name in ("task.py", "language.py")}
+    allowed = {PACKAGE / "core" / name for name in ("task.py", "language.py", "regression.py")}
     for path in PACKAGE.rglob("*"):
         if path.suffix in (".py", ".js", ".j2") and path.parent != PACKAGE / "measure" and path not in allowed:
             words = set("".join(c if c.isalnum() or c == "_" else " " for c in path.read_text("utf-8")).split())

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from prunebench.errors import UserError
-from prunebench.models.lenet import lenet5, lenet300_100
+from prunebench.models.lenet import lenet5, lenet300_100, lenet_20_50_800_500
 
 
 def test_published_sizes(count):
@@ -13,6 +13,8 @@ def test_published_sizes(count):
     assert count(lenet300_100, size=28, channels=1) == (266_200, 266_610)
     # the 431,080 parameters of Han et al. 2015, table 1 ("431K")
     assert count(lenet5, size=28, channels=1) == (2_293_000, 431_080)
+    # the 1,071,880 parameters of jsanket12/SS_IG, SS_Gaussian_Node_Lenet.py:213
+    assert count(lenet_20_50_800_500, size=28, channels=1) == (2_933_000, 1_071_880)
 
 
 def test_lenet5_is_the_caffe_net():

@@ -1,0 +1,89 @@
+"""Behind a function that does not map 0 to 0 a removed channel is a constant, which goes into the next bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunebench.surgery.dead import unread, without_constants
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import restore, zero
+from tests.surgery.kit import counted, largest_difference
+
+
+class Small(nn.Module):
+    """Two convolutions without padding and two linear layers, each hidden one in front of ``activation``."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], *, bias: bool = True, padding: int = 0) -> None:
+        super().__init__()
+        self.activation = activation
+        self.one = nn.Conv2d(1, 4, 3)
+        self.two = nn.Conv2d(4, 5, 3, padding=padding)
+        side = 2 + padding * 2
+        self.three = nn.Linear(5 * side * side, 6)
+        self.four = nn.Linear(6, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.two(self.activation(self.one(x))))
+        found: Tensor = self.four(self.activation(self.three(x.flatten(1))))
+        return found
+
+
+X = torch.zeros(1, 1, 6, 6)
+PLAN = Plan(keep={"one": (0, 2), "two": (1, 3, 4), "three": (0, 4)})
+
+
+@pytest.mark.parametrize("activation", [torch.sigmoid, nn.Sigmoid(), nn.functional.softplus, nn.Softplus(), torch.tanh])
+def test_the_small_net_computes_what_the_zeroed_one_does(activation: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    net, x = Small(activation).eval(), torch.randn(5, 1, 6, 6)
+    graph = ChannelGraph.trace(net, X)
+    zeroed, small = zero(net, graph, PLAN), shrink(net, graph, PLAN)
+    assert largest_difference(zeroed, small, x) < 1e-5
+    assert largest_difference(zeroed, net, x) > 1e-3
+    assert (graph.macs(PLAN), graph.params(PLAN)) == counted(small, x)
+    assert largest_difference(restore(net, graph, PLAN, small), small, x) < 1e-5
+
+
+@torch.no_grad()
+def test_half_of_the_outgoing_weights_of_a_sigmoid() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1))
+    net[2].weight.copy_(torch.tensor([[0.4, -0.6, 1.0]]))  # type: ignore[operator]
+    net[2].bias.fill_(0.1)  # type: ignore[operator]
+    small = shrink(net, ChannelGraph.trace(net, torch.zeros(1, 2)), Plan(keep={"0": (1,)}))
+    assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + 0.5 * (0.4 + 1.0))
+    softplus = nn.Sequential(net[0], nn.Softplus(), net[2])
+    small = shrink(softplus, ChannelGraph.trace(softplus, torch.zeros(1, 2)), Plan(keep={"0": (1,)}))
+    assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + math.log(2) * (0.4 + 1.0))
+
+
+@torch.no_grad()
+def test_zero_rows_are_found_and_folded() -> None:
+    torch.manual_seed(0)
+    net, x = Small(torch.sigmoid).eval(), torch.randn(5, 1, 6, 6)
+    for layer, dead in ((net.one, [1]), (net.two, [0, 2]), (net.three, [5])):
+        layer.weight[dead] = 0
+        layer.bias[dead] = 0
+    graph = ChannelGraph.trace(net, X)
+    settled = without_constants(net, graph, X)
+    plan = unread(settled, graph)
+    assert plan == Plan(keep={"one": (0, 2, 3), "two": (1, 3, 4), "three": (0, 1, 2, 3, 4)})
+    assert largest_difference(net, shrink(settled, graph, plan), x) < 1e-5
+
+
+def test_where_the_constant_cannot_go_the_layer_stays_whole() -> None:
+    graph = ChannelGraph.trace(Small(torch.sigmoid, bias=False), X)
+    assert "sigmoid" in str(graph.why_not("three"))
+    assert graph.why_not("two") is None
+    # a padded convolution reads zeros beside the constant
+    graph = ChannelGraph.trace(Small(torch.sigmoid, padding=1), X)
+    assert "sigmoid" in str(graph.why_not("one")) and graph.why_not("two") is None
+    # a gate: dead channels of a sigmoid are 1/2 there, and no bias follows
+    gate = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid())
+    assert ChannelGraph.trace(gate, torch.zeros(1, 2)).why_not("0") is not None
