@@ -84,7 +84,8 @@ class SparseFunction(Simulation):
 
     def function(self, inputs: Tensor) -> Tensor:
         one, two, three, four, five = inputs[:, :RELEVANT].T
-        return 7 * two / (1 + one.square()) + 5 * torch.sin(three * four) + 2 * five
+        targets: Tensor = 7 * two / (1 + one.square()) + 5 * torch.sin(three * four) + 2 * five
+        return targets
 
     def truth(self) -> dict[str, int]:
         return {"inputs": RELEVANT}

@@ -69,7 +69,8 @@ def gaussian_by_row(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
     """:func:`gaussian` summed over all dimensions but the first, ``[out, ...]`` to ``[out]``; makes fewer tensors."""
     mean, std = mean.flatten(1), std.flatten(1)
     squares = torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std)
-    return mean.shape[1] * (math.log(prior_std) - 0.5) - std.log().sum(1) + squares / (2 * prior_std**2)
+    total: Tensor = mean.shape[1] * (math.log(prior_std) - 0.5) - std.log().sum(1) + squares / (2 * prior_std**2)
+    return total
 
 
 def laplace(mean: Tensor, std: Tensor, scale: float) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ from prunebench.errors import UserError
 from prunebench.layers.gaussian_weights import holding
 from prunebench.layers.sampling import is_stochastic
 from prunebench.layers.spike_slab import Selection, SlabEstimator, SpikeSlab, Stds, spike_slab
-from prunebench.measure.batch_norm import refreshed
 from prunebench.measure.layer_sizes import macs_with_bias
 from prunebench.measure.metrics import ACCURACY, HEADLINES, NLL
 from prunebench.methods.bases.dead_channels import without_dead_channels
+from prunebench.methods.bases.fresh_norms import with_fresh_norms
 from prunebench.methods.bases.gaussian_nets import to_plain
 from prunebench.methods.bases.recorded_draws import Recorded
 from prunebench.methods.bases.spike_slab_nets import (
@@ -203,7 +203,9 @@ class SpikeSlabSelection(VariationalMethod):
             )
         reason = f"all its {what} have a probability above 1/2"
         whole += [{"layer": name, "reason": reason} for name, s in shares.items() if s == 1]
-        sparse = self._refreshed(to_plain(changed(net, SpikeSlab.silence)), run)
+        # statistics of its own: those of training are of nets with other gates
+        small = to_plain(changed(net, SpikeSlab.silence))
+        sparse = with_fresh_norms(small, run, num_images=min(run.data.num_train, NORM_SAMPLES)).cpu()
         return without_dead_channels(sparse, run, whole=whole, achieved=achieved)
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
@@ -221,7 +223,8 @@ class SpikeSlabSelection(VariationalMethod):
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
         if not isinstance(net, Recorded):
             return {}
-        return {**_scores_of_draws(*net.recorded(), run.task), **self._sizes_of_draws(net, run)}
+        predictions, labels = net.recorded()
+        return {**_scores_of_draws(predictions, labels, run.task), **self._sizes_of_draws(net, run)}
 
     # -- helpers
 
@@ -260,12 +263,6 @@ class SpikeSlabSelection(VariationalMethod):
         ]
         return torch.stack(terms).sum()
 
-    def _refreshed(self, net: nn.Module, run: Run) -> nn.Module:
-        """``net`` with batch-norm statistics of its own: those of training are of nets with other gates."""
-        run.data.to(run.device)
-        samples = run.data.train_eval(min(run.data.num_train, NORM_SAMPLES), draw="statistics")
-        return refreshed(net.to(run.device), samples, seed=run.seed).cpu().eval()
-
     def _gates(self, net: nn.Module) -> dict[str, SpikeSlab]:
         return {name: layer for name, layer in spike_slab_layers(net).items() if layer.location is not None}
 
@@ -276,7 +273,7 @@ class SpikeSlabSelection(VariationalMethod):
         draws: list[dict[str, Tensor]] = []
 
         def look(drawn: nn.Module) -> Tensor:
-            draws.append({name: layer.gates() > 0 for name, layer in self._gates(drawn).items()})  # type: ignore[operator]
+            draws.append({name: cast(Tensor, layer.gates()) > 0 for name, layer in self._gates(drawn).items()})
             return torch.zeros(())
 
         net.each(look)

@@ -54,8 +54,8 @@ def test_the_small_net_computes_what_the_zeroed_one_does(activation: Callable[[T
 @torch.no_grad()
 def test_half_of_the_outgoing_weights_of_a_sigmoid() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1))
-    net[2].weight.copy_(torch.tensor([[0.4, -0.6, 1.0]]))  # type: ignore[operator]
-    net[2].bias.fill_(0.1)  # type: ignore[operator]
+    net[2].weight.copy_(torch.tensor([[0.4, -0.6, 1.0]]))
+    net[2].bias.fill_(0.1)
     small = shrink(net, ChannelGraph.trace(net, torch.zeros(1, 2)), Plan(keep={"0": (1,)}))
     assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + 0.5 * (0.4 + 1.0))
     softplus = nn.Sequential(net[0], nn.Softplus(), net[2])

@@ -27,17 +27,17 @@ class Recorded(Ensemble):
 
     def __init__(self, net: nn.Module, *, num_samples: int, seed: int) -> None:
         super().__init__(net, num_samples=num_samples, seed=seed)
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, ...]] = []
 
-    def record(self, probabilities: Tensor, at_mean: Tensor, labels: Tensor) -> None:
-        """Keep probabilities ``[S, B, classes]``, those at the mean ``[B, classes]`` and labels ``[B]``."""
-        self._seen.append((probabilities.cpu(), at_mean.cpu(), labels.cpu()))
+    def record(self, predictions: Tensor, *rows: Tensor) -> None:
+        """Keep predictions ``[S, B, ...]`` and what belongs to the same examples, labels for one, each ``[B, ...]``."""
+        self._seen.append(tuple(tensor.cpu() for tensor in (predictions, *rows)))
 
-    def recorded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All since the last call: ``[S, N, classes]``, ``[N, classes]`` and ``[N]``."""
-        samples, at_mean, labels = zip(*self._seen, strict=True)
+    def recorded(self) -> tuple[Tensor, ...]:
+        """All since the last call, in the order of :meth:`record`: ``[S, N, ...]``, then ``[N, ...]`` each."""
+        predictions, *rows = zip(*self._seen, strict=True)
         self._seen = []
-        return torch.cat(samples, 1), torch.cat(at_mean), torch.cat(labels)
+        return torch.cat(predictions, 1), *(torch.cat(parts) for parts in rows)
 
 
 @validated
