@@ -8,6 +8,7 @@ each net, without the rows of papers).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,19 @@ def made(published: Path, rows: Sequence[Paper]) -> dict[str, Callable[[], str]]
 
 def _rows(rows: Sequence[Paper], grouped: Sequence[Group]) -> str:
     table, _ = papers.rows_run(papers.views(rows, grouped))
-    return _body(table) if table.rows else "No row of a paper has been published yet.\n"
+    shown = _body(table) if table.rows else "No row of a paper has been published yet.\n"
+    return f"{_counts(rows)}\n\n{shown}"
+
+
+def _counts(rows: Sequence[Paper]) -> str:
+    every = [row for paper in rows for row in paper.rows]
+    of = Counter(row.status for row in every)
+    runs = sum(part.overrides is not None for row in every for part in row.parts)
+    return (
+        f"Of {len(every)} rows of {len(rows)} papers {of['runnable']} can be run ({runs} runs with their variants), "
+        f"{of['quoted']} are a competitor's number\nthat a paper quotes, and {of['pending']} wait for a method that is "
+        "not built, or name no number."
+    )
 
 
 def _claims(grouped: Sequence[Group]) -> str:
