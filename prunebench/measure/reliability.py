@@ -63,7 +63,7 @@ def error_limit(probs: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def functional_loss(before: Tensor, after: Tensor) -> dict[str, float]:
-    """What has changed in the predictions ``[N, classes]``: mean KL(before || after) in nats, share of equal classes."""
+    """What has changed in predictions ``[N, classes]``: mean KL(before || after) in nats, share of equal classes."""
     before, after = before.double(), after.double()
     tiny = torch.finfo(torch.float32).tiny
     divergence = torch.special.xlogy(before, before) - torch.special.xlogy(before, after.clamp_min(tiny))

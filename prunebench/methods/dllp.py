@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.amounts import TargetShare
-from prunebench.budget.by_inclusion import choose_by_inclusion, likely, macs_of_a_channel
-from prunebench.budget.choose import Choice
+from prunebench.budget.by_inclusion import LIKELY, choose_by_inclusion, macs_of_a_channel
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
-from prunebench.config.ranges import Among, NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
+from prunebench.config.ranges import Among, NonNegativeFloat, PositiveFloat, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Point, Run
 from prunebench.core.method import Method, apart, match_layers
@@ -26,9 +25,10 @@ from prunebench.errors import UserError
 from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.layers.quantile_prior import QuantilePrior
 from prunebench.layers.step_gates import step_gates
-from prunebench.measure import cost, reliability
-from prunebench.measure.batch_norm import refreshed
+from prunebench.measure import cost
 from prunebench.methods.bases import gated_units as gated
+from prunebench.methods.bases.hardened_particles import joined, mask_particles, narrow_particles
+from prunebench.methods.bases.net_ensembles import best_net, cost_of_all, nets_of, reliability_after_cut
 from prunebench.methods.bases.stein_particles import SteinSteps, gate_scores, scatter_gates, scattered
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
@@ -43,8 +43,6 @@ LARGEST_DROP = 0.05
 """Of the validation accuracy under that of the dense net; a larger one stops the price's rise."""
 REOPENED = 1e-3
 """Score of the last gate of a layer: just open."""
-NUM_REFRESH = 10_000
-"""Training samples, at most, that batch norms see after the cut."""
 Deploy = Annotated[str, Among(("ensemble", "single"))]
 
 
@@ -218,7 +216,7 @@ class Dllp(Method):
     def before_step(self, net: nn.Module, clock: Clock) -> None:
         if self._steps is None:
             return
-        nets = _nets(net)
+        nets = nets_of(net)
         priors = self._by_name()
         if self._cut and self.init == "ensemble":
             for alone in nets:  # of different shapes
@@ -253,9 +251,9 @@ class Dllp(Method):
     def report(self, net: nn.Module) -> Mapping[str, float]:
         if not step_gates(net):
             return {}
-        nets = _nets(net)
+        nets = nets_of(net)
         likelihood = torch.cat([self._inclusion(nets, path).flatten() for path in self._prices])
-        return {"kept": float((likelihood >= 0.5).float().mean()), "price_limit": float(self.price_limit)}
+        return {"kept": float((likelihood >= LIKELY).float().mean()), "price_limit": float(self.price_limit)}
 
     def selectable(self, net: nn.Module) -> bool:
         return not step_gates(net)
@@ -265,62 +263,26 @@ class Dllp(Method):
     @torch.no_grad()
     def prune(self, net: nn.Module, run: Run) -> Extracted:
         self._cut = True
-        nets = _nets(net)
+        nets = nets_of(net)
         whole = [gated.without_gates(particle) for particle in nets]
         names = self._gated_layers(run)
-        paths = {name: self._path(name) for name in names}
         groups = [[particle] for particle in nets] if self.init == "ensemble" else [nets]
-        likelihoods = [{name: self._inclusion(own, paths[name]).cpu() for name in names} for own in groups]
+        likelihoods = [{name: self._inclusion(own, self._path(name)).cpu() for name in names} for own in groups]
         if self.mask == "weight":
-            found = self._without_weights(whole, names, likelihoods)
+            found, masks = mask_particles(whole, likelihoods)
+            self.masks = nn.ModuleList(masks)
         else:
-            found = self._without_filters(whole, likelihoods, run)
+            found = narrow_particles(whole, likelihoods, run, target_macs=self.target_macs)
+            found = replace(found, not_pruned=[*(found.not_pruned or ()), *self._refused(run)])
         log.info("%s", ORIGIN)
         facts = {"origin": ORIGIN, "num_particles": self.num_particles, "price_limit": float(self.price_limit)}
         return replace(found, achieved={**found.achieved, **facts})
-
-    def _without_filters(
-        self, whole: Sequence[nn.Module], likelihoods: Sequence[Mapping[str, Tensor]], run: Run
-    ) -> Extracted:
-        choices = [choose_by_inclusion(found, run.graph, target_macs=self.target_macs) for found in likelihoods]
-        # one choice is stored and makes the run's plan: what any of the particles keeps
-        union = run.choose(lambda: replace(choices[0], plan=_union([choice.plan for choice in choices], run)))
-        if len(choices) == 1:
-            choices = [union] * len(whole)
-        cuts = [run.cut(particle, choice) for particle, choice in zip(whole, choices, strict=True)]
-        nets = [_refreshed(cut.net, run) for cut in cuts]
-        differences = [cut.max_abs_diff for cut in cuts if cut.max_abs_diff is not None]
-        widths = [
-            {name: len(choice.plan.keep.get(name, likely)) for name, likely in found.items()}
-            for choice, found in zip(choices, likelihoods, strict=False)
-        ]
-        plans = [choice.plan.to_json() for choice in choices] if self.init == "ensemble" else None
-        return Extracted(
-            net=NetEnsemble(nets, plans=plans) if len(nets) > 1 else nets[0],
-            plan=union.plan,
-            not_pruned=list(union.not_pruned) + self._refused(run),
-            achieved={**_mean_achieved([cut.achieved for cut in cuts]), "kept_per_layer": widths},
-            max_abs_diff=max(differences, default=None),
-        )
-
-    def _without_weights(
-        self, whole: Sequence[nn.Module], names: Sequence[str], likelihoods: Sequence[Mapping[str, Tensor]]
-    ) -> Extracted:
-        self.masks = nn.ModuleList(WeightMasks() for _ in whole)
-        for masks, found in zip(self._masks(), [*likelihoods] * (len(whole) // len(likelihoods)), strict=True):
-            masks.names = list(names)
-            masks.load([likely(found[name]) for name in names])
-        net = NetEnsemble(whole) if len(whole) > 1 else whole[0]
-        self._zero(net)
-        kept = sum(masks.num_live for masks in self._masks()) / sum(masks.num_weights for masks in self._masks())
-        shares = [masks.shares(particle) for masks, particle in zip(self._masks(), whole, strict=True)]
-        return Extracted(net=net, achieved={"weights_kept": kept, "kept_per_layer": shares})
 
     def extract(self, net: nn.Module, run: Run) -> Extracted:
         if not isinstance(net, NetEnsemble):
             return Extracted(net=net)
         if self.deploy == "single":
-            best = self._best(net, run)
+            best = best_net(net, run)
             plan = None if net.plans is None else Plan.from_json(net.plans[best])
             return Extracted(net=net.members[best], plan=plan, achieved={"particle": best})
         one, number = cost.count(net.members[0], run.example), len(net.members)
@@ -333,7 +295,7 @@ class Dllp(Method):
         if self.deploy == "single":
             yield Point(name="ensemble", net=net, settings={"num_nets": len(net.members)})
         elif run.data.num_val:
-            best = self._best(net, run)
+            best = best_net(net, run)
             yield Point(name="single_net", net=net.members[best], settings={"num_nets": 1, "particle": best})
 
     # -- measurements
@@ -341,37 +303,18 @@ class Dllp(Method):
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
         return torch.stack([task.probabilities(particle, batch) for particle in _each(net)])
 
-    @torch.no_grad()
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
         if not self._cut:
             return {}
-        samples, labels = self._predictions(net, run.data.test(), run)
-        found = reliability.summarise(samples, labels)
-        if run.data.num_val:
-            held_out, known = self._predictions(net, run.data.validation(), run)
-            found["error_limit"] = reliability.error_limit(held_out.mean(0), known)
-        dense = run.teacher().to(run.device)
-        before = torch.cat([run.task.probabilities(dense, batch) for batch in run.data.test()]).cpu()
-        found |= reliability.functional_loss(before, samples.mean(0))
-        nets = [gated.own_parameters(particle) for particle in _nets(net)]
-        weights = {}
-        for name in self._prior_names:
-            left = torch.cat([own[name].flatten() for own in nets if name in own])
-            left = left[left != 0] if self.mask == "weight" else left
-            number = max(1, left.numel() // len(nets))
-            weights[name] = reliability.distribution_loss(left, dense.get_parameter(name), number)
-        return {**found, "weights": weights, "origin": ORIGIN}
+
+        def predict(several: nn.Module, batch: Batch) -> Tensor:
+            return self.predict(several, batch, run.task)
+
+        zeros = self.mask == "weight"
+        return {**reliability_after_cut(net, predict, run, names=self._prior_names, zeros=zeros), "origin": ORIGIN}
 
     def cost(self, net: nn.Module, run: Run) -> Mapping[str, Any] | None:
-        if not isinstance(net, NetEnsemble):
-            return None
-        each = [cost.count(member, run.example) for member in net.members]
-        return {
-            "num_nets": len(each),
-            "macs_one_net": round(sum(one.macs for one in each) / len(each)),
-            "params_one_net": round(sum(one.params for one in each) / len(each)),
-            "macs_all_predictions": cost.count(net, run.example).macs,
-        }
+        return cost_of_all(net, run)
 
     # -- helpers
 
@@ -429,7 +372,7 @@ class Dllp(Method):
             nets = [scattered(nets[0], stds, draws) for _ in range(self.num_particles)]
         for particle in nets:
             scatter_gates(particle, self.gate_std, draws)
-        return NetEnsemble(nets) if len(nets) > 1 else nets[0]
+        return joined(nets)
 
     def _further_nets(self, phase: Phase, run: Run) -> list[nn.Module]:
         """Vanilla nets from other random weights, trained as the first one."""
@@ -472,17 +415,8 @@ class Dllp(Method):
 
     def _zero(self, net: nn.Module) -> None:
         if self.masks:
-            for masks, particle in zip(self._masks(), _nets(net), strict=True):
+            for masks, particle in zip(self._masks(), nets_of(net), strict=True):
                 masks.zero(particle)
-
-    def _best(self, net: NetEnsemble, run: Run) -> int:
-        losses = [run.validate(member)["nll"] for member in net.members]
-        return losses.index(min(losses))
-
-    def _predictions(self, net: nn.Module, batches: Batches, run: Run) -> tuple[Tensor, Tensor]:
-        """Probabilities ``[K, N, classes]`` and labels ``[N]``, on the CPU."""
-        found = [(self.predict(net, batch, run.task).cpu(), batch[1].cpu()) for batch in batches]
-        return torch.cat([probs for probs, _ in found], dim=1), torch.cat([labels for _, labels in found])
 
 
 def price_share(clock: Clock) -> float:
@@ -490,38 +424,7 @@ def price_share(clock: Clock) -> float:
     return min(1.0, (clock.step + 1) / max(1.0, RAMP * clock.num_steps))
 
 
-def _nets(net: nn.Module) -> list[nn.Module]:
-    """Those that have weights of their own."""
-    return list(net.members) if isinstance(net, NetEnsemble) else [net]
-
-
 def _each(net: nn.Module) -> Iterator[nn.Module]:
     """All particles, one after the other: nets, or one net under each set of its gates."""
-    for own in _nets(net):
+    for own in nets_of(net):
         yield from gated.each_row(own)
-
-
-def _refreshed(net: nn.Module, run: Run) -> nn.Module:
-    """``net`` with norm statistics of training samples, on the CPU."""
-    run.data.to(run.device)
-    batches = run.samples("batch_norms", min(NUM_REFRESH, run.data.num_train))
-    return refreshed(net.to(run.device), batches, seed=run.seed).cpu()
-
-
-def _union(plans: Sequence[Plan], run: Run) -> Plan:
-    """The channels that any of the plans keeps, of layers that lose some in all of them."""
-    kept: dict[str, set[int]] = {}
-    for name in set.intersection(*(set(plan.keep) for plan in plans)):
-        kept[name] = set().union(*(plan.keep[name] for plan in plans))
-    cut = {name: found for name, found in kept.items() if len(found) < run.graph.layers[name].out_channels}
-    return Plan({name: tuple(sorted(cut[name])) for name in run.graph.layers if name in cut})
-
-
-def _mean_achieved(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first one's facts, with the means of those that differ."""
-    found = dict(parts[0])
-    for name in ("channels_kept", "macs_kept", "params_kept", "reached"):
-        values = [part[name] for part in parts if part.get(name) is not None]
-        if values:
-            found[name] = sum(values) / len(values)
-    return found

@@ -1,7 +1,8 @@
 """Plain perceptrons for MNIST: the nets of Bayes by backprop and of variational dropout.
 
 Blundell et al., ICML 2015: two hidden layers of 400, 800 or 1200 units. Kingma et al., NIPS 2015, figure 1a: three of
-100 to 1250. A small one of our own for the 8x8 digits. Linear layers with biases, a ReLU after each hidden one, no norm.
+100 to 1250. A small one of our own is for the 8x8 digits. Linear layers with biases, a ReLU after each hidden one, no
+norm.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def save(
 
     Args:
         folder: run folder; it is made if it does not exist.
-        net: the compact net that ``plan`` makes of the dense one, or an :class:`NetEnsemble` of such nets.
+        net: the compact net that ``plan`` makes of the dense one, or a :class:`NetEnsemble` of such nets.
         model_config: resolved config of the dense net: ``_target_`` and its arguments.
         example_shape: shape of one input, with a batch dimension of 1.
         plan: what was cut.
@@ -89,8 +89,7 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """The compact net of a run, in evaluation mode on the CPU.
 
     A net that was not cut is the plain module; a cut one is a ``torch.fx.GraphModule`` with smaller layers under the
-    same names; an ensemble is an :class:`~prunebench.layers.net_ensemble.NetEnsemble` of them. The random stream of the caller
-    is left alone.
+    same names; an ensemble is a :class:`NetEnsemble` of them. The random stream of the caller is left alone.
 
     Args:
         folder: a run folder or its ``model`` folder.

@@ -21,7 +21,6 @@ from prunebench.measure import cost
 from prunebench.methods.bases.gated_units import open_one, own_parameters, unit_places, with_input_gates, without_gates
 from prunebench.methods.bases.stein_particles import gate_prior_score
 from prunebench.methods.dllp import ORIGIN, PARTICLES, Dllp, price_share
-from prunebench.models.perceptron import mlp_2x100
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
 from prunebench.run.bare import BareRun
@@ -40,7 +39,11 @@ CONFORMANCE = {
 TASK = Classification(num_classes=10)
 PHASE = Phase(name=PARTICLES, epochs=4, lr=1e-3, optimizer="adam", weight_decay=0.0, active=True)
 CLOCK = Clock.first(num_epochs=4, steps_per_epoch=3, lr=1e-3)
-FAST = (*SHORT, "method=dllp", "method.particle_epochs=2", "method.gate_lr=0.3", "method.price=20")
+FAST = (
+    *SHORT, "method=dllp", "dataset.validation=144", "dataset.epochs.train=6", "schedule.phases.finetune.epochs=4",
+    "schedule.phases.finetune.lr=3e-3", "method.particle_epochs=6", "method.gate_lr=0.1", "method.price=10",
+    "method.particle_lr=3e-3",
+)  # fmt: skip
 
 
 def small() -> nn.Module:
@@ -88,9 +91,7 @@ def test_the_price_of_a_gate() -> None:
 
 def test_without_a_price_scores_shrink_and_do_not_cross() -> None:
     scores = torch.tensor([-4.5, 0.9])
-    torch.testing.assert_close(
-        gate_prior_score(scores, 0.0, temperature=0.5, spread=3.0), torch.tensor([0.5, -0.1])
-    )
+    torch.testing.assert_close(gate_prior_score(scores, 0.0, temperature=0.5, spread=3.0), torch.tensor([0.5, -0.1]))
     for _ in range(500):
         scores = scores + 0.1 * gate_prior_score(scores, 0.0, temperature=0.5, spread=3.0)
     assert -0.1 < float(scores[0]) < 0 < float(scores[1]) < 0.1
@@ -166,7 +167,7 @@ def test_the_step_of_a_block_by_hand(spread_weight: float) -> None:
 
 
 def test_shared_weights_follow_the_mean_gradient_and_each_row_of_gates_its_own() -> None:
-    net, method, bare = start(particles="gates", num_particles=3, prior_weight=0.0)
+    net, method, _ = start(particles="gates", num_particles=3, prior_weight=0.0)
     assert not isinstance(net, NetEnsemble)
     assert {tuple(gate.score.shape) for gate in step_gates(net).values()} == {(3, 6), (3, 8), (3, 12)}
     one, _, _ = start(num_particles=1, init_std=0.0)
@@ -181,7 +182,7 @@ def test_shared_weights_follow_the_mean_gradient_and_each_row_of_gates_its_own()
 
 
 def test_a_dear_layer_has_dearer_gates() -> None:
-    _, method, bare = start(cost_aware=True, price=2.0)
+    _, method, _ = start(cost_aware=True, price=2.0)
     layers = {"4": "0", "7": "4", "9": "7"}
     macs = {"0": 9 * 64 + 9 * 8 * 4, "4": 54 * 4 + 4 * 12, "7": 32 + 10}  # row and column of a channel
     widths = {"0": 6, "4": 8, "7": 12}
@@ -333,7 +334,7 @@ def test_what_cannot_be_is_refused_before_training(options: dict[str, Any], mess
 
 
 def test_a_single_net_is_chosen_on_validation_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="method.deploy=single chooses a particle on the validation split"):
+    with pytest.raises(UserError, match=r"method\.deploy=single chooses a particle on the validation split"):
         run(tmp_path, *FAST, "method.deploy=single", "dataset.validation=0")
     with pytest.raises(UserError, match="no trained dense net"):
         run(tmp_path, *FAST, "schedule.phases.pretrain.epochs=0")
@@ -366,15 +367,15 @@ def test_the_ensemble_is_saved_as_one_net_and_counted_as_all(outputs: Path) -> N
     assert found["origin"] == result["budget"]["origin"] == ORIGIN
     assert found["error"] == pytest.approx(1 - final["accuracy"])
     assert found["single_error"]["std"] >= 0 and 0 < found["kl_from_dense"] < 3 and 0.5 < found["agreement"] <= 1
-    assert found["error_limit"]["num_samples"] == 1000
-    assert found["error_limit"]["upper_95"] > found["error_limit"]["num_errors"] / 1000
+    assert found["error_limit"]["num_samples"] == 144
+    assert found["error_limit"]["upper_95"] > found["error_limit"]["num_errors"] / 144
     assert set(found["weights"]) == {"hidden.0.weight", "hidden.1.weight", "out.weight"}
     # magnitude pruning cuts a hole around 0; what particles keep has the layer's own distribution
     assert all(row["wasserstein"] < row["wasserstein_magnitude"] for row in found["weights"].values())
     assert [point["name"] for point in result["points"]] == ["single_net"]
     assert result["points"][0]["cost"]["macs"] == costs["macs_one_net"]
     assert [phase["name"] for phase in result["phases"]] == ["pretrain", PARTICLES, "finetune"]
-    # a step of all particles is K steps
+    # a step of all particles is K steps, here in as many epochs
     training = {phase["name"]: phase["train_macs"] for phase in result["phases"]}
     assert training[PARTICLES] == pytest.approx(3 * training["pretrain"], rel=0.01)
 
@@ -397,7 +398,8 @@ def test_nets_trained_apart_keep_masks_of_their_own(outputs: Path) -> None:
     each = [cost.count(member, torch.zeros(1, 1, 8, 8)).macs for member in net.members]
     costs = result["cost"]["final"]
     assert costs["macs"] == sum(each) and costs["macs_one_net"] == round(sum(each) / 2)
-    assert "dense" in result["metrics"] and result["metrics"]["final"]["accuracy"] > 0.5
+    assert result["metrics"]["final"]["accuracy"] > 0.8
+    assert result["metrics"]["dense"]["num_predictions"] == 1
 
 
 def test_gates_alone_leave_one_net(outputs: Path) -> None:
@@ -432,7 +434,7 @@ def test_the_dearer_the_fewer_and_what_doubt_knows(tmp_path: Path) -> None:
     kept = {}
     for price in (1, 5, 20):
         result, _ = run(tmp_path, *settings, f"method.price={price}")
-        kept[price] = [row for row in result["budget"]["kept_per_layer"][0].values()]
+        kept[price] = list(result["budget"]["kept_per_layer"][0].values())
         final = result["metrics"]["final"]
         assert final["accuracy"] > result["metrics"]["dense"]["accuracy"] - {1: 0.01, 5: 0.02, 20: 0.045}[price]
         found = final["method"]
@@ -442,7 +444,3 @@ def test_the_dearer_the_fewer_and_what_doubt_knows(tmp_path: Path) -> None:
     assert all(55 <= width <= 77 for width in kept[1])
     assert all(20 <= width <= 33 for width in kept[5])
     assert all(8 <= width <= 17 for width in kept[20])
-
-
-def test_the_net_of_the_reference_run() -> None:
-    assert sum(p.numel() for p in mlp_2x100().parameters()) == 17_610

@@ -16,7 +16,6 @@ import prunebench
 from prunebench.errors import UserError
 from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.measure.cost import count
-from prunebench.methods.bases.channel_gates import add_gates, gates_of
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.nets import package
 from prunebench.nets.export import export
@@ -337,7 +336,7 @@ def test_an_ensemble_of_cut_nets_is_one_net(tmp_path: Path, own: bool) -> None:
     loaded = prunebench.load(tmp_path)
     assert isinstance(loaded, NetEnsemble) and len(loaded.members) == 3 and not loaded.training
     assert torch.equal(outputs(loaded), outputs(net))
-    found = [member.layer1[0].conv1.out_channels for member in loaded.members]  # type: ignore[index, union-attr]
+    found = [member.get_submodule("layer1.0.conv1").out_channels for member in loaded.members]
     assert found == ([3, 2, 3] if own else [3, 3, 3])
     mean = torch.stack([outputs(member).softmax(1) for member in net.members]).mean(0)
     torch.testing.assert_close(outputs(loaded).softmax(1), mean)
@@ -345,14 +344,14 @@ def test_an_ensemble_of_cut_nets_is_one_net(tmp_path: Path, own: bool) -> None:
     assert torch.equal(outputs(prunebench.load(save(tmp_path / "again", loaded, CUT))), outputs(net))
 
 
-def test_an_ensemble_of_whole_nets_with_layers_of_their_own(tmp_path: Path) -> None:
-    nets = []
-    for _ in range(2):
-        net = dense_net()
-        nets.append(add_gates(net, ["layer1.0.bn1"]))
-    loaded = prunebench.load(save(tmp_path, NetEnsemble(nets).eval(), Plan()))
-    assert torch.equal(outputs(loaded), outputs(NetEnsemble(nets).eval()))
-    assert len(gates_of(loaded)) == 2
+def test_an_ensemble_of_nets_with_layers_of_a_method(tmp_path: Path) -> None:
+    nets = [small_net(), small_net()]
+    for net in nets:
+        net.set_submodule("layer2.1.conv1", Doubled(in_channels=16, out_channels=6))
+    whole = NetEnsemble(nets).eval()
+    save(tmp_path, whole, CUT)
+    assert set(package.read_spec(tmp_path).layers) == {f"members.{k}.layer2.1.conv1" for k in (0, 1)}
+    assert torch.equal(outputs(prunebench.load(tmp_path, trust=True)), outputs(whole))
 
 
 @pytest.mark.parametrize(
