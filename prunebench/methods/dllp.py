@@ -159,6 +159,10 @@ class Dllp(Method):
                 "method.deploy=single chooses a particle on the validation split, and there is none; set "
                 "dataset.validation to a number of samples, or method.deploy=ensemble"
             )
+        if self.init == "ensemble" and not any(phase.pretrain for phase in run.phases):
+            raise UserError(
+                "method.init=ensemble trains several whole nets, and the schedule has no phase that pretrains"
+            )
         names = self._gated_layers(run)
         if self.mask == "filter":
             draws = torch.Generator().manual_seed(0)
@@ -171,11 +175,11 @@ class Dllp(Method):
         for phase in run.phases:
             if phase.pretrain:
                 net = run.fit(net, phase)
-                run.measure_dense(net)
-                run.teacher()  # there must be a trained net, whose weights are the prior
-                if self.init == "ensemble":
-                    self._others = self._further_nets(phase, run)
                 continue
+            run.measure_dense(net)
+            run.teacher()  # there must be a trained net, whose weights are the prior
+            if self.init == "ensemble":
+                self._others = self._further_nets(run)
             net = run.fit(net, self._particle_phase(phase))
             net = run.fit(run.prune(net, phase), phase)
         return net
@@ -374,8 +378,9 @@ class Dllp(Method):
             scatter_gates(particle, self.gate_std, draws)
         return joined(nets)
 
-    def _further_nets(self, phase: Phase, run: Run) -> list[nn.Module]:
+    def _further_nets(self, run: Run) -> list[nn.Module]:
         """Vanilla nets from other random weights, trained as the first one."""
+        phase = next(phase for phase in run.phases if phase.pretrain)
         numbers = range(1, self.num_particles)
         # active, so that runs do not take them for the dense net that they share
         phases = [replace(phase, name=f"{phase.name}_{number}", active=True) for number in numbers]

@@ -324,6 +324,7 @@ def test_a_lost_accuracy_stops_the_price() -> None:
         ({"mask": "weight", "target_macs": 0.5}, "method.mask=weight removes no MACs"),
         ({"mask": "weight", "cost_aware": True}, "method.mask=weight removes no MACs"),
         ({"target_macs": 0.01}, "method.target_macs=0.01 is out of reach"),
+        ({"init": "ensemble"}, "the schedule has no phase that pretrains"),
         ({"layers": ["conv7"]}, "method.layers: 'conv7' matches no layer"),
         ({"price": -1.0}, "price must be a number of at least 0, got -1.0"),
     ],
