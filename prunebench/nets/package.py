@@ -2,7 +2,7 @@
 
 ``model/net.yaml``              what builds the dense net, its arguments, the shape and normalisation of inputs, and the
                                 layers that a method has put in the place of the net's own
-``model/plan.json``             which channels stay
+``model/plan.json``             which channels stay (of an ensemble whose members differ: in any of them)
 ``model/weights.safetensors``   parameters and buffers of the compact net
 
 A folder from somebody else is no program: without ``trust`` only public classes and functions of
@@ -25,6 +25,7 @@ from prunebench.config.named import arguments
 from prunebench.disk.atomic import TEMPORARY, write_bytes, write_text
 from prunebench.disk.paths import user_path
 from prunebench.errors import UserError
+from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.nets import spec as specs
 from prunebench.nets.dense_net import make_net
 from prunebench.nets.spec import Spec, without_memory
@@ -56,7 +57,7 @@ def save(
 
     Args:
         folder: run folder; it is made if it does not exist.
-        net: the compact net that ``plan`` makes of the dense one.
+        net: the compact net that ``plan`` makes of the dense one, or a :class:`NetEnsemble` of such nets.
         model_config: resolved config of the dense net: ``_target_`` and its arguments.
         example_shape: shape of one input, with a batch dimension of 1.
         plan: what was cut.
@@ -78,6 +79,7 @@ def save(
         std=std,
         class_names=class_names,
         layers=describe(net),
+        members=list(net.plans or [""] * len(net.members)) if isinstance(net, NetEnsemble) else None,
     )
     _write(folder, spec, plan, net)
     return folder / FOLDER
@@ -87,7 +89,7 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """The compact net of a run, in evaluation mode on the CPU.
 
     A net that was not cut is the plain module; a cut one is a ``torch.fx.GraphModule`` with smaller layers under the
-    same names. The random stream of the caller is left alone.
+    same names; an ensemble is a :class:`NetEnsemble` of them. The random stream of the caller is left alone.
 
     Args:
         folder: a run folder or its ``model`` folder.
@@ -99,16 +101,14 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """
     folder = model_folder(folder)
     spec = read_spec(folder)
-    plan = read_plan(folder)
+    plans = _plans(folder, spec)
     settings = {"_target_": spec.target, **spec.arguments}
     if not trust:
         with without_memory():
-            rebuild(make_net(settings, trust=False), spec.layers)
+            rebuild(_joined([make_net(settings, trust=False) for _ in plans], spec), spec.layers)
     with torch.random.fork_rng([]):  # new weights are drawn, only to be overwritten
-        net = make_net(settings, trust=trust).eval()
-        if _cuts(net, plan):
-            net = shrink(net, ChannelGraph.trace(net, spec.example()), plan)
-        net = rebuild(net, spec.layers, trust=trust).eval()
+        nets = [_small(make_net(settings, trust=trust).eval(), plan, spec) for plan in plans]
+        net = rebuild(_joined(nets, spec), spec.layers, trust=trust).eval()
     read_into(net, folder / WEIGHTS)
     return net
 
@@ -163,6 +163,29 @@ def _write(folder: Path, spec: Spec, plan: Plan, net: nn.Module) -> None:
         _replace(folder / FOLDER, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _plans(folder: Path, spec: Spec) -> list[Plan]:
+    """What was cut from the net, or from each member of an ensemble."""
+    plan = read_plan(folder)
+    if spec.members is None:
+        return [plan]
+    try:
+        return [Plan.from_json(text) if text else plan for text in spec.members]
+    except UserError as error:
+        raise UserError(f"{folder / NET} is damaged (members: {error}); save the net again") from None
+
+
+def _small(net: nn.Module, plan: Plan, spec: Spec) -> nn.Module:
+    """``net`` (dense shapes) without what ``plan`` cuts."""
+    return shrink(net, ChannelGraph.trace(net, spec.example()), plan) if _cuts(net, plan) else net
+
+
+def _joined(nets: Sequence[nn.Module], spec: Spec) -> nn.Module:
+    """The one net, or the ensemble of all."""
+    if spec.members is None:
+        return nets[0]
+    return NetEnsemble(nets, plans=spec.members if any(spec.members) else None)
 
 
 def _cuts(net: nn.Module, plan: Plan) -> bool:

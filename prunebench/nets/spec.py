@@ -47,6 +47,8 @@ class Spec:
         mean, std: per-channel normalisation of inputs in [0, 1], None if unknown.
         class_names: names of the classes in the order of the outputs, None if unknown.
         layers: layers that stand where the dense net has others, see :mod:`prunebench.surgery.rebuild`.
+        members: of an ensemble of small nets: what was cut from each, as in ``plan.json``; an empty text is what
+            ``plan.json`` says. None = it is one net.
     """
 
     target: str
@@ -58,6 +60,7 @@ class Spec:
     std: Sequence[PositiveFloat] | None = None
     class_names: Sequence[str] | None = None
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    members: Sequence[str] | None = None
 
     def example(self) -> Tensor:
         """Zeros of the input's shape and type."""

@@ -132,7 +132,8 @@ def _measurements(
     dense_cost, final_cost = job.dense.cost, job.count(compact)
     final = {**final_cost.to_dict(), **(job.method.cost(compact, job) or {})}
     if (num_predictions := metrics["final"].get("num_predictions", 1)) > 1:
-        final |= {"num_predictions": num_predictions, "macs_all_predictions": num_predictions * final["macs"]}
+        # what the method has said wins: one pass of an ensemble makes all predictions
+        final = {"num_predictions": num_predictions, "macs_all_predictions": num_predictions * final["macs"], **final}
     widths = {row["layer"]: row["out_channels"] for row in job.base.cost.per_layer}
     per_layer = [{**row, "dense_out_channels": widths.get(row["layer"])} for row in final.pop("per_layer")]
     dense = {k: v for k, v in dense_cost.to_dict().items() if k != "per_layer"}

@@ -31,6 +31,12 @@ def test_sizes(name: str, widths: list[int]) -> None:
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
+def test_the_small_one_is_for_digits() -> None:
+    net = perceptron.mlp_2x100()
+    assert sum(p.numel() for p in net.parameters()) == 17_610 == 64 * 100 + 100 * 100 + 100 * 10 + 210
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
 def test_widths_are_checked() -> None:
     assert [layer.out_features for layer in perceptron.mlp_3_hidden(hidden_units=100).hidden] == [100] * 3
     with pytest.raises(UserError, match="hidden_units must be a whole number of at least 1, got 0"):

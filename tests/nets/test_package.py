@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 import prunebench
 from prunebench.errors import UserError
+from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.measure.cost import count
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.nets import package
+from prunebench.nets.export import export
 from prunebench.nets.weights import file_bytes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -306,3 +308,74 @@ def test_layers_of_a_method_come_back_beside_a_cut(tmp_path: Path) -> None:
             "arguments": {"in_channels": 16, "out_channels": 6},
         }
     }
+
+
+# -- ensembles
+
+OTHER = Plan(keep={"layer1.0.conv1": (0, 1), "layer3.2.conv1": tuple(range(5))})
+
+
+def ensemble(*plans: Plan, own: bool = False) -> NetEnsemble:
+    """Small nets of different weights."""
+    graph = ChannelGraph.trace(dense_net(), torch.zeros(SHAPE))
+    nets = []
+    for number, plan in enumerate(plans):
+        net = dense_net()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1 + 0.1 * number)
+        nets.append(shrink(net, graph, plan).eval())
+    return NetEnsemble(nets, plans=[plan.to_json() for plan in plans] if own else None).eval()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_ensemble_of_cut_nets_is_one_net(tmp_path: Path, own: bool) -> None:
+    net = ensemble(CUT, OTHER if own else CUT, CUT, own=own)
+    folder = save(tmp_path, net, CUT)
+    assert sorted(path.name for path in folder.iterdir()) == ["net.yaml", "plan.json", "weights.safetensors"]
+    loaded = prunebench.load(tmp_path)
+    assert isinstance(loaded, NetEnsemble) and len(loaded.members) == 3 and not loaded.training
+    assert torch.equal(outputs(loaded), outputs(net))
+    found = [member.get_submodule("layer1.0.conv1").out_channels for member in loaded.members]
+    assert found == ([3, 2, 3] if own else [3, 3, 3])
+    mean = torch.stack([outputs(member).softmax(1) for member in net.members]).mean(0)
+    torch.testing.assert_close(outputs(loaded).softmax(1), mean)
+    assert count(loaded, torch.zeros(SHAPE)).macs == sum(count(m, torch.zeros(SHAPE)).macs for m in net.members)
+    assert torch.equal(outputs(prunebench.load(save(tmp_path / "again", loaded, CUT))), outputs(net))
+
+
+def test_an_ensemble_of_nets_with_layers_of_a_method(tmp_path: Path) -> None:
+    nets = [small_net(), small_net()]
+    for net in nets:
+        net.set_submodule("layer2.1.conv1", Doubled(in_channels=16, out_channels=6))
+    whole = NetEnsemble(nets).eval()
+    save(tmp_path, whole, CUT)
+    assert set(package.read_spec(tmp_path).layers) == {f"members.{k}.layer2.1.conv1" for k in (0, 1)}
+    assert torch.equal(outputs(prunebench.load(tmp_path, trust=True)), outputs(whole))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([], "an ensemble has at least one member"),
+        (["", "{"], r"net.yaml is damaged \(members: a plan must be JSON"),
+        ([3], "damaged"),
+        (["", '{"keep":{"nowhere":[0]}}'], "nowhere"),
+        (["", ""], "weights"),
+        ([""] * 200, "more than .* tensors; give trust=True"),
+    ],
+)
+def test_a_damaged_ensemble_is_refused(tmp_path: Path, members: list[Any], message: str) -> None:
+    folder = save(tmp_path, ensemble(CUT, CUT, CUT), CUT)
+    content: Any = OmegaConf.load(folder / "net.yaml")
+    content.members = members
+    OmegaConf.save(content, folder / "net.yaml")
+    with pytest.raises(UserError, match=message):
+        prunebench.load(tmp_path)
+
+
+def test_an_ensemble_is_exported(tmp_path: Path) -> None:
+    net = ensemble(CUT, CUT)
+    save(tmp_path, net, CUT)
+    found = export(tmp_path, "torch_export")
+    assert found.max_abs_diff < 1e-4
