@@ -128,7 +128,7 @@ def test_the_step_of_a_block_by_hand(spread_weight: float) -> None:
     own = [own_parameters(member) for member in members(net)]
     losses = [{name: 2 * p.grad.clone() for name, p in part.items() if p.grad is not None} for part in own]
     path = "7"  # reads the channels of layer 4
-    score_losses = [2 * step_gates(member)[path].score.grad for member in members(net)]  # type: ignore[operator]
+    score_losses = [2 * torch.as_tensor(step_gates(member)[path].score.grad) for member in members(net)]
     scores = [step_gates(member)[path].score.detach().clone() for member in members(net)]
     method.before_step(net, CLOCK.at(1))
     num_train = bare.data.num_train
@@ -174,7 +174,7 @@ def test_shared_weights_follow_the_mean_gradient_and_each_row_of_gates_its_own()
     for name, parameter in own_parameters(net).items():  # the weights are those of one net
         torch.testing.assert_close(parameter, own_parameters(one)[name])
     backward(net, method)
-    before = own_parameters(net)["4.weight"].grad.clone()  # type: ignore[union-attr]
+    before = own_parameters(net)["4.weight"].grad.clone()
     method.before_step(net, CLOCK)
     torch.testing.assert_close(own_parameters(net)["4.weight"].grad, before, atol=1e-6, rtol=1e-4)
     assert method.predict(net.eval(), some_batch(5), TASK).shape == (3, 5, 10)
@@ -307,7 +307,7 @@ def test_a_lost_accuracy_stops_the_price() -> None:
     assert net.training
     backward(net, method)
     method.before_step(net, CLOCK.at(11))
-    cheap = [step_gates(member)["9"].score.grad.clone() for member in members(net)]  # type: ignore[union-attr]
+    cheap = [step_gates(member)["9"].score.grad.clone() for member in members(net)]
     method.price_limit.fill_(1.0)
     backward(net, method)
     method.before_step(net, CLOCK.at(11))
@@ -415,7 +415,7 @@ def test_single_weights_stay_zero(outputs: Path) -> None:
     result, folder = run(outputs, *FAST, "method.num_particles=2", "method.mask=weight")
     net = prunebench.load(folder)
     assert isinstance(net, NetEnsemble) and result["cost"]["final"]["macs_one_net"] == result["cost"]["dense"]["macs"]
-    zeros = [member.hidden[1].weight == 0 for member in net.members]  # type: ignore[index, union-attr]
+    zeros = [member.hidden[1].weight == 0 for member in net.members]
     assert torch.equal(*zeros) and 0.2 < float(zeros[0].float().mean()) < 1
     assert result["cost"]["final"]["nonzero_params"] < 2 * result["cost"]["dense"]["params"]
     assert result["budget"]["weights_kept"] < 0.8

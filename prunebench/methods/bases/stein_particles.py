@@ -115,7 +115,7 @@ class SteinSteps:
             own = [step_gates(net)[path].score for net in nets]
             if any(score.grad is None for score in own):
                 continue
-            scores = torch.cat(own)
+            scores = torch.cat(list[Tensor](own))
             losses = torch.cat([score.grad for score in own if score.grad is not None]) * len(scores)
             prior = gate_prior_score(scores, price, temperature=self.temperature, spread=self.gate_spread)
             phi = stein_direction(scores.flatten(1), (-self.num_train * losses + prior).flatten(1))
