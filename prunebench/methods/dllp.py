@@ -29,6 +29,7 @@ from prunebench.measure import cost
 from prunebench.methods.bases import gated_units as gated
 from prunebench.methods.bases.hardened_particles import joined, mask_particles, narrow_particles
 from prunebench.methods.bases.net_ensembles import best_net, cost_of_all, nets_of, reliability_after_cut
+from prunebench.methods.bases.single_readers import UnitPlace, unit_places
 from prunebench.methods.bases.stein_particles import SteinSteps, gate_scores, scatter_gates, scattered
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
@@ -140,7 +141,7 @@ class Dllp(Method):
         self.priors, self.masks = nn.ModuleList(), nn.ModuleList()
         self.register_buffer("price_limit", torch.ones(()))  # share of the price that is not passed any more
         self._prior_names: list[str] = []  # of the weight tensors, in the order of ``priors``
-        self._places: dict[str, gated.UnitPlace] = {}
+        self._places: dict[str, UnitPlace] = {}
         self._prices: dict[str, float] = {}  # path of the layer with gates -> nats
         self._others: list[nn.Module] = []  # further vanilla nets of init=ensemble
         self._steps: SteinSteps | None = None
@@ -327,7 +328,7 @@ class Dllp(Method):
         if self.mask == "weight":
             known = [name for name, layer in run.graph.layers.items() if layer.kind != "depthwise"]
             return match_layers(self.layers, known, what="method.layers")
-        places, _ = gated.unit_places(run.graph)
+        places, _ = unit_places(run.graph)
         if not places:
             raise UserError("this net has no layer whose channels one other layer alone reads; use method.mask=weight")
         names = match_layers(self.layers, places, what="method.layers")
@@ -335,7 +336,7 @@ class Dllp(Method):
         return names
 
     def _refused(self, run: Run) -> list[dict[str, str]]:
-        places, refused = gated.unit_places(run.graph)
+        places, refused = unit_places(run.graph)
         left_out = [name for name in places if name not in self._places]
         return refused + [{"layer": name, "reason": "method.layers leaves it out"} for name in left_out]
 

@@ -40,7 +40,8 @@ from prunebench.layers.bernoulli_gates import (
     hard_gates,
 )
 from prunebench.measure.batch_norm import refreshed
-from prunebench.methods.bases.gated_readers import GatedUnits, gate_places, without_gates
+from prunebench.methods.bases.gated_readers import GatedUnits, without_gates
+from prunebench.methods.bases.single_readers import unit_places
 from prunebench.methods.bases.unit_prices import ComplexityPrice, FlatPrice, Price
 from prunebench.surgery.narrow import Narrowed
 from prunebench.surgery.zero import restore
@@ -309,7 +310,7 @@ class SimultaneousVI(Method):
         Raises:
             UserError: there is no place for a gate.
         """
-        places, refused = gate_places(run.graph)
+        places, refused = unit_places(run.graph)
         if not places:
             raise UserError("no layer of this net has units that one layer alone reads, so that none can have a gate")
         chosen = match_layers(self.layers, places, what="method.layers")

@@ -27,7 +27,7 @@ from prunebench.layers.bernoulli_gates import (
     hard_gates,
     log_hyper_prior,
 )
-from prunebench.methods.bases.gated_readers import gate_places
+from prunebench.methods.bases.single_readers import unit_places
 from prunebench.methods.bases.unit_prices import FlatPrice
 from prunebench.methods.simultaneous_vi import SimultaneousVI
 from prunebench.models.lenet import lenet300_100
@@ -312,12 +312,12 @@ def test_removal_changes_neither_outputs_nor_the_next_steps(build: Any, kind: st
 
 def test_gates_stand_inside_the_blocks_alone() -> None:
     graph = ChannelGraph.trace(small_resnet(), torch.zeros(1, 1, 8, 8))
-    places, refused = gate_places(graph)
+    places, refused = unit_places(graph)
     assert {name: place.reader for name, place in places.items()} == {
         f"layer{s}.{b}.conv1": f"layer{s}.{b}.conv2" for s in (1, 2, 3) for b in (0, 1)
     }
     assert all(row["reason"] for row in refused) and "conv1" in [row["layer"] for row in refused]
-    bottlenecks, _ = gate_places(ChannelGraph.trace(small_preresnet(), torch.zeros(1, 1, 8, 8)))
+    bottlenecks, _ = unit_places(ChannelGraph.trace(small_preresnet(), torch.zeros(1, 1, 8, 8)))
     assert {(p.layer[-5:], p.reader[-5:]) for p in bottlenecks.values()} == {("conv1", "conv2"), ("conv2", "conv3")}
 
 
@@ -372,7 +372,7 @@ def test_sizes_of_the_convolutions_of_vgg16() -> None:
     weights = [layer.in_channels * layer.out_channels * layer.kernel_area for layer in convs]
     assert sum(weights) == 14_710_464
     assert sum(w * layer.positions for w, layer in zip(weights, convs, strict=True)) == 313_196_544
-    places, _ = gate_places(graph)
+    places, _ = unit_places(graph)
     assert len(places) == 14  # all filters and the hidden linear layer
 
 

@@ -1,67 +1,30 @@
-"""Units with Bernoulli gates: where they can be, the net with them, and the net without the units that are gone."""
+"""Units with Bernoulli gates: the net with them, and the net without the units that are gone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.layers.bernoulli_gates import BernoulliInputs, bernoulli_gates
+from prunebench.methods.bases.single_readers import UnitPlace
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.narrow import Narrowed, narrow, narrow_parameter, resize_parameter, take_shapes
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.replace import replace
-from prunebench.surgery.steps import Mix
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatePlace:
-    """Where the units of a layer have their gates: on the input of the one layer that reads them.
-
-    Attributes:
-        layer, reader: their paths.
-        units: channels of ``layer``.
-        span: input features of ``reader`` for each.
-    """
-
-    layer: str
-    reader: str
-    units: int
-    span: int
-
-
-def gate_places(graph: ChannelGraph) -> tuple[dict[str, GatePlace], list[dict[str, str]]]:
-    """Layer -> its place, and ``{"layer", "reason"}`` of each hidden layer without one.
-
-    Inside a residual block the channels have one reader; what is added to a stream has none, and stays.
-    """
-    places: dict[str, GatePlace] = {}
-    refused: list[dict[str, str]] = []
-    mixes = {step.module: step for step in graph.steps if isinstance(step, Mix)}
-    for name, layer in graph.layers.items():
-        if layer.is_output or layer.kind == "depthwise":
-            continue
-        reader = mixes.get(layer.readers[0]) if len(layer.readers) == 1 else None
-        reason = graph.why_not(name) or ("its channels meet an addition" if layer.meets_addition else None)
-        if reason is None and reader is not None and graph.writers[reader.inputs[0]] == (name,):
-            places[name] = GatePlace(layer=name, reader=reader.module, units=layer.out_channels, span=reader.in_span)
-        else:
-            refused.append({"layer": name, "reason": reason or "its channels are not read by one layer alone"})
-    return places, refused
 
 
 class GatedUnits:
     """The gates of a net: put in, found, and followed when units go.
 
     Args:
-        places: of :func:`gate_places`.
+        places: of :func:`~prunebench.methods.bases.single_readers.unit_places`.
         graph: of the dense net.
     """
 
-    def __init__(self, places: Mapping[str, GatePlace], graph: ChannelGraph) -> None:
+    def __init__(self, places: Mapping[str, UnitPlace], graph: ChannelGraph) -> None:
         self.places = dict(places)
         self._graph = graph
 
@@ -86,7 +49,7 @@ class GatedUnits:
         net.register_load_state_dict_pre_hook(make_room)
         return net
 
-    def items(self) -> list[tuple[str, GatePlace]]:
+    def items(self) -> list[tuple[str, UnitPlace]]:
         """Layer and place of each."""
         return list(self.places.items())
 

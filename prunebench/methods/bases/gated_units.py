@@ -1,55 +1,15 @@
-"""Step gates into a net: which groups of weights can have one, the net with them, and the net without."""
+"""Step gates into a net: the net with them, and the net without."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.layers.step_gates import InputGates, StepGates, WeightGates, step_gates
-from prunebench.surgery.graph import ChannelGraph
+from prunebench.methods.bases.single_readers import UnitPlace
 from prunebench.surgery.replace import replace
-from prunebench.surgery.steps import Mix
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitPlace:
-    """Where the channels of a layer have their gates: on the input of the one layer that reads them.
-
-    Attributes:
-        reader: path of that layer.
-        units: channels.
-        span: input features of the reader for each.
-    """
-
-    reader: str
-    units: int
-    span: int
-
-
-def unit_places(graph: ChannelGraph) -> tuple[dict[str, UnitPlace], list[dict[str, str]]]:
-    """Layer -> where its channels have gates, and ``{"layer", "reason"}`` of each other hidden layer.
-
-    Inside a residual block the channels have one reader; what is added to a stream has none, and stays.
-    """
-    places: dict[str, UnitPlace] = {}
-    refused: list[dict[str, str]] = []
-    mixes = {step.module: step for step in graph.steps if isinstance(step, Mix)}
-    hidden = [layer for layer in graph.layers.values() if not layer.is_output and layer.kind != "depthwise"]
-    for layer in hidden:
-        reader = mixes.get(layer.readers[0]) if len(layer.readers) == 1 else None
-        reason = graph.why_not(layer.name) or ("its channels meet an addition" if layer.meets_addition else None)
-        if reason is None and (reader is None or graph.writers[reader.inputs[0]] != (layer.name,)):
-            reason = "its channels are not read by one layer alone"
-        if reason is not None or reader is None:
-            refused.append({"layer": layer.name, "reason": str(reason)})
-        else:
-            places[layer.name] = UnitPlace(reader=reader.module, units=layer.out_channels, span=reader.in_span)
-    together = graph.must_stay(places)
-    refused += [{"layer": name, "reason": reason} for name, reason in together.items()]
-    return {name: place for name, place in places.items() if name not in together}, refused
 
 
 def with_input_gates(net: nn.Module, places: Mapping[str, UnitPlace], *, rows: int, temperature: float) -> nn.Module:
