@@ -433,8 +433,8 @@ def test_a_budget_is_met(outputs: Path) -> None:
 def test_the_dearer_the_fewer_and_what_doubt_knows(tmp_path: Path) -> None:
     """The specification's runs on digits: 66 and 66, 26 and 26, 11 and 12 units of 100 at a = 1, 5, 20.
 
-    At the lowest price the trained net decides, of whose training the specification says nothing: SGD with weight decay,
-    as here, leaves fewer units than 66, Adam without it more.
+    At the lowest price the trained net decides, of whose training the specification says nothing: SGD with weight
+    decay, as here, leaves fewer units than 66, Adam without it more.
     """
     settings = ("method=dllp", "dataset.test=540", "dataset.validation=0", "latency=false", "trainer.num_threads=1")
     kept = {}
