@@ -14,6 +14,8 @@ from prunebench.config.ranges import OpenFraction, PositiveFloat, Range
 from prunebench.layers import kl
 
 Scale = Annotated[float, Range(low=1e-8)]
+LogScale = Annotated[float, Range(low=-18, high=80)]
+"""ln of a :data:`Scale`."""
 
 
 class Prior(ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import Among, FiniteFloat, Fraction, OpenFraction, PositiveFloat, Range
+from prunebench.config.ranges import Among, Fraction, OpenFraction, PositiveFloat, Range
 from prunebench.core.clock import Clock
 from prunebench.core.context import Run
 from prunebench.core.task import Batch, Task
@@ -18,7 +18,7 @@ from prunebench.data.splits import stream
 from prunebench.errors import UserError
 from prunebench.layers import jensen_shannon, kl
 from prunebench.layers.gaussian_weights import GaussianWeights, holding
-from prunebench.layers.priors import GaussianMixturePrior, GaussianPrior, LaplacePrior, Prior
+from prunebench.layers.priors import GaussianMixturePrior, GaussianPrior, LaplacePrior, LogScale, Prior
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
 from prunebench.methods.bases.noisiest_weights import NoisiestWeights
 
@@ -71,8 +71,8 @@ class JensenShannon(NoisiestWeights):
         prior: Annotated[str, Among(("gaussian", "laplace", "mixture"))],
         prior_std: Annotated[float, Range(low=1e-8)],
         share: OpenFraction,
-        log_wide: FiniteFloat,
-        log_narrow: FiniteFloat,
+        log_wide: LogScale,
+        log_narrow: LogScale,
         sigma_semantics: Annotated[str, Among(("std", "official_variance"))],
         prior_draws: Annotated[str, Among(("batch", "epoch"))],
         spread: Annotated[float, Range(low=-100)],

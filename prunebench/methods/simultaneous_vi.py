@@ -40,6 +40,7 @@ from prunebench.layers.bernoulli_gates import (
     hard_gates,
 )
 from prunebench.measure.batch_norm import refreshed
+from prunebench.measure.metrics import NLL
 from prunebench.methods.bases.gated_readers import GatedUnits, without_gates
 from prunebench.methods.bases.single_readers import unit_places
 from prunebench.methods.bases.unit_prices import ComplexityPrice, FlatPrice, Price
@@ -224,7 +225,7 @@ class SimultaneousVI(Method):
         )
         # of value 0, with these gradients
         drawn = torch.stack([(gate.theta * g).sum() for gate, g in zip(members, found, strict=True)]).sum()
-        return {"nll": first.mean(), "price": price + drawn - drawn.detach()}
+        return {NLL.key: first.mean(), "price": price + drawn - drawn.detach()}
 
     @torch.no_grad()
     def after_step(self, net: nn.Module, clock: Clock) -> Sequence[Narrowed] | None:

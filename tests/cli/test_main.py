@@ -253,6 +253,7 @@ def test_a_key_that_some_options_have_reaches_those(tmp_path: Path) -> None:
     assert "method.prune_ratio" not in plain["run"]["command"]
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_plan_and_write_one_result_in_a_sweep_too(tmp_path: Path) -> None:
     short = ["model=lenet300_100", "dataset.epochs.train=1", "dataset.epochs.finetune=1", "seed=0,1"]
     two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]

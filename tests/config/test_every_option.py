@@ -22,7 +22,8 @@ from tests.kit import configure
 Keys = tuple[str | int, ...]
 
 FACTS = {"num_classes": 10, "in_channels": 3, "size": 32, "num_symbols": 205, "mean": [0.5] * 3, "std": [0.5] * 3,
-         "batch_size": 16, "eval_batch_size": 16}  # fmt: skip
+         "num_inputs": 2, "num_outputs": 1, "noise_std": 0.1, "target_std": 1.0, "batch_size": 16,
+         "eval_batch_size": 16}  # fmt: skip
 """Of a data set, for what other groups take from it."""
 
 

@@ -128,7 +128,7 @@ def test_one_mask_for_the_batch_and_a_new_one_each_pass() -> None:
 
 
 def test_logits_are_clipped_and_the_prior_has_no_parameter() -> None:
-    assert float(mask(40.0).keep()[0]) == pytest.approx(0.9933, abs=1e-4)
+    assert mask(40.0).keep()[0].item() == pytest.approx(0.9933, abs=1e-4)
     fixed = mask(math.log(19.0), learned=False)
     assert list(fixed.parameters()) == [] and float(fixed.keep()[3]) == pytest.approx(0.95)
     assert "logits" in copy.deepcopy(fixed).state_dict()

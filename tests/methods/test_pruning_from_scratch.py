@@ -286,4 +286,4 @@ def test_refusals_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="schedule=finetune is not supported"):
         method.check(net, job)
     with pytest.raises(UserError, match="has no argument 'width' with a default"):
-        run(tmp_path, *SHORT, "model=lenet5", "dataset.size=32", "method=pruning_from_scratch", "schedule=scratch")
+        run(tmp_path, *SHORT, "model=googlenet", "method=pruning_from_scratch", "schedule=scratch")

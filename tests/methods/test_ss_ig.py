@@ -300,11 +300,11 @@ def test_local_reparam_has_the_moments_of_drawn_weights(selection: str) -> None:
     torch.manual_seed(0)
     layer = SpikeSlabLinear(3, 2, selection=selection, spread=-0.5, inclusion=0.4, slab="local_reparam")
     x = torch.randn(1, 3)
-    local = torch.cat([layer.train()(x) for _ in range(20_000)])
+    local = torch.cat([layer.train()(x) for _ in range(5_000)])
     layer.sampling = True
-    drawn = torch.cat([layer.eval()(x) for _ in range(20_000)])
-    torch.testing.assert_close(local.mean(0), drawn.mean(0), rtol=0, atol=0.03)
-    torch.testing.assert_close(local.std(0), drawn.std(0), rtol=0.03, atol=0)
+    drawn = torch.cat([layer.eval()(x) for _ in range(5_000)])
+    torch.testing.assert_close(local.mean(0), drawn.mean(0), rtol=0, atol=0.06)
+    torch.testing.assert_close(local.std(0), drawn.std(0), rtol=0.06, atol=0)
 
 
 @torch.no_grad()
@@ -330,7 +330,9 @@ def words(*changes: str) -> tuple[str, ...]:
     return (*SHORT, "method=ss_ig", *fast, *changes)
 
 
-@pytest.mark.parametrize("extraction", ["median", "ensemble", "freeze_finetune"])
+@pytest.mark.parametrize(
+    "extraction", ["median", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ensemble", "freeze_finetune"))]
+)
 def test_a_run_with_each_extraction(extraction: str, tmp_path: Path) -> None:
     result, _ = run(tmp_path, *words(f"method.extraction={extraction}", "method.finetune_epochs=2"))
     stages, final = result["metrics"], result["metrics"]["final"]
@@ -352,6 +354,7 @@ def test_a_run_with_each_extraction(extraction: str, tmp_path: Path) -> None:
         assert result["equivalence"]["max_abs_diff"] < 1e-4
 
 
+@pytest.mark.slow
 def test_edges_leave_zeros_and_plain_nets_everything(tmp_path: Path) -> None:
     result, _ = run(tmp_path, *words("method.selection=edge"))
     assert result["cost"]["final"]["nonzero_params"] < 0.9 * result["cost"]["dense"]["nonzero_params"]

@@ -365,7 +365,7 @@ def test_a_run_has_a_curve_of_exact_small_nets(tmp_path: Path) -> None:
     assert is_stochastic(prunebench.load(folder, trust=True))
 
 
-@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("noise", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_independent_nets_are_trained_one_by_one(noise: bool, tmp_path: Path) -> None:
     words = ("method=vnd", "method.masks=none", f"method.weight_noise={str(noise).lower()}", "method.num_widths=2")
     result, folder = run(tmp_path, *SHORT, *NET, *words)

@@ -108,6 +108,14 @@ def check(parts: list[Row]) -> None:
 
 
 @with_rows(imagenet=False)
+def test_some_rows_on_small_pictures(paper: str) -> None:
+    """At most twelve of each paper, evenly spread."""
+    parts = runnable(paper, imagenet=False)
+    check(parts[:: -(-len(parts) // 12)])
+
+
+@pytest.mark.slow
+@with_rows(imagenet=False)
 def test_rows_on_small_pictures(paper: str) -> None:
     check(runnable(paper, imagenet=False))
 

@@ -35,7 +35,7 @@ def first_lines(folder: Path) -> list[str]:
             "resnet20: 2,516,608 MACs per image, 269,434 parameters; 9 BasicBlock; shortcut A, width 16",
         ),
         # 64 x 300 + 300 x 100 + 100 x 10, and 410 biases
-        ("lenet300_100", "lenet300_100: 50,200 MACs per image, 50,610 parameters"),
+        ("lenet300_100", "lenet300_100: 50,200 MACs per image, 50,610 parameters; width 1"),
     ],
 )
 def test_the_dense_net_and_the_layers_are_in_the_log(model: str, said: str, tmp_path: Path) -> None:

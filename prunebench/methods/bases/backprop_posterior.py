@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
-from prunebench.config.ranges import Among, FiniteFloat, NonNegativeFloat, OpenFraction, Range
+from prunebench.config.ranges import Among, NonNegativeFloat, OpenFraction, Range
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.gaussian_weights import GaussianWeights
-from prunebench.layers.priors import GaussianMixturePrior, Scale
+from prunebench.layers.priors import GaussianMixturePrior, LogScale, Scale
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian
 from prunebench.methods.bases.variational import VariationalMethod
 
@@ -48,8 +48,8 @@ class BackpropPosterior(VariationalMethod):
         prior: Annotated[str, Among(("mixture", "gaussian", "laplace"))],
         prior_std: Scale,
         share: OpenFraction,
-        log_wide: FiniteFloat,
-        log_narrow: FiniteFloat,
+        log_wide: LogScale,
+        log_narrow: LogScale,
         spread: Annotated[float, Range(low=-100)],
         mean_range: NonNegativeFloat | None,
         bias: bool,

@@ -13,6 +13,7 @@ from prunebench.core.task import Batch
 from prunebench.data.base import Batches
 from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.measure import cost, reliability
+from prunebench.measure.metrics import NLL
 from prunebench.methods.bases.gated_units import own_parameters
 
 Predict = Callable[[nn.Module, Batch], Tensor]
@@ -26,7 +27,7 @@ def nets_of(net: nn.Module) -> list[nn.Module]:
 
 def best_net(net: NetEnsemble, run: Run) -> int:
     """Index of the member with the lowest NLL on the validation split."""
-    losses = [run.validate(member)["nll"] for member in net.members]
+    losses = [run.validate(member)[NLL.key] for member in net.members]
     return losses.index(min(losses))
 
 
