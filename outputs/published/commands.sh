@@ -12,4 +12,22 @@ for net in resnet20 resnet56; do
     python -m prunebench -m "${common[@]}" method=random seed=0,1,2
     python scripts/publish.py "$runs"/*-$net-cifar10
 done
+
+# half of the MACs, inside of blocks, and two epochs
+tune='{epochs: 2, lr: 0.01, lr_schedule: cosine, nesterov: true, weight_decay: 5.0e-4, batch_size: 128}'
+common=(dataset=cifar10 model=resnet56 model.pretrained=akamaster schedule=finetune method.target_macs=0.5
+    trainer.precision=bf16-mixed paths.download=true latency=false trainer.num_threads=1 trainer.progress=false)
+half() { python -m prunebench "${common[@]}" "schedule.phases.finetune=$tune" "$@"; }
+for method in l1norm taylor group_norm; do half method=$method method.layers=interior method.coupling=free; done
+for seed in 0 1 2; do half method=random seed=$seed method.layers=interior method.coupling=free; done
+half method=thinet method.between_epochs=0
+half method=channel_pruning
+python -m prunebench "${common[@]}" method=fsm method.block_epoch_share=0.05 schedule.phases.finetune.epochs=2 \
+    schedule.phases.finetune.weight_decay=5.0e-4
+python scripts/publish.py "$runs"/{l1norm,taylor,group_norm,random,thinet,channel_pruning}-resnet56-cifar10
+python scripts/publish.py --declared 'after each block FSM trains for a twentieth of an epoch' "$runs"/fsm-resnet56-cifar10
+
+python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'method.arms=[ticket,random_reinit]' \
+    method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
+python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 python scripts/report.py --readme README.md
