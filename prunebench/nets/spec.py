@@ -25,6 +25,7 @@ from prunebench.errors import UserError
 SCHEMA = 1
 MAX_INPUT = 1 << 24
 """Values of one input: five pictures of 1024 x 1024 in colour."""
+MAX_MEMBERS = 1000
 MAX_AXES = 8
 MAX_ELEMENTS = 1 << 29
 """Parameters and buffers of a dense net: 2 GiB in float32, twice the largest net of the papers."""
@@ -97,6 +98,8 @@ def _check(spec: Spec) -> None:
         raise UserError(
             f"example_shape must have 1 to {MAX_AXES} axes and at most {MAX_INPUT:,} values, got {shape!r:.99}"
         )
+    if spec.members is not None and not 1 <= len(spec.members) <= MAX_MEMBERS:
+        raise UserError(f"members must be 1 to {MAX_MEMBERS:,} nets, got {len(spec.members):,}")
     if not _NAME.fullmatch(spec.name):
         raise UserError(f"the name {spec.name[:100]!r} is no file name of at most 100 letters")
     if not all(isinstance(key, str) for key in spec.arguments):

@@ -357,7 +357,8 @@ def test_an_ensemble_of_nets_with_layers_of_a_method(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([], "an ensemble has at least one member"),
+        ([], "members must be 1 to 1,000 nets, got 0"),
+        ([""] * 1001, "members must be 1 to 1,000 nets, got 1,001"),
         (["", "{"], r"net.yaml is damaged \(members: a plan must be JSON"),
         ([3], "damaged"),
         (["", '{"keep":{"nowhere":[0]}}'], "nowhere"),
