@@ -54,7 +54,9 @@ def test_another_process_is_named_and_leaves_no_lock_when_it_is_killed(tmp_path:
         pass
 
 
-def test_who_waits_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     process = holder(tmp_path)
     said: list[str] = []
 
@@ -63,9 +65,8 @@ def test_who_waits_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             said.append(record.getMessage())
             kill(process)
 
-    log = logging.getLogger("prunebench")
-    monkeypatch.setattr(log, "handlers", [Kill()])
-    monkeypatch.setattr(log, "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger("prunebench"), "handlers", [Kill()])
+    caplog.set_level(logging.INFO, logger="prunebench")
     with FolderLock(tmp_path, wait=True):
         assert said == [f"waiting for process {process.pid}, which trains the same dense net in {tmp_path}"]
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
