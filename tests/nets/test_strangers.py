@@ -171,6 +171,8 @@ HARMLESS = (
     "layers",
     "example_shape",
     "example_dtype",
+    "no members",
+    "members=None",
 )
 """Where another value may make another description of the same net."""
 
