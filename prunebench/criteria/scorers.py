@@ -76,6 +76,8 @@ class Criterion:
     """Whether the scores of a layer depend on what the layers before it keep."""
     of_group: bool = False
     """Whether the scores are those of all of ``Subject.group``, so that they count once for it."""
+    num_samples: int = 0
+    """Training samples that ``prepare`` asks for."""
 
     def refuses(self, layer: Layer) -> str | None:
         """Why a layer has no score, None if it has one."""

@@ -73,6 +73,12 @@ class FilterPruning(ChannelMethod):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         if run.schedule != "simultaneous":
+            # without any the row is only counted
+            if 0 < run.data.num_train < self.criterion.num_samples:
+                raise UserError(
+                    f"method.criterion.num_samples must be at most the {run.data.num_train} training samples of "
+                    f"dataset={run.data.name}, got {self.criterion.num_samples}"
+                )
             return
         if self.compensate_mean:
             raise UserError("method.compensate_mean acts at a cut; with schedule=simultaneous set it to false")

@@ -14,6 +14,8 @@ from tests.kit import SHORT, run
 CONFORMANCE = {"taylor": Conformance(options=("method.criterion.num_samples=128",))}
 
 
-def test_more_samples_than_there_are_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"digits has 437 training pictures, 1024 were asked for"):
-        run(tmp_path, *SHORT, "method=taylor", "schedule=oneshot", "schedule.phases.pretrain.epochs=0")
+def test_more_samples_than_there_are_is_said_before_any_training(tmp_path: Path) -> None:
+    message = r"method.criterion.num_samples must be at most the 437 training samples of dataset=digits, got 1024"
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, *SHORT, "method=taylor", "schedule=oneshot")
+    assert not list(tmp_path.rglob("metrics.csv"))
