@@ -27,6 +27,21 @@ python -m prunebench "${common[@]}" method=fsm method.block_epoch_share=0.05 sch
 python scripts/publish.py "$runs"/{l1norm,taylor,group_norm,random,thinet,channel_pruning}-resnet56-cifar10
 python scripts/publish.py --declared 'after each block FSM trains for a twentieth of an epoch' "$runs"/fsm-resnet56-cifar10
 
+# ResNet-20 in a few epochs
+short=(dataset=cifar10 model=resnet20 trainer.precision=bf16-mixed trainer.num_threads=1 paths.download=true latency=false
+    trainer.progress=false)
+python -m prunebench "${short[@]}" method=cap model.pretrained=akamaster schedule=finetune method.target_macs=0.6 \
+    method.mask_epochs=2 "schedule.phases.finetune=$tune"
+python -m prunebench "${short[@]}" method=sss model.pretrained=akamaster schedule=simultaneous method.penalty=0.1 \
+    schedule.phases.train.epochs=3 schedule.phases.train.lr=0.02 'schedule.phases.train.milestones=[0.7]' \
+    schedule.phases.train.batch_size=128
+dcff() { python -m prunebench "${short[@]}" method=dcff schedule=scratch schedule.phases.train.epochs=5 \
+    schedule.phases.train.batch_size=128 "$@"; }
+dcff
+dcff method.score=official method.slot_assignment=topk
+dcff method.temperature.k=0.05 method.temperature.end=20
+python scripts/publish.py "$runs"/{cap,sss,dcff}-resnet20-cifar10
+
 python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'method.arms=[ticket,random_reinit]' \
     method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
