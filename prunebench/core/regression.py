@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.data.base import Data
-from prunebench.data.tables import TableData
+from prunebench.data.tabular import TableData
 from prunebench.errors import UserError
 from prunebench.measure.evaluate import Evaluation
 from prunebench.measure.metrics import NLL, RMSE

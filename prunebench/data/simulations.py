@@ -16,7 +16,7 @@ from torch import Tensor
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import NonNegativeInt, PositiveInt
 from prunebench.data.splits import stream
-from prunebench.data.tables import Rows, TableData
+from prunebench.data.tabular import Rows, TableData
 from prunebench.errors import UserError
 
 HIDDEN = ((6.0, -4.0), (-3.0, -5.0))
@@ -34,7 +34,7 @@ class Simulation(TableData):
     Args:
         num_rows, num_test: rows for training (and validation), and for the test.
         data_seed: of inputs and noise.
-        **common: the arguments of :class:`~prunebench.data.tables.TableData`.
+        **common: the arguments of :class:`~prunebench.data.tabular.TableData`.
     """
 
     def __init__(

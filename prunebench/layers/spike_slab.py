@@ -84,11 +84,9 @@ class SpikeSlab(GaussianWeights):
         if self.location is None:
             return None
         flat = self.location.flatten()
-        kept = flat > 0
-        if int(kept.sum()) < self.min_kept:
-            kept = torch.zeros_like(kept)
-            kept[flat.argsort(descending=True, stable=True)[: self.min_kept]] = True
-        return kept.view_as(self.location)
+        best = flat.argsort(descending=True, stable=True)[: self.min_kept]
+        # those above 0 come first in this order: the union adds none unless there are too few of them
+        return (flat > 0).index_fill(0, best, True).view_as(self.location)
 
     @torch.no_grad()
     def kept_bias(self) -> Tensor | None:

@@ -26,7 +26,7 @@ from prunebench.measure.metrics import ACCURACY, HEADLINES, NLL
 from prunebench.methods.bases.dead_channels import without_dead_channels
 from prunebench.methods.bases.fresh_norms import with_fresh_norms
 from prunebench.methods.bases.gaussian_nets import to_plain
-from prunebench.methods.bases.recorded_draws import Recorded
+from prunebench.methods.bases.recorded_draws import KeptDraws, Recorded
 from prunebench.methods.bases.spike_slab_nets import (
     changed,
     divergence,
@@ -36,7 +36,6 @@ from prunebench.methods.bases.spike_slab_nets import (
     share,
     spike_slab_layers,
 )
-from prunebench.methods.bases.variational import VariationalMethod
 from prunebench.surgery.replace import replace as swapped
 
 log = logging.getLogger("prunebench")
@@ -49,7 +48,7 @@ Inclusion = Annotated[str, Among(("formula",))] | OpenFraction
 
 
 @validated
-class SpikeSlabSelection(VariationalMethod):
+class SpikeSlabSelection(KeptDraws):
     """Learn a Gaussian for each weight and bias, and for each node the probability that it is part of the net.
 
     Jantre, Bhattacharya, Maiti 2023 (arXiv 2108.11000), SS-IG. A node is a unit or a filter: the weights into it and
@@ -207,17 +206,6 @@ class SpikeSlabSelection(VariationalMethod):
         small = to_plain(changed(net, SpikeSlab.silence))
         sparse = with_fresh_norms(small, run, num_images=min(run.data.num_train, NORM_SAMPLES)).cpu()
         return without_dead_channels(sparse, run, whole=whole, achieved=achieved)
-
-    def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
-        if self.num_samples is None or not is_stochastic(net):
-            return net
-        return Recorded(net, num_samples=self.num_samples, seed=run.seed)
-
-    def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
-        found = super().predict(net, batch, task)
-        if isinstance(net, Recorded):
-            net.record(found, batch[1])
-        return found
 
     @torch.no_grad()
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:

@@ -35,7 +35,6 @@ from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.layers import kl, ordered_mask
 from prunebench.layers.ordered_mask import Blocks, GumbelInput, OrderedMask
-from prunebench.layers.sampling import is_stochastic
 from prunebench.measure import logit_average
 from prunebench.methods.bases.fresh_norms import check_bn_images, with_fresh_norms
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
@@ -48,8 +47,7 @@ from prunebench.methods.bases.ordered_nets import (
     masks_of,
     without_masks,
 )
-from prunebench.methods.bases.recorded_draws import Recorded
-from prunebench.methods.bases.variational import VariationalMethod
+from prunebench.methods.bases.recorded_draws import KeptDraws, Recorded
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -64,7 +62,7 @@ LEARNED, PRIOR, NONE = "learned", "prior", "none"
 
 
 @validated
-class VND(VariationalMethod):
+class VND(KeptDraws):
     """Train under ordered masks and multiplicative Gaussian weight noise, then cut at ``width`` and at ``num_widths``.
 
     In each pass every masked convolution keeps the first blocks of its channels; how many is drawn from q(c), the chain
@@ -254,15 +252,7 @@ class VND(VariationalMethod):
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
         if masks_of(net):  # the best epoch
             net = self._cut(net, run, self.width).net
-        if self.num_samples is None or not is_stochastic(net):
-            return net
-        return Recorded(net, num_samples=self.num_samples, seed=run.seed)
-
-    def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
-        found = super().predict(net, batch, task)
-        if isinstance(net, Recorded):
-            net.record(found, batch[1])
-        return found
+        return super().before_measure(net, run)
 
     @torch.no_grad()
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:

@@ -150,12 +150,17 @@ def _shapes(dynamic: bool) -> tuple[dict[int, torch.export.Dim], ...] | None:
     return ({0: torch.export.Dim("batch")},) if dynamic else None
 
 
+def _root(error: BaseException) -> BaseException:
+    """What was raised first: the exporter's own error is a page about itself."""
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
 @contextmanager
 def _export_errors(form: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the exporters have no common error, and each sort of failure has its own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next(filter(str.strip, str(_root(error)).splitlines()), type(error).__name__)
         raise UserError(
             f"export: {form} cannot express this net ({reason}); if its forward depends on the batch size, "
             "fix that with --batch 1"

@@ -295,6 +295,14 @@ def test_one_gate_for_the_weights_and_the_bias_of_a_node() -> None:
 
 
 @torch.no_grad()
+def test_a_layer_is_exported_at_its_means() -> None:
+    layer, x = SpikeSlabLinear(3, 4, inclusion=-1.0, min_kept=2).eval(), torch.randn(5, 3)
+    layer.location.copy_(torch.tensor([-3.0, -1.0, -2.0, -4.0]))
+    assert torch.equal((layer(x) != 0).any(0), torch.tensor([False, True, True, False]))
+    assert torch.equal(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("selection", ["node", "edge", "none"])
 def test_local_reparam_has_the_moments_of_drawn_weights(selection: str) -> None:
     torch.manual_seed(0)

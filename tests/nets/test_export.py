@@ -150,3 +150,11 @@ def test_script_fails_with_a_sentence(
     assert "holds no saved net" in capsys.readouterr().err
     assert script(monkeypatch, str(tmp_path), "--to", "onnx", "--batch", "some") == 2
     assert script(monkeypatch, str(tmp_path), "--to", "all", "--output", "x.onnx") == 2
+
+
+def test_a_refusal_names_what_was_raised_first() -> None:
+    error = RuntimeError("step 1/3 of a page about the exporter")
+    error.__cause__ = ValueError("\na number that depends on the data\nand more")
+    message = r"onnx cannot express this net \(a number that depends on the data\)"
+    with pytest.raises(UserError, match=message), module._export_errors("onnx"):
+        raise error

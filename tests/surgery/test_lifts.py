@@ -17,6 +17,18 @@ from prunebench.surgery.zero import restore, zero
 from tests.surgery.kit import counted, largest_difference
 
 
+class Gated(nn.Module):
+    """A linear layer of the product of another one and a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.gate, self.out = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.value(x) * torch.sigmoid(self.gate(x)))
+        return logits
+
+
 class Small(nn.Module):
     """Two convolutions without padding and two linear layers, each hidden one in front of ``activation``."""
 
@@ -84,6 +96,6 @@ def test_where_the_constant_cannot_go_the_layer_stays_whole() -> None:
     # a padded convolution reads zeros beside the constant
     graph = ChannelGraph.trace(Small(torch.sigmoid, padding=1), X)
     assert "sigmoid" in str(graph.why_not("one")) and graph.why_not("two") is None
-    # a gate: dead channels of a sigmoid are 1/2 there, and no bias follows
-    gate = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid())
-    assert ChannelGraph.trace(gate, torch.zeros(1, 2)).why_not("0") is not None
+    # a product: the constant 1/2 of the gate's dead channels meets other numbers, and no bias follows
+    graph = ChannelGraph.trace(Gated(), torch.zeros(1, 2))
+    assert "sigmoid" in str(graph.why_not("gate")) and graph.why_not("value") is None

@@ -40,6 +40,21 @@ class Recorded(Ensemble):
         return torch.cat(predictions, 1), *(torch.cat(parts) for parts in rows)
 
 
+class KeptDraws(VariationalMethod):
+    """A net that draws is measured by ``num_samples`` draws whose predictions are kept for ``metrics``."""
+
+    def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
+        if self.num_samples is None or not is_stochastic(net):
+            return net
+        return Recorded(net, num_samples=self.num_samples, seed=run.seed)
+
+    def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
+        found = super().predict(net, batch, task)
+        if isinstance(net, Recorded):
+            net.record(found, batch[1])
+        return found
+
+
 @validated
 class RecordedDraws(VariationalMethod):
     """Each measurement has ``metrics.<stage>.method``: errors of single draws and at the mean, UCE, overlap.
