@@ -84,9 +84,9 @@ class SpikeSlab(GaussianWeights):
         if self.location is None:
             return None
         flat = self.location.flatten()
-        best = flat.argsort(descending=True, stable=True)[: self.min_kept]
-        # those above 0 come first in this order: the union adds none unless there are too few of them
-        return (flat > 0).index_fill(0, best, True).view_as(self.location)
+        least = flat.topk(min(self.min_kept, len(flat))).values[-1]
+        # the best ones are above 0 anyway, unless there are too few of them
+        return ((flat > 0) | (flat >= least)).view_as(self.location)
 
     @torch.no_grad()
     def kept_bias(self) -> Tensor | None:
