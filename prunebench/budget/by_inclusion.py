@@ -27,6 +27,13 @@ def macs_of_a_channel(graph: ChannelGraph, names: Sequence[str]) -> dict[str, in
     }
 
 
+def prices_by_macs(graph: ChannelGraph, names: Sequence[str], price: float) -> dict[str, float]:
+    """Layer -> ``price`` of one of its channels x the channel's MACs / their mean over all channels."""
+    macs, widths = macs_of_a_channel(graph, names), {name: graph.layers[name].out_channels for name in names}
+    mean = sum(macs[name] * width for name, width in widths.items()) / sum(widths.values())
+    return {name: price * macs[name] / mean for name in names}
+
+
 def likely(probabilities: Tensor) -> Tensor:
     """Bool in the same shape: those of at least one half, and in any case the likeliest one."""
     kept = probabilities >= LIKELY

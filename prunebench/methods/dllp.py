@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.amounts import TargetShare
-from prunebench.budget.by_inclusion import LIKELY, choose_by_inclusion, macs_of_a_channel
+from prunebench.budget.by_inclusion import LIKELY, choose_by_inclusion, prices_by_macs
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -30,7 +30,15 @@ from prunebench.methods.bases import gated_units as gated
 from prunebench.methods.bases.hardened_particles import joined, mask_particles, narrow_particles
 from prunebench.methods.bases.net_ensembles import best_net, cost_of_all, nets_of, reliability_after_cut
 from prunebench.methods.bases.single_readers import UnitPlace, unit_places
-from prunebench.methods.bases.stein_particles import SteinSteps, gate_scores, scatter_gates, scattered
+from prunebench.methods.bases.stein_particles import (
+    SteinSteps,
+    accuracy,
+    each_particle,
+    inclusion,
+    opened,
+    scatter_gates,
+    scattered,
+)
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
 
@@ -141,7 +149,8 @@ class Dllp(Method):
         self.priors, self.masks = nn.ModuleList(), nn.ModuleList()
         self.register_buffer("price_limit", torch.ones(()))  # share of the price that is not passed any more
         self._prior_names: list[str] = []  # of the weight tensors, in the order of ``priors``
-        self._places: dict[str, UnitPlace] = {}
+        self._places: dict[str, UnitPlace] = {}  # of the layers whose filters have gates
+        self._paths: dict[str, str] = {}  # layer -> path of the module with the gates of its groups
         self._prices: dict[str, float] = {}  # path of the layer with gates -> nats
         self._others: list[nn.Module] = []  # further vanilla nets of init=ensemble
         self._steps: SteinSteps | None = None
@@ -215,7 +224,7 @@ class Dllp(Method):
         return apart(super().param_groups(net, phase), scores, lr=self.gate_lr, weight_decay=0.0)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        found = [task.losses(particle, batch) for particle in _each(net)]
+        found = [task.losses(particle, batch) for particle in each_particle(net)]
         return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
 
     def before_step(self, net: nn.Module, clock: Clock) -> None:
@@ -227,7 +236,7 @@ class Dllp(Method):
             for alone in nets:  # of different shapes
                 self._steps.turn_weights([alone], priors, {}, scale=len(nets))
         else:
-            self._steps.turn_weights(nets, priors, self._opened(nets), scale=len(nets))
+            self._steps.turn_weights(nets, priors, opened(nets, self._paths), scale=len(nets))
         share = min(price_share(clock), float(self.price_limit))
         if step_gates(net):
             self._steps.turn_gates(nets, {path: share * price for path, price in self._prices.items()})
@@ -242,13 +251,7 @@ class Dllp(Method):
         rising = price_share(clock) < 1 <= float(self.price_limit)
         if not (step_gates(net) and rising) or self._dense_accuracy is None or self._validation is None:
             return
-        net.eval()
-        hits = [
-            torch.stack([particle(x).softmax(1) for particle in _each(net)]).mean(0).argmax(1) == y
-            for x, y in self._validation()
-        ]
-        net.train()
-        if float(torch.cat(hits).float().mean()) < self._dense_accuracy - LARGEST_DROP:
+        if accuracy(net, self._validation()) < self._dense_accuracy - LARGEST_DROP:
             self.price_limit.fill_(price_share(clock))
             log.info("validation accuracy fell: the price of a gate stays at %.2f of %g", self.price_limit, self.price)
 
@@ -257,7 +260,7 @@ class Dllp(Method):
         if not step_gates(net):
             return {}
         nets = nets_of(net)
-        likelihood = torch.cat([self._inclusion(nets, path).flatten() for path in self._prices])
+        likelihood = torch.cat([inclusion(nets, path, self.temperature).flatten() for path in self._prices])
         return {"kept": float((likelihood >= LIKELY).float().mean()), "price_limit": float(self.price_limit)}
 
     def selectable(self, net: nn.Module) -> bool:
@@ -272,7 +275,9 @@ class Dllp(Method):
         whole = [gated.without_gates(particle) for particle in nets]
         names = self._gated_layers(run)
         groups = [[particle] for particle in nets] if self.init == "ensemble" else [nets]
-        likelihoods = [{name: self._inclusion(own, self._path(name)).cpu() for name in names} for own in groups]
+        likelihoods = [
+            {name: inclusion(own, self._paths[name], self.temperature).cpu() for name in names} for own in groups
+        ]
         if self.mask == "weight":
             found, masks = mask_particles(whole, likelihoods)
             self.masks = nn.ModuleList(masks)
@@ -306,7 +311,7 @@ class Dllp(Method):
     # -- measurements
 
     def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
-        return torch.stack([task.probabilities(particle, batch) for particle in _each(net)])
+        return torch.stack([task.probabilities(particle, batch) for particle in each_particle(net)])
 
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
         if not self._cut:
@@ -327,12 +332,15 @@ class Dllp(Method):
         """Names of the layers whose groups have gates; for filters their places are kept."""
         if self.mask == "weight":
             known = [name for name, layer in run.graph.layers.items() if layer.kind != "depthwise"]
-            return match_layers(self.layers, known, what="method.layers")
+            names = match_layers(self.layers, known, what="method.layers")
+            self._paths = {name: name for name in names}
+            return names
         places, _ = unit_places(run.graph)
         if not places:
             raise UserError("this net has no layer whose channels one other layer alone reads; use method.mask=weight")
         names = match_layers(self.layers, places, what="method.layers")
         self._places = {name: places[name] for name in names}
+        self._paths = {name: place.reader for name, place in self._places.items()}
         return names
 
     def _refused(self, run: Run) -> list[dict[str, str]]:
@@ -340,17 +348,11 @@ class Dllp(Method):
         left_out = [name for name in places if name not in self._places]
         return refused + [{"layer": name, "reason": "method.layers leaves it out"} for name in left_out]
 
-    def _path(self, name: str) -> str:
-        """Where the gates of a layer's groups are."""
-        return name if self.mask == "weight" else self._places[name].reader
-
     def _set_prices(self, names: Sequence[str], run: Run) -> None:
-        self._prices = {self._path(name): self.price for name in names}
+        prices = dict.fromkeys(names, self.price)
         if self.cost_aware:
-            macs, layers = macs_of_a_channel(run.graph, names), run.graph.layers
-            total = sum(macs[name] * layers[name].out_channels for name in names)
-            mean = total / sum(layers[name].out_channels for name in names)
-            self._prices = {self._path(name): self.price * macs[name] / mean for name in names}
+            prices = prices_by_macs(run.graph, names, self.price)
+        self._prices = {self._paths[name]: price for name, price in prices.items()}
 
     def _make_priors(self, vanilla: Sequence[nn.Module], run: Run) -> None:
         self._prior_names = [f"{name}.weight" for name in run.graph.layers]
@@ -399,23 +401,6 @@ class Dllp(Method):
             warmup_epochs=0.0,
         )
 
-    def _opened(self, nets: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """Weight tensor -> which weights are in open groups, bool ``[K, ...]``."""
-        if not step_gates(nets[0]):
-            return {}
-        if self.mask == "weight":
-            return {f"{path}.weight": gate_scores(nets, path) > 0 for path in self._prices}
-        found = {}
-        for name, place in self._places.items():
-            weight = gated.own_parameters(nets[0])[f"{name}.weight"]
-            opened = gate_scores(nets, place.reader) > 0
-            found[f"{name}.weight"] = opened.view(*opened.shape, *[1] * (weight.dim() - 1))
-        return found
-
-    def _inclusion(self, nets: Sequence[nn.Module], path: str) -> Tensor:
-        """Mean over the particles of sigmoid(s / tau), in the shape of the gates."""
-        return torch.sigmoid(gate_scores(nets, path) / self.temperature).mean(0)
-
     def _masks(self) -> list[WeightMasks]:
         return [masks for masks in self.masks if isinstance(masks, WeightMasks)]
 
@@ -428,9 +413,3 @@ class Dllp(Method):
 def price_share(clock: Clock) -> float:
     """How much of its price a gate has at this step: a line up to 1 over the first third of the phase."""
     return min(1.0, (clock.step + 1) / max(1.0, RAMP * clock.num_steps))
-
-
-def _each(net: nn.Module) -> Iterator[nn.Module]:
-    """All particles, one after the other: nets, or one net under each set of its gates."""
-    for own in nets_of(net):
-        yield from gated.each_row(own)

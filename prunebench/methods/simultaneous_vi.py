@@ -43,7 +43,7 @@ from prunebench.measure.batch_norm import refreshed
 from prunebench.measure.metrics import NLL
 from prunebench.methods.bases.gated_readers import GatedUnits, without_gates
 from prunebench.methods.bases.single_readers import unit_places
-from prunebench.methods.bases.unit_prices import ComplexityPrice, FlatPrice, Price
+from prunebench.methods.bases.unit_prices import ComplexityPrice, FlatPrice, Price, per_layer
 from prunebench.surgery.narrow import Narrowed
 from prunebench.surgery.zero import restore
 
@@ -167,7 +167,7 @@ class SimultaneousVI(Method):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         units, _ = self._units(run)
-        self._gammas(units)
+        per_layer(self.log_gamma, units.places, what="method.log_gamma")
         total = sum(place.units for place in units.places.values())
         if self.theta_grad == "exact" and total > MAX_EXACT:
             raise UserError(
@@ -317,24 +317,11 @@ class SimultaneousVI(Method):
         chosen = match_layers(self.layers, places, what="method.layers")
         return GatedUnits({name: places[name] for name in chosen}, run.graph), refused
 
-    def _gammas(self, units: GatedUnits) -> dict[str, float]:
-        """log gamma of each layer."""
-        if not isinstance(self.log_gamma, Mapping):
-            return dict.fromkeys(units.places, float(self.log_gamma))
-        found: dict[str, float] = {}
-        for pattern, value in self.log_gamma.items():
-            found |= dict.fromkeys(match_layers([pattern], units.places, what="method.log_gamma"), float(value))
-        if missing := [name for name in units.places if name not in found]:
-            raise UserError(f"method.log_gamma names no value for {', '.join(missing)}; add '*' for all others")
-        return found
-
     def _price(self, units: GatedUnits, run: Run) -> Price:
-        if self.price == "flat":
-            gammas = self._gammas(units)
-            num = run.data.num_train
-            sizes = {name: place.units for name, place in units.items()}
-            return FlatPrice({name: gamma / num for name, gamma in gammas.items()}, sizes)
         sizes = {name: place.units for name, place in units.items()}
+        if self.price == "flat":
+            values = per_layer(self.log_gamma, sizes, what="method.log_gamma")
+            return FlatPrice({name: value / run.data.num_train for name, value in values.items()}, sizes)
         return ComplexityPrice(run.graph, sizes, weight=self.cost_weight, macs_share=self.macs_share)
 
     def _passes(self, gates: Sequence[BernoulliInputs]) -> int:

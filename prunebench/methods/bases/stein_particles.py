@@ -1,20 +1,22 @@
 """Particles of weights and gates around a trained net, and their common step.
 
-Design choices of our own, see :class:`prunebench.methods.dllp.Dllp`, on top of Liu and Wang's SVGD.
+Choices of our own on top of Liu and Wang's SVGD.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.core.task import Batch
 from prunebench.layers.quantile_prior import QuantilePrior
 from prunebench.layers.step_gates import sigmoid_slope, step_gates
-from prunebench.methods.bases.gated_units import own_parameters
+from prunebench.methods.bases.gated_units import each_row, own_parameters
+from prunebench.methods.bases.net_ensembles import nets_of
 from prunebench.methods.bases.stein import full_repulsion, stein_direction
 
 
@@ -44,6 +46,44 @@ def scatter_gates(net: nn.Module, std: float, draws: torch.Generator) -> None:
 def gate_scores(nets: Sequence[nn.Module], path: str) -> Tensor:
     """Scores of the gates ``path`` of all particles, ``[K, ...]``: of K nets, or of the K rows of one net."""
     return torch.cat([step_gates(net)[path].score.detach() for net in nets])
+
+
+def inclusion(nets: Sequence[nn.Module], path: str, temperature: float) -> Tensor:
+    """Mean over the particles of sigmoid(s / temperature), in the shape of the gates ``path``."""
+    return torch.sigmoid(gate_scores(nets, path) / temperature).mean(0)
+
+
+def opened(nets: Sequence[nn.Module], paths: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weight tensor -> which weights are in open groups, bool ``[K, ...]``, 1 where a group goes over a dimension.
+
+    Args:
+        paths: layer -> path of its gates.
+    """
+    found = {}
+    for name, path in paths.items() if step_gates(nets[0]) else ():
+        opened = gate_scores(nets, path) > 0
+        weight = own_parameters(nets[0])[f"{name}.weight"]
+        found[f"{name}.weight"] = opened.view(*opened.shape, *[1] * (weight.dim() + 1 - opened.dim()))
+    return found
+
+
+def each_particle(net: nn.Module) -> Iterator[nn.Module]:
+    """All particles, one after the other: nets, or one net under each set of its gates."""
+    for own in nets_of(net):
+        yield from each_row(own)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, batches: Iterable[Batch]) -> float:
+    """Of the mean prediction of the particles, in evaluation mode; their mode comes back."""
+    training = net.training
+    net.eval()
+    hits = [
+        torch.stack([particle(x).softmax(1) for particle in each_particle(net)]).mean(0).argmax(1) == y
+        for x, y in batches
+    ]
+    net.train(training)
+    return float(torch.cat(hits).float().mean())
 
 
 @dataclass(frozen=True, kw_only=True)

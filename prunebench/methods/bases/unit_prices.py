@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
+from prunebench.core.method import match_layers
+from prunebench.errors import UserError
 from prunebench.layers.bernoulli_gates import BernoulliInputs
 from prunebench.measure.soft_macs import SoftMacs
 from prunebench.surgery.graph import ChannelGraph
@@ -80,3 +82,19 @@ class ComplexityPrice(Price):
     def of(self, thetas: Mapping[str, Tensor]) -> Tensor:
         macs, params = self._sizes(thetas) / self._macs, self._sizes.params(thetas) / self._params
         return self._weight * (self._macs_share * macs + (1 - self._macs_share) * params)
+
+
+def per_layer(value: float | Mapping[str, float], names: Collection[str], *, what: str) -> dict[str, float]:
+    """Layer -> its value, of one for all or of a table by names and globs, of which later ones win.
+
+    Raises:
+        UserError: a pattern matches no layer, or a layer has no value; ``what`` is the option.
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, float(value))
+    found: dict[str, float] = {}
+    for pattern, own in value.items():
+        found |= dict.fromkeys(match_layers([pattern], names, what=what), float(own))
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{what} names no value for {', '.join(missing)}; add '*' for all others")
+    return found
