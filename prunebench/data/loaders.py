@@ -169,10 +169,8 @@ class ImageData(Data):
         """
         index = self._training()
         if num is not None:
-            if not 1 <= num <= len(index):
-                raise UserError(f"{self.name} has {len(index)} training pictures, {num} were asked for")
-            shuffled = torch.randperm(len(index), generator=splits.stream("train_eval", self.split_seed, *draw.split()))
-            index = index[shuffled[:num]]
+            what = f"{self.name} has {len(index)} training pictures"
+            index = splits.some_of(index, num, seed=self.split_seed, draw=draw, what=what)
         return self._evaluation("train", index, batch_size, rank, world_size)
 
     def validation(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:

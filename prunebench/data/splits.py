@@ -79,6 +79,21 @@ def part_of(index: Tensor, k: int, num_parts: int, *, seed: int) -> Tensor:
     return index[dealt[k::num_parts].sort().values]
 
 
+def some_of(index: Tensor, num: int, *, seed: int, draw: str, what: str) -> Tensor:
+    """``num`` random ones of ``index``, from ``seed`` and ``draw`` alone: the first of those of a larger ``num``.
+
+    Args:
+        what: says how many of which there are, for the message.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not 1 <= num <= len(index):
+        raise UserError(f"{what}, {num} were asked for")
+    shuffled = torch.randperm(len(index), generator=stream("train_eval", seed, *draw.split()))
+    return index[shuffled[:num]]
+
+
 def epoch_order(num: int, *, seed: int, epoch: int) -> Tensor:
     """The order of ``num`` samples in one epoch, ``[num]``; a function of (seed, epoch) alone."""
     return torch.randperm(num, generator=stream("order", seed, epoch))

@@ -139,10 +139,8 @@ class TableData(Data):
         """Training rows in order, or ``num`` random ones that follow from ``split_seed`` and ``draw``."""
         index = self._train_index
         if num is not None:
-            if not 1 <= num <= len(index):
-                raise UserError(f"{self.name} has {len(index)} training rows, {num} were asked for")
-            generator = splits.stream("train_eval", self.split_seed, *draw.split())
-            index = index[torch.randperm(len(index), generator=generator)[:num]]
+            what = f"{self.name} has {len(index)} training rows"
+            index = splits.some_of(index, num, seed=self.split_seed, draw=draw, what=what)
         return self._evaluation("train", index, batch_size, rank, world_size)
 
     def validation(self, *, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> Batches:
