@@ -17,20 +17,19 @@ TargetShare = Annotated[float, Range(above=0, high=1, meaning="the share of the 
 def check_amount(
     *,
     prune_ratio: float | Mapping[str, float] | None,
-    target_macs: float | None,
-    target_params: float | None,
+    targets: Mapping[str, float | None],
     scope: str,
 ) -> None:
-    """Exactly one of a ratio, a target of MACs, a target of parameters; a table of ratios is for single layers.
+    """Exactly one of a ratio and the ``targets`` (name -> share); a table of ratios is for single layers.
 
     Raises:
         UserError: none or several of them, or a table with one threshold for all layers.
     """
-    amounts = {"prune_ratio": prune_ratio, "target_macs": target_macs, "target_params": target_params}
+    amounts = {"prune_ratio": prune_ratio, **targets}
     given = [f"{name}={value}" for name, value in amounts.items() if value is not None]
     if len(given) != 1:
         raise UserError(
-            "exactly one of prune_ratio, target_macs and target_params says how much to prune, "
+            f"exactly one of {', '.join(list(amounts)[:-1])} and {list(amounts)[-1]} says how much to prune, "
             f"got {' and '.join(given) or 'none'}; set the others to null"
         )
     if isinstance(prune_ratio, Mapping) and scope == "global":

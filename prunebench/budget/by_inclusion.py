@@ -61,7 +61,7 @@ def choose_by_inclusion(
         kept = _within(probabilities, graph, target_macs)
     plan = _plan(kept)
     graph.check(plan)
-    achieved: dict[str, Any] = describe(plan, probabilities, graph, target_macs=target_macs)
+    achieved: dict[str, Any] = describe(plan, probabilities, graph, targets={"target_macs": target_macs})
     if target_macs is not None:
         achieved["tolerance"] = max(macs_of_a_channel(graph, list(probabilities)).values()) / graph.dense_macs
     reason = "all its channels are likely to be of use" if target_macs is None else "the target leaves room for all"

@@ -53,12 +53,8 @@ class Amount:
     round_to: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        amounts.check_amount(
-            prune_ratio=self.prune_ratio,
-            target_macs=self.target_macs,
-            target_params=self.target_params,
-            scope=self.scope,
-        )
+        targets = {"target_macs": self.target_macs, "target_params": self.target_params}
+        amounts.check_amount(prune_ratio=self.prune_ratio, targets=targets, scope=self.scope)
 
     @property
     def target(self) -> float | None:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
+from prunebench.budget.by_latency import Timing
 from prunebench.budget.counts import COUNTS, Count, CountName, Floor, PruneRatio, ratio_table, step_ratio
 from prunebench.budget.meet import meet
+from prunebench.budget.meet_latency import TOLERANCE, meet_latency
 from prunebench.budget.units import Unit, check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
@@ -29,8 +31,9 @@ class Choice:
         not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
         achieved: ``channels_kept`` (share, over the scored layers) and ``channels_asked`` (the share that a ratio asks
             to keep, None with a target), ``macs_kept`` and ``params_kept`` (share of the dense net), ``target`` (share
-            of MACs or parameters asked for, None with a ratio), ``target_of`` ("macs" or "params"), ``reached`` (what
-            there is of it), ``seconds`` (spent on choosing).
+            of MACs, parameters or time asked for, None with a ratio), ``target_of`` ("macs", "params" or "latency"),
+            ``reached`` (what there is of it), ``seconds`` (spent on choosing); with a target of time ``latency`` (see
+            :func:`prunebench.budget.meet_latency.meet_latency`) and the ``tolerance`` of the target.
     """
 
     plan: Plan
@@ -52,6 +55,9 @@ def choose(
     normalise: amounts.Normalisation = "none",
     target_macs: amounts.TargetShare | None = None,
     target_params: amounts.TargetShare | None = None,
+    target_latency: amounts.TargetShare | None = None,
+    timing: Timing | None = None,
+    measured: bool = True,
     protect: Fraction = 0.0,
     fixed: Collection[str] = (),
     fraction: PositiveFraction = 1.0,
@@ -76,6 +82,8 @@ def choose(
             their L2 norm before they are compared, or "none". The L2 norm grows with the width: wide layers lose more.
         target_macs: share of the dense net's MACs that is to stay, in (0, 1].
         target_params: the same for parameters.
+        target_latency: share of the dense net's time by ``timing``; the widths that are worth most in it are chosen,
+            whatever ``scope`` and ``count`` say. ``measured``: time the small net too, and correct the choice once.
         protect: share of the channels of each layer that stays in any case, in [0, 1].
         fixed: layers without scores that must stay whole, also if their group is cut.
         fraction: of an iterative schedule, in (0, 1]: the ratio is 1 - (1 - p)^fraction, the target t^fraction.
@@ -86,7 +94,8 @@ def choose(
             smallest reachable share), scores that are not finite.
     """
     started = time.perf_counter()
-    amounts.check_amount(prune_ratio=prune_ratio, target_macs=target_macs, target_params=target_params, scope=scope)
+    targets = {"target_macs": target_macs, "target_params": target_params, "target_latency": target_latency}
+    amounts.check_amount(prune_ratio=prune_ratio, targets=targets, scope=scope)
     counter = COUNTS[count] if isinstance(count, str) else count
     floor = Floor(min_channels=min_channels, protect=protect, round_to=round_to)
     scores = check_scores(scores, graph)
@@ -96,7 +105,15 @@ def choose(
     )
     family = by_threshold(units) if scope == "global" else by_ratio(units, counter)
     target = target_macs if target_macs is not None else target_params
-    if target is not None:
+    timed: dict[str, Any] = {}
+    if target_latency is not None:
+        assert timing is not None, "a target of time needs somebody who times"
+        counts, facts = meet_latency(
+            units, lambda c: _plan(units, c, before), graph, timing, target_latency**fraction, measured=measured
+        )
+        timed = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
+        why = dict.fromkeys(scores, "the target is met without it, or cutting it saves no time")
+    elif target is not None:
         what = "macs" if target_macs is not None else "params"
         counts = meet(units, family, _sizer(graph, units, before, what), target**fraction, what=what)
         why = dict.fromkeys(scores, "the target is met without it")
@@ -112,9 +129,8 @@ def choose(
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
-    targets = {"target_macs": target_macs, "target_params": target_params}
-    achieved = describe(plan, scores, graph, **targets, prune_ratio=prune_ratio, fraction=fraction)
-    achieved["seconds"] = time.perf_counter() - started
+    achieved = describe(plan, scores, graph, targets=targets, prune_ratio=prune_ratio, fraction=fraction)
+    achieved |= {**timed, "seconds": time.perf_counter() - started}
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
 
@@ -154,8 +170,7 @@ def describe(
     names: Collection[str],
     graph: ChannelGraph,
     *,
-    target_macs: float | None = None,
-    target_params: float | None = None,
+    targets: Mapping[str, float | None] | None = None,
     prune_ratio: float | Mapping[str, float] | None = None,
     fraction: float = 1.0,
 ) -> dict[str, Any]:
@@ -165,18 +180,20 @@ def describe(
         plan: what stays.
         names: the layers that were asked to give channels.
         graph: of the dense net.
-        target_macs, target_params, prune_ratio: what was asked for; a target replaces the ratio.
+        targets, prune_ratio: what was asked for; a target (``target_macs``, ...) replaces the ratio.
         fraction: of an iterative schedule, see :func:`choose`.
     """
     widths = {name: graph.layers[name].out_channels for name in names}
     kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
-    if target_macs is not None or target_params is not None:
+    given = {name.removeprefix("target_"): target for name, target in (targets or {}).items() if target is not None}
+    target_of, target = next(iter(given.items()), (None, None))
+    if given:
         prune_ratio = None
     achieved: dict[str, Any] = {
         "channels_kept": kept / sum(widths.values()),
         "channels_asked": None if prune_ratio is None else _asked(widths, prune_ratio, fraction),
-        "target": target_macs if target_macs is not None else target_params,
-        "target_of": "macs" if target_macs is not None else "params" if target_params is not None else None,
+        "target": target,
+        "target_of": target_of,
     }
     return counted(achieved, macs=graph.macs(plan) / graph.dense_macs, params=graph.params(plan) / graph.dense_params)
 
@@ -184,7 +201,7 @@ def describe(
 def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[str, Any]:
     """``achieved`` with these sizes of the small net, as shares of the dense one's."""
     kept = {"macs": macs, "params": params}
-    reached = kept.get(achieved["target_of"])
+    reached = kept.get(achieved["target_of"], achieved.get("reached"))
     return {**achieved, "macs_kept": macs, "params_kept": params, "reached": reached}
 
 

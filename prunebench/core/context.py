@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
+from prunebench.budget.by_latency import Timing
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.task import Batch, Task
@@ -122,6 +123,9 @@ class Run(Protocol):
 
     def clock(self) -> Clock:
         """The first step of the phase in progress."""
+
+    def timing(self, engine: str, batch: int) -> Timing:
+        """Times of ``base`` and of what plans leave of it, in a program on this machine's CPU, for one batch size."""
 
     # -- nets
 

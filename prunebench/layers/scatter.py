@@ -126,7 +126,7 @@ class ScatterAdd(nn.Module):
         if first.dtype != second.dtype:  # an ordinary addition would promote
             dtype = torch.promote_types(first.dtype, second.dtype)
             first, second = first.to(dtype), second.to(dtype)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             # operations that compilers fuse and every ONNX runtime has: pad by a zero, gather, add
             total = first if self.first is None else self.first(first)
             return torch.add(total, self.second(second))

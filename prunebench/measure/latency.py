@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 
+Runner = Callable[[Tensor], Any]
+BATCHES = (1, 64)
+TORCH, ONNXRUNTIME = ENGINES = ("torch", "onnxruntime")
+"""Programs that a net can be timed in: eager torch, and ONNX Runtime on the CPU."""
 MIN_REPETITIONS = 9  # the least that has quartiles worth the name
 MAX_REPETITIONS = 1000
 WARMUP_CALLS = 2  # the first call allocates and chooses kernels, the second one still fills caches
@@ -27,16 +31,21 @@ WARMUP_SAMPLES = 5
 
 
 def compare(
-    nets: Mapping[str, nn.Module],
+    nets: Mapping[str, nn.Module | Runner],
     example: Tensor,
     *,
-    batches: Sequence[int] = (1, 64),
+    batches: Sequence[int] = BATCHES,
     min_seconds: float = 0.5,
     device: torch.device | str = "cpu",
+    prefix: str = "",
 ) -> dict[str, Any]:
     """Time copies of ``nets`` in evaluation mode on repeated copies of the first sample of ``example`` [B, ...].
 
     Each batch size is measured until every net has run for ``min_seconds``, 9 to 1000 times.
+
+    Args:
+        nets: modules, or whatever else takes a batch; the latter are called as they are.
+        prefix: of the keys of all times, to tell one engine's from another's.
 
     Returns:
         ``device``, ``device_name``, ``threads``, ``memory_format``, ``dtype``; per net a dict with, for each batch size
@@ -52,20 +61,20 @@ def compare(
             f"{list(example.shape)} and batches {list(batches)}"
         )
     device = torch.device(device)
-    runs = {name: copy.deepcopy(net).eval().to(device) for name, net in nets.items()}
+    runs = {name: _ready(net, device) for name, net in nets.items()}
     result: dict[str, Any] = {**_circumstances(runs, example, device), **{name: {} for name in nets}, "speedup": {}}
     for batch in batches:
-        x = _repeated(example, batch).to(device)
+        x = repeated(example, batch).to(device)
         times = _times(runs, x, min_seconds)
         for name, seconds in times.items():
             low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
             result[name] |= {
-                f"batch_{batch}_ms": 1e3 * median,
-                f"batch_{batch}_spread_ms": 1e3 * (high - low),
-                f"batch_{batch}_repetitions": len(seconds),
+                f"{prefix}batch_{batch}_ms": 1e3 * median,
+                f"{prefix}batch_{batch}_spread_ms": 1e3 * (high - low),
+                f"{prefix}batch_{batch}_repetitions": len(seconds),
             }
         first, *_, last = [*times.values(), *times.values()]  # one net is compared with itself
-        result["speedup"][f"batch_{batch}"] = statistics.median(a / b for a, b in zip(first, last, strict=True))
+        result["speedup"][f"{prefix}batch_{batch}"] = statistics.median(a / b for a, b in zip(first, last, strict=True))
     return result
 
 
@@ -121,18 +130,23 @@ def device_name(device: torch.device | str) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _circumstances(nets: Mapping[str, nn.Module], example: Tensor, device: torch.device) -> dict[str, Any]:
-    dtype = next((p.dtype for net in nets.values() for p in net.parameters()), example.dtype)
+def _ready(net: nn.Module | Runner, device: torch.device) -> nn.Module | Runner:
+    return copy.deepcopy(net).eval().to(device) if isinstance(net, nn.Module) else net
+
+
+def _circumstances(nets: Mapping[str, nn.Module | Runner], example: Tensor, device: torch.device) -> dict[str, Any]:
+    modules = [net for net in nets.values() if isinstance(net, nn.Module)]
+    dtype = next((p.dtype for net in modules for p in net.parameters()), example.dtype)
     return {
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
-        "memory_format": "channels_last" if _is_channels_last(example) else "contiguous",
+        "memory_format": "channels_last" if is_channels_last(example) else "contiguous",
         "dtype": str(dtype).removeprefix("torch."),
     }
 
 
-def _times(nets: Mapping[str, nn.Module], x: Tensor, min_seconds: float) -> dict[str, list[float]]:
+def _times(nets: Mapping[str, nn.Module | Runner], x: Tensor, min_seconds: float) -> dict[str, list[float]]:
     """Seconds per call of each net, one entry per repetition."""
     timer = _cuda_timer if x.is_cuda else _cpu_timer
     times: dict[str, list[float]] = {name: [] for name in nets}
@@ -177,10 +191,12 @@ def _cuda_timer(net: Callable[[Tensor], Any], x: Tensor) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
-def _repeated(example: Tensor, batch: int) -> Tensor:
+def repeated(example: Tensor, batch: int) -> Tensor:
+    """``batch`` copies of the first sample of ``example`` [B, ...], in its memory format."""
     x = example[:1].detach().repeat(batch, *[1] * (example.ndim - 1))
-    return x.contiguous(memory_format=torch.channels_last) if _is_channels_last(example) else x.contiguous()
+    return x.contiguous(memory_format=torch.channels_last) if is_channels_last(example) else x.contiguous()
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a batch of images lies in memory pixel by pixel."""
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
 from prunebench.config.ranges import Range
@@ -228,13 +229,13 @@ def _costs() -> Iterator[Metric]:
     yield gone(key="params_removed", label="parameters removed", title="Params removed")
     ratio = partial(Metric, unit=RATIO, digits=2, better="higher", staged=False, title="×")
     yield ratio(key="speedup_macs", label="speed-up by MACs", place="cost", shown="record")
-    for batch, digits in ((1, 2), (64, 1)):
-        title = f"ms, batch {batch}"
-        yield _time(key=f"batch_{batch}_ms", label=f"latency {title}", title=title, digits=digits, shown="summary")
-        yield _time(key=f"batch_{batch}_spread_ms", label=f"spread {title}", digits=digits, shown="record")
-        yield _count(key=f"batch_{batch}_repetitions", label=f"repetitions, batch {batch}", place="latency")
-        speed = f"speed-up, batch {batch}"
-        yield ratio(key=f"speedup.batch_{batch}", label=speed, place="latency", shown="summary")
+    engines, batches = (("", "torch"), ("onnxruntime_", "ONNX Runtime")), ((1, 2), (64, 1))
+    for (prefix, engine), (batch, digits) in product(engines, batches):
+        key, where = f"{prefix}batch_{batch}", f"{engine}, batch {batch}"
+        yield _time(key=f"{key}_ms", label=f"ms in {where}", title=f"ms, {where}", digits=digits, shown="summary")
+        yield _time(key=f"{key}_spread_ms", label=f"spread, ms in {where}", digits=digits, shown="record")
+        yield _count(key=f"{key}_repetitions", label=f"repetitions in {where}", place="latency")
+        yield ratio(key=f"speedup.{key}", label=f"speed-up in {where}", place="latency", shown="summary")
 
 
 METRICS: Mapping[str, Metric] = {

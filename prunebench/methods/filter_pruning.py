@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench import budget
-from prunebench.budget import Choice
+from prunebench.budget import Choice, amounts
 from prunebench.config.arguments import validated
+from prunebench.config.ranges import Among, PositiveFloat, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.criteria.compensation import compensated
 from prunebench.criteria.greedy import in_order
 from prunebench.criteria.scorers import Criterion, look_at
 from prunebench.errors import UserError
+from prunebench.measure.latency import ENGINES, ONNXRUNTIME
 from prunebench.methods.bases.channel_masks import ChannelMasks
 from prunebench.methods.bases.channels import ChannelMethod
 from prunebench.surgery.graph import ChannelGraph
@@ -44,6 +46,9 @@ class FilterPruning(ChannelMethod):
             ``grad_mask`` from the start, else after the last epoch. Otherwise only validation sees their constants.
         compensate_mean: at a cut, take the removed channels' expected values out of their readers' running means
             (Oh et al. 2022; needs a batch norm that directly follows the layer).
+        target_latency: share of the dense net's time that stays, see :func:`prunebench.budget.choose`; replaces
+            ``prune_ratio``. ``target_ms``: the same in milliseconds for a batch.
+        engine, batch: program and batch size that the target is of.
         **channels: see :class:`~prunebench.methods.bases.channels.ChannelMethod`.
 
     Raises:
@@ -57,9 +62,24 @@ class FilterPruning(ChannelMethod):
         grad_mask: bool = False,
         mask_norm: bool = True,
         compensate_mean: bool = False,
+        target_latency: amounts.TargetShare | None = None,
+        target_ms: PositiveFloat | None = None,
+        engine: Annotated[str, Among(ENGINES)] = ONNXRUNTIME,
+        batch: PositiveInt = 64,
         **channels: Any,
     ) -> None:
+        self.timed = target_latency is not None or target_ms is not None
+        if self.timed:  # widths of different layers compete
+            channels["normalise"] = channels.get("normalise") or "mean"
         super().__init__(**channels)
+        if target_latency is not None and target_ms is not None:
+            raise UserError("method.target_latency and method.target_ms both say how long the net may take; give one")
+        if self.timed and self.like is not None:
+            raise UserError(
+                "method.like takes the counts of another run; set method.target_latency and target_ms to null"
+            )
+        self.target_ms, self.engine, self.batch = target_ms, engine, batch
+        self.targets["target_latency"] = target_latency
         if criterion.in_order and self.options["coupling"] == "aligned":
             raise UserError("method.criterion.strategy=greedy goes from layer to layer, it needs method.coupling=free")
         if criterion.norm_ratio:
@@ -71,7 +91,10 @@ class FilterPruning(ChannelMethod):
         self.masks: ChannelMasks | None = None
 
     def check(self, net: nn.Module, run: Run) -> None:
+        if self.timed:
+            self._prepare_timing(run)
         super().check(net, run)
+        self.options["measured"] = True  # from now on, and not for the made-up scores of the check
         if run.schedule != "simultaneous":
             # without any the row is only counted
             if 0 < run.data.num_train < self.criterion.num_samples:
@@ -135,8 +158,7 @@ class FilterPruning(ChannelMethod):
             plan,
             self.scored(run.graph)[0],
             run.graph,
-            target_macs=self.targets["target_macs"],
-            target_params=self.targets["target_params"],
+            targets=self.targets,
             prune_ratio=ratio,
         )
         return run.cut(net, Choice(plan, whole, achieved))
@@ -148,6 +170,23 @@ class FilterPruning(ChannelMethod):
         self.masks.zero(net, thorough=self.mask_norm and (self.grad_mask or last))
 
     # -- helpers
+
+    def _prepare_timing(self, run: Run) -> None:
+        if run.schedule == "simultaneous":
+            raise UserError(
+                "method.target_latency times the net at its cut, and schedule=simultaneous has none: it would choose "
+                "other widths after each epoch; use finetune, iterative or oneshot, or give method.target_macs"
+            )
+        timing = run.timing(self.engine, self.batch)
+        if self.target_ms is not None:
+            dense = 1e3 * timing.dense_seconds
+            if self.target_ms > dense:
+                raise UserError(
+                    f"method.target_ms={self.target_ms:g} is more than the {dense:.3g} ms that the dense net takes in "
+                    f"{self.engine} with batches of {self.batch}; ask for less"
+                )
+            self.targets["target_latency"] = self.target_ms / dense
+        self.options |= {"timing": timing, "measured": False}
 
     def _rank(self, net: nn.Module, graph: ChannelGraph, seed: int, *, within: Plan | None = None) -> Choice:
         """Score the layers of ``net`` (dense shapes) by its weights alone and choose."""

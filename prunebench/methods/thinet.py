@@ -228,7 +228,7 @@ class ThiNet(ChannelMethod):
         plan = Plan(keep=keep, inputs=before.inputs)
         ratio = None if self.like else self.prune_ratio
         achieved = budget.describe(
-            plan, self.scored(graph)[0], graph, **self.targets, prune_ratio=ratio, fraction=run.fraction
+            plan, self.scored(graph)[0], graph, targets=self.targets, prune_ratio=ratio, fraction=run.fraction
         )
         achieved["seconds"] = time.perf_counter() - started
         return Rebuilt(Choice(plan, sizes.not_pruned, achieved), tensors)

@@ -114,6 +114,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,
+        times_folder=Path(config["paths"]["outputs"]) / "latency",
         name=folder.parent.parent.name,
         logger=config["logger"],
     )

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,10 @@ from prunebench.data.base import Batches, Data
 from prunebench.errors import UserError
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.measure import cost
+from prunebench.measure.latency import is_channels_last
+from prunebench.measure.layer_times import LayerTimes
 from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.net_timing import NetTiming
 from prunebench.surgery.equality import Difference, random_inputs, same
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -48,6 +52,7 @@ class BareRun:
         difference: largest difference of outputs that they have found.
         phase_records, history: one record for each finished phase and epoch.
         carry_out: carry cuts out, and compare; else they are only noted.
+        times_folder: where measured times of layers are kept; None = in memory.
     """
 
     dense: DenseNet
@@ -64,6 +69,7 @@ class BareRun:
     phase_records: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     carry_out: bool = True
+    times_folder: Path | None = None
     _adopted: DenseNet | None = None
     _values: dict[str, Any] = field(default_factory=dict)
 
@@ -117,6 +123,12 @@ class BareRun:
         assert self.phase is not None
         steps = self.steps_per_epoch(self.phase)
         return Clock.first(num_epochs=self.phase.epochs, steps_per_epoch=steps, lr=self.phase.lr)
+
+    def timing(self, engine: str, batch: int) -> NetTiming:
+        """Times of ``base`` and of what plans leave of it; those of layers are kept in ``times_folder``."""
+        last = is_channels_last(self.example)
+        times = LayerTimes(engine=engine, batch=batch, channels_last=last, folder=self.times_folder)
+        return NetTiming(net=self.template, graph=self.graph, example=self.example, times=times)
 
     # -- nets
 

@@ -26,11 +26,11 @@ from prunebench.disk.lock import FolderLock
 from prunebench.disk.seal import text_sha256
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError, in_words
-from prunebench.measure import guarantee, latency
+from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble
+from prunebench.run import assemble, speed
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -151,8 +151,8 @@ def _measurements(
     if job.base is not job.dense:
         # the net that was pruned is another one than the net it is compared with
         costs["base"] = {"macs": job.base.cost.macs, "params": job.base.cost.params, "model": job.base.settings}
-    speed = (
-        latency.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.device)
+    times = (
+        speed.compare({"dense": job.dense.template, "final": compact}, job.example, device=job.device)
         if config["latency"]
         else {}
     )
@@ -168,7 +168,7 @@ def _measurements(
         "metrics": metrics,
         **({"points": points} if points else {}),
         "cost": costs,
-        "latency": speed,
+        "latency": times,
         "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,

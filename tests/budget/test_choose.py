@@ -386,7 +386,7 @@ class TestIterative:
     [
         ({"prune_ratio": 1.0}, r"prune_ratio must be a number in \[0, 1\) \(the share that goes\) or .*, got 1.0"),
         ({"prune_ratio": -0.1}, "got -0.1"),
-        ({}, "exactly one of prune_ratio, target_macs and target_params .* got none"),
+        ({}, "exactly one of prune_ratio, target_macs, target_params and target_latency .* got none"),
         ({"prune_ratio": 0.5, "target_macs": 0.5}, "got prune_ratio=0.5 and target_macs=0.5"),
         (
             {"target_macs": 1.2},

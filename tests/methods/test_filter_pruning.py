@@ -321,7 +321,7 @@ class TestChoice:
             "'layer1.0.conv7', which matches none of the 19 layers to prune; did you mean layer1.0.conv",
         ),
         ({"target_macs": 0.001}, r"target_macs=0.001 is out of reach: .* [\d.]+ of the dense net's macs stay"),
-        ({"prune_ratio": None}, "exactly one of prune_ratio, target_macs and target_params"),
+        ({"prune_ratio": None}, "exactly one of prune_ratio, target_macs, target_params and target_latency"),
         ({"target_macs": 0.5, "target_params": 0.5}, "got target_macs=0.5 and target_params=0.5"),
         ({"target_macs": 0.5, "like": "x"}, "method.like takes the counts of another run"),
     ],

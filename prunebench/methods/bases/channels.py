@@ -77,7 +77,7 @@ class ChannelMethod(Method):
                 "method.like takes the counts of another run; set method.target_macs and method.target_params to null"
             )
         self.prune_ratio = prune_ratio
-        self.targets = {"target_macs": target_macs, "target_params": target_params}
+        self.targets: dict[str, float | None] = {"target_macs": target_macs, "target_params": target_params}
         self.like = like
         self.layers = layers
         self.skip = skip

@@ -135,7 +135,8 @@ class Shares:
 
     def __post_init__(self) -> None:
         targets = {"target_macs": self.target_macs, "target_params": self.target_params}
-        amounts.check_amount(**targets, prune_ratio=None if self._has_target else self.prune_ratio, scope="layer")
+        ratio = None if self._has_target else self.prune_ratio
+        amounts.check_amount(prune_ratio=ratio, targets=targets, scope="layer")
 
     @property
     def _has_target(self) -> bool:

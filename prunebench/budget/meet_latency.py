@@ -1,0 +1,56 @@
+"""Widths for a target of time: predicted from the layers' times, then measured on the small net and corrected once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from prunebench.budget import by_latency
+from prunebench.budget.allotments import Counts
+from prunebench.budget.units import Unit
+from prunebench.surgery.computed import computed_sizes
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+
+NEAR = 0.01  # of the dense net's time: a measured share so near to the goal is not corrected
+TOLERANCE = 0.02
+"""A share of time that is further from its target is ``missed_target``."""
+
+
+def meet_latency(
+    units: Sequence[Unit],
+    plan_of: Callable[[Counts], Plan],
+    graph: ChannelGraph,
+    timing: by_latency.Timing,
+    goal: float,
+    *,
+    measured: bool,
+) -> tuple[Counts, dict[str, Any]]:
+    """Numbers of pruned channels whose net takes the share ``goal`` of the dense net's time, worth the most.
+
+    Args:
+        measured: measure the small net, and choose once more where the prediction is off.
+
+    Returns:
+        The counts, and ``predicted``, ``measured`` (None if it was not) and ``dense_ms`` beside the timing's facts.
+
+    Raises:
+        UserError: the goal is out of reach.
+    """
+    allocation = by_latency.allocation(units, lambda counts: computed_sizes(graph, plan_of(counts)), timing)
+
+    def solved(allocation: by_latency.Allocation) -> tuple[Counts, float, float | None]:
+        options = allocation.solve(goal)
+        kept = [numbers[option] for numbers, option in zip(allocation.kept, options, strict=True)]
+        counts = tuple(unit.size - number for unit, number in zip(units, kept, strict=True))
+        return counts, allocation.share(options), timing.share(plan_of(counts)) if measured else None
+
+    found = solved(allocation)
+    if found[2] is not None and abs(found[2] - goal) > NEAR:
+        off = (found[2] - found[1]) * allocation.dense
+        again = solved(replace(allocation, fixed=allocation.fixed + off))
+        found = min(found, again, key=lambda tried: abs((tried[2] or 0.0) - goal))
+    counts, predicted, share = found
+    facts = {"predicted": predicted, "measured": share, "dense_ms": 1e3 * allocation.dense, **timing.facts()}
+    return counts, facts

@@ -1,0 +1,84 @@
+"""The programs that a net runs in, for measurements: torch as it is, and ONNX Runtime.
+
+ONNX Runtime gets its graph from torch's tracer, which takes a fifteenth of the time of the exporter that writes files
+(:mod:`prunebench.nets.export`); both fold the batch norms into the convolutions and give the same operations.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.layers.memory_format import to_memory_format
+from prunebench.measure.latency import TORCH, Runner
+
+AGREEMENT = 1e-3
+"""Largest difference of two programs' outputs, as a share of the largest output: it is the same net."""
+
+
+def runner(engine: str, net: nn.Module, example: Tensor) -> Runner:
+    """A copy of ``net`` in evaluation mode on the CPU, ready to be called with inputs like ``example``.
+
+    Args:
+        engine: ``torch`` (the net itself), or ``onnxruntime`` (its graph, with the number of threads that torch has).
+        example: ``[batch, ...]``.
+
+    Raises:
+        UserError: the net cannot be written as a graph, or the graph computes something else: a tracer takes for
+            constant whatever depends on the values of a sample.
+    """
+    net = copy.deepcopy(net).cpu().eval()
+    if engine == TORCH:
+        return net
+    if not example.is_floating_point():
+        raise UserError(f"{engine}: only nets for images are timed, and this one takes {example.dtype}")
+    ready = session(to_onnx(net, example))
+    inputs = torch.randn(4, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, got = net(inputs), ready(inputs)
+    difference = (expected - got).abs().max() / expected.abs().max().clamp(min=1e-12)
+    if not difference <= AGREEMENT:
+        raise UserError(f"{engine}: its outputs differ from torch's by {float(difference):.1e} of the largest")
+    return ready
+
+
+def to_onnx(net: nn.Module, example: Tensor) -> bytes:
+    """The graph of ``net`` in evaluation mode for any batch size, as an ONNX file.
+
+    Raises:
+        UserError: the tracer cannot follow the net.
+    """
+    written = io.BytesIO()
+    net = to_memory_format(net.eval(), torch.contiguous_format)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # this exporter is called old, and constants of the plan are constants
+            torch.onnx.export(
+                net,
+                (example[:1].contiguous().expand(2, *example.shape[1:]),),
+                written,  # type: ignore[arg-type]  # torch's annotations lack what the tracer's exporter takes
+                dynamo=False,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+            )
+    except Exception as error:  # torch has no common error for what it cannot write
+        reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+        raise UserError(f"onnxruntime: the net cannot be written as a graph ({reason.strip()})") from error
+    return written.getvalue()
+
+
+def session(graph: bytes) -> Runner:
+    """An ONNX graph with one input, ready to be called on the CPU with as many threads as torch uses now."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    running = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    name = running.get_inputs()[0].name
+    return lambda x: torch.from_numpy(running.run(None, {name: x.numpy()})[0])

@@ -1,0 +1,28 @@
+"""The sizes in which a small net computes, layer by layer: what a clock sees of a plan, where counts see less."""
+
+from __future__ import annotations
+
+from prunebench.surgery.align import align
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.steps import Depthwise, Grouped, Mix
+
+Sizes = dict[str, tuple[int, int]]
+"""Layer -> features read and channels written; (0, 0) for one that no longer runs."""
+
+
+def computed_sizes(graph: ChannelGraph, plan: Plan) -> Sizes:
+    """Sizes of the layers of ``shrink(net, graph, plan)``: those that meet in an addition write all of its channels.
+
+    Raises:
+        UserError: the plan cannot be carried out.
+    """
+    live, choice = graph.live(align(graph, plan))
+    found: Sizes = {}
+    for step, runs in zip(graph.steps, graph.needed(live), strict=True):
+        writes = live[step.index].bit_count() if runs else 0
+        if isinstance(step, Mix):
+            found[step.module] = (step.num_features(live, choice), writes) if writes else (0, 0)
+        elif isinstance(step, Depthwise | Grouped):
+            found[step.module] = (writes, writes)
+    return found

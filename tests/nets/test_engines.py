@@ -1,0 +1,80 @@
+"""Nets in other programs compute the same, and what does not is refused."""
+
+from __future__ import annotations
+
+import collections
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunebench.budget import choose
+from prunebench.errors import UserError
+from prunebench.measure.layer_times import LayerTimes
+from prunebench.models.resnet_cifar import resnet20
+from prunebench.nets.engines import runner, to_onnx
+from prunebench.nets.net_timing import NetTiming
+from prunebench.run import speed
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
+
+
+def small_resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet20(num_classes=10, in_channels=3, image_size=16).eval()
+
+
+@pytest.mark.parametrize("coupling", ["free", "aligned"])
+def test_a_cut_net_runs_in_onnxruntime(coupling: str) -> None:
+    net, example = small_resnet(), torch.zeros(1, 3, 16, 16)
+    graph = ChannelGraph.trace(net, example)
+    scores = {n: torch.rand(layer.out_channels) for n, layer in graph.layers.items() if layer.kind == "conv"}
+    small = shrink(net, graph, choose(scores, graph, prune_ratio=0.4, coupling=coupling).plan)
+    x = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(runner("onnxruntime", small, example)(x), small(x), atol=1e-4)
+    kinds = collections.Counter(node.op_type for node in onnx.load_from_string(to_onnx(small, example)).graph.node)
+    assert kinds["ScatterElements"] == 0  # slow in every runtime
+
+
+class Undecided(nn.Module):
+    """Its path depends on the sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if float(x.sum()) < 1e-9 else -x.flatten(1)
+
+
+def test_what_a_tracer_freezes_is_refused() -> None:
+    with pytest.raises(UserError, match="onnxruntime: its outputs differ from torch's by"):
+        runner("onnxruntime", Undecided(), torch.zeros(1, 3, 4, 4))
+
+
+def test_symbols_are_not_timed_in_onnxruntime() -> None:
+    nets = {name: nn.Sequential(nn.Embedding(5, 3)) for name in ("dense", "final")}
+    found = speed.compare(nets, torch.zeros(1, 4, dtype=torch.long), device=torch.device("cpu"))
+    assert found["engines"] == ["torch"]
+    assert "only nets for images" in found["not_timed"]["onnxruntime"]
+
+
+def test_both_programs_stand_in_one_record() -> None:
+    nets = {"dense": small_resnet(), "final": small_resnet()}
+    found = speed.compare(nets, torch.zeros(1, 3, 16, 16), device=torch.device("cpu"))
+    assert found["engines"] == ["torch", "onnxruntime"]
+    for prefix in ("", "onnxruntime_"):
+        assert found["final"][f"{prefix}batch_64_ms"] > 0
+        assert 0.3 < found["speedup"][f"{prefix}batch_64"] < 3  # the same net twice
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_the_time_of_a_net_is_that_of_its_layers_and_a_rest(engine: str) -> None:
+    net, example = small_resnet(), torch.zeros(1, 3, 16, 16)
+    graph = ChannelGraph.trace(net, example)
+    timing = NetTiming(net=net, graph=graph, example=example, times=LayerTimes(engine=engine, batch=4))
+    assert list(timing.layers) == list(graph.layers)
+    assert timing.seconds("layer1.0.conv1", 0, 0) == 0
+    assert timing.dense_seconds > timing.seconds("layer1.0.conv1", 16, 16) > 0
+    empty = {name: () for name in graph.layers if name.endswith(".conv1") and "layer" in name}
+    assert 0 < timing.share(Plan(empty)) < 0.9  # all blocks gone
+    assert timing.facts()["engine"] == engine
