@@ -91,6 +91,11 @@ class Allocation:
     def __post_init__(self) -> None:
         self._of = [[factor for factor in self.factors if place in factor.units] for place in range(len(self.kept))]
 
+    @property
+    def least(self) -> float:
+        """The smallest share that can be reached."""
+        return self.share([0] * len(self.kept))
+
     def share(self, options: Sequence[int]) -> float:
         """Predicted time as a share of the dense net's."""
         return (self.fixed + sum(_at(factor, options) for factor in self.factors)) / self.dense
@@ -109,8 +114,8 @@ class Allocation:
         most = [len(kept) - 1 for kept in self.kept]
         if self.share(most) <= goal:
             return most
-        if self.share(least) > goal:
-            reachable = np.ceil(self.share(least) * 1e3) / 1e3
+        if self.least > goal:
+            reachable = np.ceil(self.least * 1e3) / 1e3
             raise UserError(
                 f"target_latency={goal:g} is out of reach: with all layers to prune at their floor {reachable:g} of "
                 "the dense net's time stay; ask for at least that, prune more layers (method.coupling=aligned lets "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from prunebench.budget import by_latency
@@ -14,6 +13,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 NEAR = 0.01  # of the dense net's time: a measured share so near to the goal is not corrected
+MOST = 3.0  # a prediction further off than by this factor was a disturbed measurement
 TOLERANCE = 0.02
 """A share of time that is further from its target is ``missed_target``."""
 
@@ -40,16 +40,22 @@ def meet_latency(
     """
     allocation = by_latency.allocation(units, lambda counts: computed_sizes(graph, plan_of(counts)), timing)
 
-    def solved(allocation: by_latency.Allocation) -> tuple[Counts, float, float | None]:
-        options = allocation.solve(goal)
+    def solved(asked: float) -> tuple[Counts, float, float | None]:
+        options = allocation.solve(asked)
         kept = [numbers[option] for numbers, option in zip(allocation.kept, options, strict=True)]
         counts = tuple(unit.size - number for unit, number in zip(units, kept, strict=True))
-        return counts, allocation.share(options), timing.share(plan_of(counts)) if measured else None
+        return counts, allocation.share(options), clocked(counts)
 
-    found = solved(allocation)
-    if found[2] is not None and abs(found[2] - goal) > NEAR:
-        off = (found[2] - found[1]) * allocation.dense
-        again = solved(replace(allocation, fixed=allocation.fixed + off))
+    def clocked(counts: Counts) -> float | None:
+        return timing.share(plan_of(counts)) if measured else None
+
+    found = solved(goal)
+    _, predicted, share = found
+    if share is not None and abs(share - goal) > NEAR and predicted < 1:
+        # what the layers save in the net, as a share of what they save alone; the dense net's time stays what it is
+        gain = min(max((1 - share) / (1 - predicted), 1 / MOST), MOST)
+        again = solved(max(1 - (1 - goal) / gain, allocation.least))
+        again = (again[0], 1 - gain * (1 - again[1]), again[2])
         found = min(found, again, key=lambda tried: abs((tried[2] or 0.0) - goal))
     counts, predicted, share = found
     facts = {"predicted": predicted, "measured": share, "dense_ms": 1e3 * allocation.dense, **timing.facts()}

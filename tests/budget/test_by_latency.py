@@ -195,13 +195,13 @@ def test_blocks_may_vanish() -> None:
 
 
 def test_a_wrong_prediction_is_corrected_once() -> None:
-    graph = residual(64, 64, 64)
+    graph = residual(64, 64, 64, 64, 64, 64)
 
     class Slow(ByMacs):
-        """Every small net takes a tenth of the dense net's time longer than its layers say."""
+        """In the net layers save four fifths of what they save alone."""
 
         def share(self, plan: Plan) -> float:
-            return super().share(plan) + 0.1
+            return 1 - 0.8 * (1 - super().share(plan))
 
     choice = choose(scores_of(graph), graph, target_latency=0.7, timing=Slow(graph), normalise="mean")
     assert choice.achieved["reached"] == pytest.approx(0.7, abs=0.03)
