@@ -1,8 +1,8 @@
 """Which widths are worth most in a given time: the budget that a clock sets.
 
-Keeping c channels of a unit is worth the sum of its c best scores, and costs what the layers take that write or read
-them. Channels that cost nothing on this machine are kept, so that no width is bought below a step of the processor.
-Where each layer depends on one unit (blocks with a fixed stream) the choice is a knapsack over finely divided time;
+Keeping c channels of a unit is worth the sum of its c best scores, or what somebody has measured, and costs what the
+layers take that write or read them. Channels that cost nothing on this machine are kept, so that no width is bought
+below a step of the processor. Where each layer depends on one unit (blocks with a fixed stream) the choice is a knapsack over finely divided time;
 in chains and blocks with a common stream it is the exact optimum for a price of time, found by bisection on that price.
 What is left of the time is then filled. Where more than two units feed one layer (concatenations), their savings count
 as if each were alone.
@@ -75,7 +75,7 @@ class Allocation:
 
     Attributes:
         kept: of each unit the numbers of channels that may stay, ascending.
-        worth: of each of them the sum of the scores that stay.
+        worth: of each of them the sum of the scores that stay, or what was measured; it does not fall.
         factors: the layers whose time some option changes.
         fixed: seconds of everything else.
         dense: seconds of the whole dense net.
@@ -255,12 +255,18 @@ def added_up(factor: Factor) -> list[Factor]:
     return parts
 
 
-def allocation(units: Sequence[Unit], sizes: Callable[[Counts], Sizes], timing: Timing) -> Allocation:
+def allocation(
+    units: Sequence[Unit],
+    sizes: Callable[[Counts], Sizes],
+    timing: Timing,
+    value: Callable[[Counts], float] | None = None,
+) -> Allocation:
     """What each unit may keep, and what that costs.
 
     Args:
         units: what shares a keep-set.
         sizes: counts of pruned channels -> sizes in which the small net computes.
+        value: counts -> what the net with these widths is worth, for one unit cut at a time; None = the scores say it.
         timing: the clock. What no layer's time says is the measured dense net's time less the sum of its layers.
     """
     kept = [_options(unit) for unit in units]
@@ -283,7 +289,12 @@ def allocation(units: Sequence[Unit], sizes: Callable[[Counts], Sizes], timing: 
         fixed, whole = fixed * dense / whole, dense
     return Allocation(
         kept=kept,
-        worth=[_worth(unit, options) for unit, options in zip(units, kept, strict=True)],
+        worth=[
+            _worth(unit, options)
+            if value is None
+            else np.maximum.accumulate([value(_one_cut(most, place, unit.size - number)) for number in options])
+            for place, (unit, options) in enumerate(zip(units, kept, strict=True))
+        ],
         factors=factors,
         fixed=fixed + dense - whole,
         dense=dense,
@@ -315,7 +326,7 @@ class _Effect:
         """Found by cutting that unit alone."""
 
         def cut(number: int) -> Sizes:
-            return sizes((*most[:place], unit.size - number, *most[place + 1 :]))
+            return sizes(_one_cut(most, place, unit.size - number))
 
         some = [number for number in kept[:-1] if number]
         slopes: dict[str, tuple[float, float]] = {}
@@ -389,6 +400,10 @@ def _options(unit: Unit) -> list[int]:
 def _worth(unit: Unit, kept: Sequence[int]) -> Table:
     best = np.cumsum([0.0, *reversed([max(score, 0.0) for score in unit.scores])])
     return best[list(kept)]
+
+
+def _one_cut(most: Counts, place: int, pruned: int) -> Counts:
+    return (*most[:place], pruned, *most[place + 1 :])
 
 
 def _at(factor: Factor, options: Sequence[int]) -> float:

@@ -58,6 +58,7 @@ def choose(
     target_latency: amounts.TargetShare | None = None,
     timing: Timing | None = None,
     measured: bool = True,
+    value: Callable[[Plan], float] | None = None,
     protect: Fraction = 0.0,
     fixed: Collection[str] = (),
     fraction: PositiveFraction = 1.0,
@@ -84,6 +85,7 @@ def choose(
         target_params: the same for parameters.
         target_latency: share of the dense net's time by ``timing``; the widths that are worth most in it are chosen,
             whatever ``scope`` and ``count`` say. ``measured``: time the small net too, and correct the choice once.
+        value: with a target of time, what a net is worth in which one unit is cut; None = the sum of its scores.
         protect: share of the channels of each layer that stays in any case, in [0, 1].
         fixed: layers without scores that must stay whole, also if their group is cut.
         fraction: of an iterative schedule, in (0, 1]: the ratio is 1 - (1 - p)^fraction, the target t^fraction.
@@ -108,9 +110,8 @@ def choose(
     timed: dict[str, Any] = {}
     if target_latency is not None:
         assert timing is not None, "a target of time needs somebody who times"
-        counts, facts = meet_latency(
-            units, lambda c: _plan(units, c, before), graph, timing, target_latency**fraction, measured=measured
-        )
+        goal, plan_of = target_latency**fraction, lambda counts: _plan(units, counts, before)
+        counts, facts = meet_latency(units, plan_of, graph, timing, goal, measured=measured, value=value)
         timed = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
         why = dict.fromkeys(scores, "the target is met without it, or cutting it saves no time")
     elif target is not None:

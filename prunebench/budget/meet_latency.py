@@ -26,19 +26,27 @@ def meet_latency(
     goal: float,
     *,
     measured: bool,
+    value: Callable[[Plan], float] | None = None,
 ) -> tuple[Counts, dict[str, Any]]:
     """Numbers of pruned channels whose net takes the share ``goal`` of the dense net's time, worth the most.
 
     Args:
+        value: what a plan that cuts one unit is worth; None = the sum of the scores that stay.
         measured: measure the small net, and choose once more where the prediction is off.
 
     Returns:
-        The counts, and ``predicted``, ``measured`` (None if it was not) and ``dense_ms`` beside the timing's facts.
+        The counts, and ``predicted``, ``measured`` (None if it was not), ``dense_ms`` and, with ``value``, the
+        ``values`` (first layer of a unit -> channels kept -> worth) beside the timing's facts.
 
     Raises:
         UserError: the goal is out of reach.
     """
-    allocation = by_latency.allocation(units, lambda counts: computed_sizes(graph, plan_of(counts)), timing)
+    allocation = by_latency.allocation(
+        units,
+        lambda counts: computed_sizes(graph, plan_of(counts)),
+        timing,
+        None if value is None else lambda counts: value(plan_of(counts)),
+    )
 
     def solved(asked: float) -> tuple[Counts, float, float | None]:
         options = allocation.solve(asked)
@@ -59,4 +67,9 @@ def meet_latency(
         found = min(found, again, key=lambda tried: abs((tried[2] or 0.0) - goal))
     counts, predicted, share = found
     facts = {"predicted": predicted, "measured": share, "dense_ms": 1e3 * allocation.dense, **timing.facts()}
+    if value is not None:
+        curves = zip(units, allocation.kept, allocation.worth, strict=True)
+        facts["values"] = {
+            unit.layers[0]: dict(zip(map(str, kept), worth.tolist(), strict=True)) for unit, kept, worth in curves
+        }
     return counts, facts

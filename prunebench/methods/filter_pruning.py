@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -24,6 +25,9 @@ from prunebench.methods.bases.channel_masks import ChannelMasks
 from prunebench.methods.bases.channels import ChannelMethod
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.zero import zero
+
+VALUES = ("scores", "sensitivity")
 
 
 @validated
@@ -49,6 +53,8 @@ class FilterPruning(ChannelMethod):
         target_latency: share of the dense net's time that stays, see :func:`prunebench.budget.choose`; replaces
             ``prune_ratio``. ``target_ms``: the same in milliseconds for a batch.
         engine, batch: program and batch size that the target is of.
+        value: with a target of time, what a width is worth: the sum of its ``scores``, or ``sensitivity``: minus the
+            training loss of the net in which this layer alone is cut to it, over ``value_samples`` samples.
         **channels: see :class:`~prunebench.methods.bases.channels.ChannelMethod`.
 
     Raises:
@@ -66,6 +72,8 @@ class FilterPruning(ChannelMethod):
         target_ms: PositiveFloat | None = None,
         engine: Annotated[str, Among(ENGINES)] = ONNXRUNTIME,
         batch: PositiveInt = 64,
+        value: Annotated[str, Among(VALUES)] = "scores",
+        value_samples: PositiveInt = 512,
         **channels: Any,
     ) -> None:
         self.timed = target_latency is not None or target_ms is not None
@@ -78,7 +86,12 @@ class FilterPruning(ChannelMethod):
             raise UserError(
                 "method.like takes the counts of another run; set method.target_latency and target_ms to null"
             )
+        if not self.timed and value != VALUES[0]:
+            raise UserError(
+                f"method.value={value} belongs to a target of time; give method.target_latency or target_ms"
+            )
         self.target_ms, self.engine, self.batch = target_ms, engine, batch
+        self.value, self.value_samples = value, value_samples
         self.targets["target_latency"] = target_latency
         if criterion.in_order and self.options["coupling"] == "aligned":
             raise UserError("method.criterion.strategy=greedy goes from layer to layer, it needs method.coupling=free")
@@ -96,12 +109,14 @@ class FilterPruning(ChannelMethod):
         super().check(net, run)
         self.options["measured"] = True  # from now on, and not for the made-up scores of the check
         if run.schedule != "simultaneous":
-            # without any the row is only counted
-            if 0 < run.data.num_train < self.criterion.num_samples:
-                raise UserError(
-                    f"method.criterion.num_samples must be at most the {run.data.num_train} training samples of "
-                    f"dataset={run.data.name}, got {self.criterion.num_samples}"
-                )
+            wanted = {"criterion.num_samples": self.criterion.num_samples}
+            wanted |= {"value_samples": self.value_samples} if self.value == "sensitivity" else {}
+            for name, number in wanted.items():
+                if 0 < run.data.num_train < number:  # without any the row is only counted
+                    raise UserError(
+                        f"method.{name} must be at most the {run.data.num_train} training samples of "
+                        f"dataset={run.data.name}, got {number}"
+                    )
             return
         if self.compensate_mean:
             raise UserError("method.compensate_mean acts at a cut; with schedule=simultaneous set it to false")
@@ -121,6 +136,8 @@ class FilterPruning(ChannelMethod):
         return self._scores(self.criterion.prepare(net, run), net, run.graph, run.seed)
 
     def rank(self, net: nn.Module, run: Run) -> Choice:
+        if self.value == "sensitivity":
+            self.options["value"] = partial(self._worth, net, run)
         return self._in_order(super().rank(net, run), net, run.graph, run.plan)
 
     def refuses(self, name: str, graph: ChannelGraph) -> str | None:
@@ -187,6 +204,16 @@ class FilterPruning(ChannelMethod):
                 )
             self.targets["target_latency"] = self.target_ms / dense
         self.options |= {"timing": timing, "measured": False}
+
+    def _worth(self, net: nn.Module, run: Run, plan: Plan) -> float:
+        """Minus the loss of ``net`` without what ``plan`` leaves out."""
+        cut = zero(net, run.graph, plan).to(run.device).eval()
+        total, number = 0.0, 0
+        with torch.no_grad():
+            for batch in run.samples("sensitivity", self.value_samples):
+                total += float(run.loss(cut, batch)) * len(batch[1])
+                number += len(batch[1])
+        return -total / number
 
     def _rank(self, net: nn.Module, graph: ChannelGraph, seed: int, *, within: Plan | None = None) -> Choice:
         """Score the layers of ``net`` (dense shapes) by its weights alone and choose."""

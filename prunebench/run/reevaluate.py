@@ -22,7 +22,7 @@ from prunebench.measure.metrics import METRICS, is_number
 from prunebench.nets import package
 from prunebench.nets.dense_net import make_net
 from prunebench.nets.spec import without_memory
-from prunebench.run import assemble, measurement, runner
+from prunebench.run import assemble, measurement, threads
 from prunebench.run.job import Job
 
 _GROUPS = ("model", "dataset", "method", "schedule", "trainer", "paths")
@@ -68,7 +68,7 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
         with without_memory():
             make_net(config["model"], trust=False)
     job, _ = assemble.build(config, folder, trust=trust)
-    runner.set_threads(job.settings.num_threads)
+    threads.settle(job)
     _same_data(stored.data, job)
     net = job.arrange(package.load(folder, trust=trust))
     counted = job.count(net)

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
-from prunebench.config.settings import trainer_settings
 from prunebench.core import asked
 from prunebench.core.method import Method
 from prunebench.core.result import write_result
@@ -30,7 +28,7 @@ from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble, speed
+from prunebench.run import assemble, speed, threads
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -55,12 +53,13 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         Exception: whatever went wrong later; ``result.json`` then says ``failed`` and names the error.
     """
     with recorded(config, config_text, folder) as said:
-        set_threads(trainer_settings(config["trainer"]).num_threads)
         job, net = assemble.build(config, folder)
+        num_threads = threads.settle(job)
         job.method.check(net, job)
     with FolderLock(folder), log_file(folder, said):
         sweep(folder)
         write_text(folder / "config.yaml", config_text)
+        threads.keep(job, num_threads)
         clock = time.perf_counter()
         log.info("%s", describe(job))
         known = head(config, folder)
@@ -227,9 +226,3 @@ def _files(folder: Path) -> list[str]:
     """What belongs to the result beside it."""
     names = ["config.yaml", "metrics.csv", "predictions.npz", *(f"{package.FOLDER}/{name}" for name in package.FILES)]
     return [name for name in names if (folder / name).exists()]
-
-
-def set_threads(num_threads: int | None) -> None:
-    """Number of CPU threads of torch; part of what makes a run repeat bit for bit."""
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)

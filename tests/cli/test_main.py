@@ -287,13 +287,6 @@ def test_help_needs_no_heavy_import() -> None:
     assert process.stderr.strip() == "False"
 
 
-def test_the_threads_are_as_asked() -> None:
-    from prunebench.run import runner
-
-    runner.set_threads(1)
-    assert torch.get_num_threads() == 1
-
-
 def test_the_stored_command_can_be_pasted(command, tmp_path: Path) -> None:
     code, _, _ = command(*FAST, "dataset.mean=[0.5]")
     assert code == 0

@@ -1,0 +1,53 @@
+"""A target of time in a run: what is asked, reached and stored, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunebench.errors import UserError
+from tests.kit import configure, run
+
+TINY = ("method=l1norm", "model=resnet20", "schedule=oneshot", "dataset.epochs.train=1", "latency=false")
+QUICK = ("trainer.progress=false", "trainer.num_threads=1", "method.batch=16")
+
+
+@pytest.mark.parametrize("options", [("method.engine=torch", "method.coupling=aligned"), ("method.value=sensitivity",)])
+def test_a_run_ends_with_its_target_beside_what_was_measured(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result, folder = run(tmp_path, *TINY, *QUICK, "method.target_latency=0.95", *options)
+    budget, facts = result["budget"], result["budget"]["latency"]
+    assert (budget["target"], budget["target_of"], budget["reached"]) == (0.95, "latency", facts["measured"])
+    assert (facts["batch"], facts["threads"]) == (16, 1)
+    assert result["status"] == ("complete" if abs(budget["reached"] - 0.95) <= 0.02 else "missed_target")
+    assert ("values" in facts) == ("method.value=sensitivity" in options)
+    for curve in facts.get("values", {}).values():
+        assert list(curve.values()) == sorted(curve.values()), "more channels are never worth less"
+    assert list((tmp_path / "latency").glob("*.json")), "the table is kept for the next run"
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("method.target_latency=0.8", "method.target_macs=0.5"),
+            "exactly one of prune_ratio, .* got target_macs=0.5 and",
+        ),
+        (("method.target_latency=0.8", "schedule=simultaneous"), "schedule=simultaneous has none"),
+        (("method.target_latency=0.001",), "target_latency=0.001 is out of reach"),
+        (("method.target_ms=1e6",), r"method.target_ms=1e\+06 is more than the .* ms that the dense net takes"),
+        (("method.target_ms=3", "method.target_latency=0.8"), "both say how long"),
+        (("method.value=sensitivity",), "belongs to a target of time"),
+        (
+            ("method.target_latency=0.8", "method.value=sensitivity", "method.value_samples=9999"),
+            "must be at most the 1293",
+        ),
+        (("method.target_latency=0.8", "method.engine=tvm"), "must be one of torch, onnxruntime"),
+    ],
+)
+def test_refused_before_training(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    configure(tmp_path, *TINY, *QUICK)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, *TINY, *QUICK, *options)
+    assert not (tmp_path / "runs").exists()
