@@ -2,8 +2,10 @@
 
 Keeping c channels of a unit is worth the sum of its c best scores, or what somebody has measured, and costs what the
 layers take that write or read them. Channels that cost nothing on this machine are kept, so that no width is bought
-below a step of the processor. Where each layer depends on one unit (blocks with a fixed stream) the choice is a knapsack over finely divided time;
-in chains and blocks with a common stream it is the exact optimum for a price of time, found by bisection on that price.
+below a step of the processor.
+
+Where each layer depends on one unit (blocks with a fixed stream) the choice is a knapsack over finely divided time; in
+chains and blocks with a common stream it is the exact optimum for a price of time, found by bisection on that price.
 What is left of the time is then filled. Where more than two units feed one layer (concatenations), their savings count
 as if each were alone.
 """
@@ -269,7 +271,7 @@ def allocation(
         value: counts -> what the net with these widths is worth, for one unit cut at a time; None = the scores say it.
         timing: the clock. What no layer's time says is the measured dense net's time less the sum of its layers.
     """
-    kept = [_options(unit) for unit in units]
+    kept = [numbers_kept(unit) for unit in units]
     most = tuple(unit.size - options[-1] for unit, options in zip(units, kept, strict=True))
     base = sizes(most)
     effects = [_Effect.of(place, unit, kept[place], most, base, sizes) for place, unit in enumerate(units)]
@@ -390,7 +392,7 @@ class _Widths:
             yield Factor(units=group, table=table if number == 0 else table - most)
 
 
-def _options(unit: Unit) -> list[int]:
+def numbers_kept(unit: Unit) -> list[int]:
     """Numbers of channels that may stay, ascending: steps of the width between the floor and what is still live."""
     steps = {unit.size - step * unit.size // STEPS for step in range(STEPS + 1)}
     kept = {unit.size - unit.prune(pruned) for pruned in (unit.num_dead, *steps)}

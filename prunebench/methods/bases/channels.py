@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import Choice, amounts
-from prunebench.budget.counts import CountName, PruneRatio
+from prunebench.budget.counts import CountName, Floor, PruneRatio
+from prunebench.budget.units import Unit, check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt
 from prunebench.core.context import Extracted, Run
@@ -148,6 +149,18 @@ class ChannelMethod(Method):
             reasons |= {name: reason for name, reason in graph.unfollowed.items() if name not in skipped}
         refused = [{"layer": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
         return [name for name, reason in reasons.items() if reason is None], refused
+
+    def units(self, net: nn.Module, run: Run) -> list[Unit]:
+        """What shares a keep-set, each with its channels in the order in which they go."""
+        options = self.options
+        floor = Floor(**{name: options[name] for name in ("min_channels", "protect", "round_to")})
+        scores = check_scores(self.scores(net, run), run.graph)
+        coupled = {
+            "coupling": options["coupling"],
+            "normalise": options["normalise"],
+            "fixed": self._skipped(run.graph),
+        }
+        return make_units(scores, run.graph, **coupled, before=run.plan, floor=floor)[0]
 
     def choose(
         self, scores: Mapping[str, Tensor], graph: ChannelGraph, *, fraction: float = 1.0, within: Plan | None = None
