@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prunebench.errors import UserError, program
 from prunebench.nets.export import FORMATS, export
+from prunebench.run import card
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     for form in FORMATS if given.to == "all" else (given.to,):
         try:
-            done = export(given.folder, form, output=given.output, batch=batch, trust=given.trust)
+            facts = card.facts(given.folder) if form == "onnx" else None
+            done = export(given.folder, form, output=given.output, batch=batch, facts=facts, trust=given.trust)
         except UserError as error:
             print(error, file=sys.stderr)
             failed = True

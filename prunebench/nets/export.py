@@ -7,13 +7,14 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,13 @@ class Exported:
 
 
 def export(
-    folder: Path | str, form: str, *, output: Path | None = None, batch: int | None = None, trust: bool = False
+    folder: Path | str,
+    form: str,
+    *,
+    output: Path | None = None,
+    batch: int | None = None,
+    facts: Mapping[str, str] | None = None,
+    trust: bool = False,
 ) -> Exported:
     """Write the net of a run in another format and compare both on random inputs.
 
@@ -54,6 +61,7 @@ def export(
         form: ``onnx``, ``torch_export`` (.pt2) or ``state_dict`` (.safetensors).
         output: file to write; by default ``export/<name><suffix>`` in the folder.
         batch: fixed batch size of the exported graph; None leaves it dynamic. A state dict has no batch size.
+        facts: what an ONNX file shall say of its net (``metadata_props``).
         trust: see ``prunebench.load``.
 
     Raises:
@@ -75,6 +83,8 @@ def export(
     try:
         with torch.no_grad():
             difference = _write(net, spec, form, temporary, batch)
+        if form == "onnx" and facts:
+            _describe(temporary, facts)
         size = temporary.stat().st_size
         temporary.replace(path)
     finally:
@@ -95,6 +105,12 @@ def _write(net: nn.Module, spec: Spec, form: str, path: Path, batch: int | None)
             f"{TOLERANCE:.0e}; no file was left"
         )
     return difference
+
+
+def _describe(path: Path, facts: Mapping[str, str]) -> None:
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(facts))
+    onnx.save(model, path)
 
 
 def _inputs(spec: Spec, batch: int, *, seed: int) -> Tensor:

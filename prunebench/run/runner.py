@@ -28,7 +28,7 @@ from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble, speed, threads
+from prunebench.run import assemble, card, speed, threads
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -79,6 +79,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
         if job.pretrained_from is not None:
             result["model"]["pretrained"] = job.pretrained_from
+        write_text(folder / card.NAME, card.model_card(result, package.read_spec(folder)))
         return write_result(folder, result, files=_files(folder))
 
 
@@ -224,5 +225,6 @@ def _write_files(job: Job, compact: nn.Module) -> None:
 
 def _files(folder: Path) -> list[str]:
     """What belongs to the result beside it."""
-    names = ["config.yaml", "metrics.csv", "predictions.npz", *(f"{package.FOLDER}/{name}" for name in package.FILES)]
+    net = (*(f"{package.FOLDER}/{name}" for name in package.FILES), card.NAME)
+    names = ["config.yaml", "metrics.csv", "predictions.npz", *net]
     return [name for name in names if (folder / name).exists()]
