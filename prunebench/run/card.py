@@ -26,6 +26,7 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
         spec: of the saved net.
     """
     run, cost, latency = result["run"], result["cost"], result.get("latency") or {}
+    number = f"{result['metrics']['final'].get('num_samples', 0):,}"
     names = {group: _cell(result[group]["name"]) for group in ("model", "method", "dataset", "schedule")}
     head = ["", *(stage.label for stage in shown_stages(result))]
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *([label, *cells] for label, cells in summary(result))]
@@ -38,8 +39,7 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
         "",
         *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
         "",
-        f"Measured on {result['metrics']['final'].get('num_samples', 0):,} test samples of {names['dataset']} after the "
-        "last epoch; nothing was chosen on them.",
+        f"Measured on {number} test samples of {names['dataset']} after the last epoch; nothing was chosen on them.",
     ]
     if interval is not None:
         low, high = (f"{100 * bound:.2f}" for bound in interval)
@@ -53,12 +53,12 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
         "",
         f"Inputs: {_inputs(spec)}. Outputs: {_outputs(spec)}.",
         "",
-        "`prunebench.load(<this folder>)` gives a `torch.nn.Module` in evaluation mode, `scripts/export.py` writes ONNX.",
+        "`prunebench.load(<this folder>)` gives a `torch.nn.Module`, `scripts/export.py` writes ONNX.",
         "",
         "## Limits",
         "",
-        "Nothing is known of samples of another kind than the data set's. What pruning does to single classes is not seen",
-        "in a mean: `predictions.npz` of the run has each test sample.",
+        "Nothing is known of samples of another kind than the data set's. What pruning does to single classes is not",
+        "seen in a mean: `predictions.npz` of the run has each test sample.",
         "",
         *(f"- {_cell(warning)}" for warning in result.get("warnings") or ()),
         "",
