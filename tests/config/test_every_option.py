@@ -24,7 +24,7 @@ Keys = tuple[str | int, ...]
 FACTS = {"num_classes": 10, "in_channels": 3, "size": 32, "num_symbols": 205, "mean": [0.5] * 3, "std": [0.5] * 3,
          "num_inputs": 2, "num_outputs": 1, "noise_std": 0.1, "target_std": 1.0, "batch_size": 16,
          "eval_batch_size": 16}  # fmt: skip
-"""Of a data set, for what other groups take from it."""
+"""Of a data set, for what other groups take from it, and for what only its user knows."""
 
 
 def files(group: str) -> list[Path]:
@@ -34,7 +34,8 @@ def files(group: str) -> list[Path]:
 def alone(file: Path) -> dict[str, Any]:
     """A file that needs nothing but a data set; the one that it names for those who choose none is left out."""
     own: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    whole = OmegaConf.create({"dataset": FACTS, "own": {key: own[key] for key in own if key != "defaults"}})
+    given = {key: FACTS.get(key, value) if value == "???" else value for key, value in own.items() if key != "defaults"}
+    whole = OmegaConf.create({"dataset": FACTS, "own": given})
     resolved: Any = OmegaConf.to_container(whole, resolve=True)
     return dict(resolved["own"])
 

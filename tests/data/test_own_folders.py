@@ -124,6 +124,6 @@ def test_real_pictures_go_through_a_run(tmp_path: Path) -> None:
     quick = ("schedule.phases.pretrain.epochs=1", "schedule.phases.finetune.epochs=1", "latency=false")
     result, folder = run(tmp_path / "out", *settings, *small, *quick, "trainer.progress=false", "trainer.num_threads=1")
     assert result["status"] == "complete"
-    assert result["metrics"]["final"]["num_samples"] == result["data"]["dataset"]["num_test"] > 0
+    assert result["metrics"]["final"]["num_samples"] == result["data"]["num_test"] > 0
     assert torch.isfinite(torch.tensor(result["metrics"]["final"]["nll"]))
     assert folder.exists()
