@@ -156,7 +156,7 @@ class Quantised(Around):
         self.weight.copy_(values)
         if hasattr(self, "limit"):
             made.limit.copy_(self.limit)
-        return made
+        return made.train(self.training)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that build the layer; the one inside comes from the net."""

@@ -94,9 +94,7 @@ class _Trace(TorchDispatchMode):
     def peak(self) -> float:
         """In bytes."""
         following = [self.bits[name] for name, *_ in self.calls[1:]] + [FLOAT]
-        found = [
-            self._bits_alive(*call, after) for call, after in zip(self.calls, following, strict=True)
-        ]
+        found = [self._bits_alive(*call, after) for call, after in zip(self.calls, following, strict=True)]
         return max(found, default=0) / 8
 
     def _bits_alive(self, name: str, start: int, given: int, made: int, after: int) -> int:

@@ -122,7 +122,9 @@ class QuantisationAwareTraining(Method):
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         layers = [layer for _, layer in quantised_layers(net)]
-        binary = [layer.weight for layer in layers if layer.bits_w == 1]  # the decay of a sign's size is none of the sign
+        binary = [
+            layer.weight for layer in layers if layer.bits_w == 1
+        ]  # the decay of a sign's size is none of the sign
         scales = [p for layer in layers for name, p in layer.named_parameters(recurse=False) if name != "limit"]
         limits = [p for layer in layers for name, p in layer.named_parameters(recurse=False) if name == "limit"]
         groups = apart(super().param_groups(net, phase), [*binary, *scales], weight_decay=0.0)

@@ -21,7 +21,6 @@ from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveInt
 from prunebench.models import check_image_size, draw_convolutions
 
-
 BOTTLENECK = 4
 """Width of a bottleneck, in units of the growth."""
 
@@ -165,6 +164,4 @@ def densenet_bc100(
 ) -> CifarDenseNetBC:
     """DenseNet-BC-100: 769,162 parameters, 287,929,692 MACs (growth 12). Raises ``UserError``."""
     check_image_size("densenet_bc100", image_size, smallest=4, why="two transitions halve the image")
-    return CifarDenseNetBC(
-        layers=16, growth=growth, stem=2 * growth, num_classes=num_classes, in_channels=in_channels
-    )
+    return CifarDenseNetBC(layers=16, growth=growth, stem=2 * growth, num_classes=num_classes, in_channels=in_channels)

@@ -148,6 +148,4 @@ def wideresnet28x4(
     check_image_size("wideresnet28x4", image_size, smallest=4, why="two stages halve the image")
     if depth < 10 or (depth - 4) % 6:
         raise UserError(f"model.depth of a wide ResNet must be 6n + 4 with n >= 1 (10, 16, 22, 28, …), got {depth!r}")
-    return OriginalWideResNet(
-        blocks=(depth - 4) // 6, widen=widen, num_classes=num_classes, in_channels=in_channels
-    )
+    return OriginalWideResNet(blocks=(depth - 4) // 6, widen=widen, num_classes=num_classes, in_channels=in_channels)

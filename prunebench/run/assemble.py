@@ -167,8 +167,6 @@ def make_integers(config: Mapping[str, Any], *, trust: bool = True) -> StaticInt
     if settings is None:
         return None
     if "in_channels" not in own:
-        raise UserError(
-            f"quantize exports nets for pictures, and dataset={own['name']} has none; leave quantize out"
-        )
+        raise UserError(f"quantize exports nets for pictures, and dataset={own['name']} has none; leave quantize out")
     found: StaticInt8 = named.build("quantize", settings, expects=StaticInt8, trust=trust)
     return found

@@ -84,7 +84,9 @@ def measure(job: Job, compact: nn.Module, *, timed: bool) -> dict[str, Any]:
         found["quantized"] = {"latency": latency.compare(runs, job.example)}
         for batch in (1, 64):
             times = found["quantized"]["latency"]
-            log.info("ms, batch %d: %s", batch, ", ".join(f"{run} {times[run][f'batch_{batch}_ms']:.3g}" for run in runs))
+            log.info(
+                "ms, batch %d: %s", batch, ", ".join(f"{run} {times[run][f'batch_{batch}_ms']:.3g}" for run in runs)
+            )
     return found
 
 

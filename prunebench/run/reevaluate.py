@@ -124,7 +124,9 @@ def _read_stored(folder: Path) -> _Stored:
         metrics = result["metrics"].get("saved_net") or result["metrics"]["final"]
         integers = {s: result["metrics"][s] for s in quantized.STAGES.values() if s in result["metrics"]}
         sizes = {stage: result["cost"][stage]["file_bytes"] for stage in integers}
-        found = _Stored(result["data"], metrics, result["cost"]["final"], integers, sizes, dict(result.get("files") or {}))
+        found = _Stored(
+            result["data"], metrics, result["cost"]["final"], integers, sizes, dict(result.get("files") or {})
+        )
         used = [found.cost["macs"], found.cost["params"]]
         used += [metrics[m.key] for m in METRICS.values() if m.rounding is not None and m.key in metrics]
     except (KeyError, TypeError, AttributeError) as error:
