@@ -1,4 +1,4 @@
-"""Quantisation-aware training: weights and activations of few bits while the net trains, from scratch or a trained net."""
+"""Quantisation-aware training: weights and activations of few bits while a net trains, a new one or a trained one."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class QuantisationAwareTraining(Method):
     the final net holds the quantised values. Norms, biases and sums stay in floating point.
 
     Under ``simultaneous`` the net is quantised before its first epoch; ``start`` takes the saved net of a finished run
-    instead of a new one, also a cut one, so that it is pruned, tuned, quantised and tuned again. Under ``finetune`` the
-    dense net is trained, quantised and tuned; under ``oneshot`` nothing is trained after it. The stage ``pruned`` is the
+    instead of a new one, also a cut one, so that it is pruned, tuned, quantised and tuned again. Under ``finetune``
+    the dense net is trained, quantised and tuned; under ``oneshot`` nothing is trained after it. The stage ``pruned`` is the
     net just quantised.
 
     Layers whose inputs can be negative (the first one; a bottleneck without activation) have ``range`` inputs in place

@@ -2,8 +2,8 @@
 
 Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks, CVPR 2017. Without bottlenecks and
 without compression depth = 3n + 4; the form is that of Network Slimming and Rethinking (``models/densenet.py``), where
-all scales begin at 0.5. DenseNet-BC has 1x1 bottlenecks of four times the growth, transitions that halve the channels, a
-first convolution of twice the growth, and depth = 6n + 4.
+all scales begin at 0.5. DenseNet-BC has 1x1 bottlenecks of four times the growth, transitions that halve the channels,
+a first convolution of twice the growth, and depth = 6n + 4.
 
 The papers' 1.02 million parameters of DenseNet-40 belong to a first convolution of 16 channels; the code has twice the
 growth, 24. ``stem`` is either.

@@ -1,9 +1,9 @@
 """Wide residual nets for CIFAR: few, wide blocks with pre-activation.
 
 Zagoruyko, Komodakis: Wide residual networks, BMVC 2016. Depth = 6n + 4, three stages of n blocks with 16 k, 32 k and
-64 k channels. There are two forms. That of the paper (Zagoruyko's ``pytorch/resnet.py``): no convolution has a bias, the
-stride is in the first one of a block, and a 1x1 convolution without batch norm reads the activated sum where the width
-changes. That of the SWAG paper (``swag/models/wide_resnet.py``): convolutions have a bias, the stride is in the second
+64 k channels. There are two forms. That of the paper (Zagoruyko's ``pytorch/resnet.py``): no convolution has a bias,
+the stride is in the first one of a block, and a 1x1 convolution without batch norm reads the activated sum where the
+width changes. That of the SWAG paper (``swag/models/wide_resnet.py``): convolutions have a bias, the stride is in the second
 one, the 1x1 convolution takes the sum itself, the last batch norm has momentum 0.9, and weights are drawn by PyTorch's
 defaults (its ``conv_init`` is never called).
 """
@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
         self.layer1 = _stage(block, blocks, in_channels=widths[0], out_channels=widths[1], stride=1)
         self.layer2 = _stage(block, blocks, in_channels=widths[1], out_channels=widths[2], stride=2)
         self.layer3 = _stage(block, blocks, in_channels=widths[2], out_channels=widths[3], stride=2)
-        self.bn1 = nn.BatchNorm2d(widths[3], **({"momentum": LAST_MOMENTUM} if swag else {}))
+        self.bn1 = nn.BatchNorm2d(widths[3], momentum=LAST_MOMENTUM if swag else 0.1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(widths[3], num_classes)
 

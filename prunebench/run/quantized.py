@@ -1,4 +1,4 @@
-"""The nets of a run in integers: made from their exports at the end, kept beside the result, measured like any stage."""
+"""The nets of a run in integers: made from their exports in the end, kept beside the result, measured as a stage."""
 
 from __future__ import annotations
 

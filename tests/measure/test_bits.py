@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def test_bops_of_one_convolution(bits: int, simple: int, uniq: float) -> None:
         (densenet_bc100, {32: 3.200, 8: 0.872, 4: 0.484, 1: 0.193}, {32: 294.9, 8: 18.4, 4: 4.61, 1: 0.288}),
     ],
 )
-def test_whole_nets(build, megabytes, giga_bops) -> None:  # type: ignore[no-untyped-def]
+def test_whole_nets(build, megabytes, giga_bops) -> None:
     net = build(num_classes=100)
     macs = {row["layer"]: row["macs"] for row in cost.count(net, torch.zeros(1, 3, 32, 32)).per_layer}
     modules = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -56,7 +58,7 @@ def test_fewer_bits_are_less() -> None:
         for bits in (1, 2, 3, 4, 8, 16, FLOAT)
         for layer in [LayerBits(macs=1000, weights=90, fan_in=9, bits_w=bits, bits_a=bits)]
     ]
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert all(one < other for one, other in zip(before, after, strict=True))
 
 

@@ -40,7 +40,7 @@ def prepared(tmp_path: Path, *words: str, net: tuple[str, ...] = NET) -> tuple[A
 
 def test_the_first_and_the_last_layer_have_bits_of_their_own(tmp_path: Path) -> None:
     _, net = prepared(tmp_path)
-    found = {path: layer for path, layer in quantised_layers(net)}
+    found = dict(quantised_layers(net))
     assert list(found) == ["conv1", *INNER, "linear"]
     for path in ("conv1", "linear"):
         layer = found[path]
@@ -114,7 +114,7 @@ def test_binary_weights_stay_in_their_range_and_have_no_decay(tmp_path: Path) ->
 
 
 def test_signs_need_inputs_of_both_signs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="inputs of layer1.0.conv1 are never negative, so that all signs would be"):
+    with pytest.raises(UserError, match=r"inputs of layer1\.0\.conv1 are never negative, so that all signs would be"):
         prepared(tmp_path, "method.activations=sign")
     _, net = prepared(tmp_path, "method.activations=sign", net=("model=mlp_784_400_400", "model.activation=tanh"))
     assert "sign" in {layer.activations for _, layer in quantised_layers(net)}

@@ -44,7 +44,7 @@ def test_batch_norms_are_folded(made: tuple[Net, list[Tensor], Integers]) -> Non
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
     stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     conv = next(node for node in graph.node if node.op_type == "Conv")
-    factor = net.bn.weight / torch.sqrt(net.bn.running_var + net.bn.eps)
+    factor = net.bn.weight / torch.sqrt(torch.as_tensor(net.bn.running_var) + net.bn.eps)
     weight, bias = (torch.from_numpy(np.array(stored[name])) for name in conv.input[1:])
     torch.testing.assert_close(weight, net.conv.weight * factor[:, None, None, None], atol=1e-5, rtol=1e-5)
     expected = net.bn.bias + (net.conv.bias - net.bn.running_mean) * factor
@@ -99,7 +99,7 @@ class Refuses(nn.Module):
 
 
 def test_a_net_whose_way_depends_on_the_picture_is_refused_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="^export: onnx cannot express this net [^\n]*$"):
+    with pytest.raises(UserError, match=r"^export: onnx cannot express this net [^\n]*$"):
         StaticInt8(samples=2).check(Refuses(), torch.zeros(1, 3, 4, 4))
 
 

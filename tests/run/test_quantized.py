@@ -59,7 +59,7 @@ def test_the_files_belong_to_the_result(finished: tuple[dict[str, Any], Path], t
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     shutil.copy(copy / "export" / "dense_int8.onnx", copy / "export" / "final_int8.onnx")
     assert not is_complete(copy)
-    with pytest.raises(UserError, match="final_int8.onnx is missing or not the file that was measured"):
+    with pytest.raises(UserError, match=r"final_int8\.onnx is missing or not the file that was measured"):
         reevaluate(copy, trust=True)
 
 
@@ -108,7 +108,7 @@ def test_a_net_that_cannot_be_exported_in_the_end_is_said_and_nothing_else_is_lo
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, *INT8, "quantize.samples=2000")
     job, _ = assemble.build(config, tmp_path)
-    with pytest.raises(UserError, match="quantize.samples must be at most the 437 training pictures"):
+    with pytest.raises(UserError, match=r"quantize\.samples must be at most the 437 training pictures"):
         quantized.check(job)
     config, _ = configure(tmp_path, "model=sru_tiny", "quantize=int8")
     with pytest.raises(UserError, match="quantize exports nets for pictures, and dataset=bytes has none"):
