@@ -93,10 +93,10 @@ class Quantised(Around):
         return self
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> nn.Parameter:
         """Of the layer, ``[out, ...]``."""
         found = self.layer.weight
-        assert isinstance(found, Tensor)
+        assert isinstance(found, nn.Parameter)
         return found
 
     @property

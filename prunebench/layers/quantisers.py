@@ -25,7 +25,7 @@ def unit(x: Tensor, bits: int) -> Tensor:
 
 def signs(x: Tensor) -> Tensor:
     """-1 or +1, 0 counts as +1; no gradient."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return torch.where(x >= 0, torch.ones_like(x), -torch.ones_like(x))
 
 
 def straight(x: Tensor, value: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def ttq_sets(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dorefa(w: Tensor, bits: int) -> Tensor:
-    """DoReFa-Net, eq. 9: 1 bit: mean |w| of the layer times the sign; else 2 unit(tanh w / (2 max |tanh w|) + 1/2) - 1."""
+    """2 unit(tanh w / (2 max |tanh w|) + 1/2) - 1; 1 bit: mean |w| of the layer times the sign (DoReFa-Net, eq. 9)."""
     if bits == 1:
         return straight(w, w.abs().mean() * signs(w))
     squashed = torch.tanh(w)
@@ -114,7 +114,7 @@ def sign_activation(x: Tensor) -> Tensor:
 
 
 def pact(x: Tensor, clip: Tensor, bits: int) -> Tensor:
-    """clip unit(clip(x, 0, clip) / clip); the gradient of ``clip`` is that of the x >= clip (Choi et al. 2018, eq. 3)."""
+    """c unit(clip(x, 0, c) / c), c = ``clip``, whose gradient is that of the x >= c (Choi et al. 2018, eq. 3)."""
     clipped = torch.where(x >= clip, clip.to(x.dtype), x.clamp_min(0))
     levels = 2**bits - 1
     largest = clip.detach().clamp_min(torch.finfo(x.dtype).tiny)

@@ -38,8 +38,8 @@ class QuantisationAwareTraining(Method):
 
     Under ``simultaneous`` the net is quantised before its first epoch; ``start`` takes the saved net of a finished run
     instead of a new one, also a cut one, so that it is pruned, tuned, quantised and tuned again. Under ``finetune``
-    the dense net is trained, quantised and tuned; under ``oneshot`` nothing is trained after it. The stage ``pruned`` is the
-    net just quantised.
+    the dense net is trained, quantised and tuned; under ``oneshot`` nothing is trained after it. The stage ``pruned``
+    is the net just quantised.
 
     Layers whose inputs can be negative (the first one; a bottleneck without activation) have ``range`` inputs in place
     of ``dorefa`` and ``pact`` ones, which would lose the negative half. Which they are is seen on training pictures.

@@ -45,7 +45,8 @@ class InvertedResidual(nn.Module):
         out = F.relu6(self.bn1(self.conv1(x))) if self.expands else x
         out = F.relu6(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return x + out if self.adds else out
+        total: Tensor = x + out if self.adds else out
+        return total
 
 
 class CifarMobileNetV2(nn.Module):

@@ -3,9 +3,9 @@
 Zagoruyko, Komodakis: Wide residual networks, BMVC 2016. Depth = 6n + 4, three stages of n blocks with 16 k, 32 k and
 64 k channels. There are two forms. That of the paper (Zagoruyko's ``pytorch/resnet.py``): no convolution has a bias,
 the stride is in the first one of a block, and a 1x1 convolution without batch norm reads the activated sum where the
-width changes. That of the SWAG paper (``swag/models/wide_resnet.py``): convolutions have a bias, the stride is in the second
-one, the 1x1 convolution takes the sum itself, the last batch norm has momentum 0.9, and weights are drawn by PyTorch's
-defaults (its ``conv_init`` is never called).
+width changes. That of the SWAG paper (``swag/models/wide_resnet.py``): convolutions have a bias, the stride is in the
+second one, the 1x1 convolution takes the sum itself, the last batch norm has momentum 0.9, and weights are drawn by
+PyTorch's defaults (its ``conv_init`` is never called).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OriginalBlock(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """As in the SWAG paper: two 3x3 convolutions, each after batch norm and ReLU; the block's input is added, no ReLU follows."""
+    """As in the SWAG paper: two 3x3 convolutions, each after batch norm and ReLU; the second one has the stride."""
 
     def __init__(self, *, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

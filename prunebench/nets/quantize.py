@@ -203,7 +203,7 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _numbers(x: Tensor) -> NDArray[np.float32]:
-    return x.detach().float().cpu().contiguous().numpy()  # type: ignore[no-any-return]
+    return x.detach().float().cpu().contiguous().numpy()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_details_of_the_papers_form():
         active = torch.relu(block.bn1(x))
         branch = block.conv2(torch.relu(block.bn2(block.conv1(active))))
         assert torch.equal(block(x), branch + block.shortcut(active))  # the projection reads what the branch reads
-    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    assert [block.get_submodule(f"conv{i}").stride for i in (1, 2)] == [(2, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("build", [wideresnet28x10, partial(wideresnet28x4, depth=10)])
