@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{'':10} {'stored':>16} {'now':>16}")
+    print(f"{'':26} {'stored':>16} {'now':>16}")
     for item in found:
         stored, now = (f"{value:,}" if isinstance(value, int) else f"{value:.6f}" for value in (item.stored, item.now))
         limit = f"within {item.tolerance:g}" if item.tolerance else "equal"
-        print(f"{item.name:10} {stored:>16} {now:>16}  {limit if item.same else 'DIFFERS'}")
+        print(f"{item.name:26} {stored:>16} {now:>16}  {limit if item.same else 'DIFFERS'}")
     return 0 if all(item.same for item in found) else 1
 
 

@@ -216,13 +216,20 @@ def _recovered() -> Iterator[Metric]:
 
 
 def _costs() -> Iterator[Metric]:
-    """What a net costs: :mod:`prunebench.measure.cost` and :mod:`prunebench.measure.latency`."""
+    """What a net costs: :mod:`prunebench.measure.cost`, ``.bits`` and ``.latency``."""
     yield _cost(key="macs", label="MACs", shown="summary")
     yield _cost(key="macs_all_predictions", label="MACs, all predictions", shown="summary")
     yield _cost(key="flops", label="FLOPs")
     yield _cost(key="params", label="parameters", title="Params", shown="summary")
     yield _cost(key="nonzero_params", label="non-zero parameters", shown="summary")
     yield Metric(key="file_bytes", label="file", unit=BYTES, digits=0, better="lower", place="cost", shown="detail")
+    size = partial(Metric, unit=BYTES, digits=0, better="lower", place="cost")
+    yield _count(key="bits_w", label="bits of a weight", place="cost", shown="summary")
+    yield _count(key="bits_a", label="bits of an activation", place="cost", shown="summary")
+    yield size(key="weight_bytes", label="weights by bits", shown="summary")
+    yield size(key="peak_activation_bytes", label="largest activations by bits", shown="detail")
+    yield _cost(key="bops", label="BOPs (no speed)", shown="summary")
+    yield _cost(key="bops_uniq", label="BOPs with sums (UNIQ)", shown="detail")
     yield _count(key="per_sample.sd", label="sd of the MACs over samples", place="cost", shown="record")
     gone = partial(Metric, unit=FRACTION, digits=1, better="higher", place="cost", staged=False, shown="summary")
     yield gone(key="macs_removed", label="MACs removed")

@@ -67,6 +67,18 @@ STAGES: Mapping[str, Stage] = {
             meaning="one prediction of the net that is saved, where the final one is a mean of several",
         ),
         Stage(
+            name="dense_quantized",
+            label="dense int8",
+            meaning="the dense net in integers, as exported",
+            costed=True,
+        ),
+        Stage(
+            name="quantized",
+            label="int8",
+            meaning="the saved net in integers, as exported",
+            costed=True,
+        ),
+        Stage(
             name="test_best_val",
             label="best on validation",
             meaning="the last phase's epoch that was best on the validation split",

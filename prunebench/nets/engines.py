@@ -9,9 +9,12 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
@@ -38,7 +41,7 @@ def runner(engine: str, net: nn.Module, example: Tensor) -> Runner:
         return net
     if not example.is_floating_point():
         raise UserError(f"{engine}: only nets for images are timed, and this one takes {example.dtype}")
-    ready = session(to_onnx(net, example))
+    ready = OnnxNet(traced_onnx(net, example))
     inputs = torch.randn(4, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, got = net(inputs), ready(inputs)
@@ -48,7 +51,7 @@ def runner(engine: str, net: nn.Module, example: Tensor) -> Runner:
     return ready
 
 
-def to_onnx(net: nn.Module, example: Tensor) -> bytes:
+def traced_onnx(net: nn.Module, example: Tensor) -> bytes:
     """The graph of ``net`` in evaluation mode for any batch size, as an ONNX file.
 
     Raises:
@@ -74,11 +77,37 @@ def to_onnx(net: nn.Module, example: Tensor) -> bytes:
     return written.getvalue()
 
 
-def session(graph: bytes) -> Runner:
-    """An ONNX graph with one input, ready to be called on the CPU with as many threads as torch uses now."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    running = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    name = running.get_inputs()[0].name
-    return lambda x: torch.from_numpy(running.run(None, {name: x.numpy()})[0])
+class OnnxNet(nn.Module):
+    """An ONNX file as a net: ONNX Runtime computes it on the processor, wherever the inputs are.
+
+    Args:
+        content: of the file, with all weights inside and one input.
+
+    Raises:
+        UserError: it is no such file.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.content = content
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # as many as torch has beside it
+        options.inter_op_num_threads = 1
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # each sort of damage has its own class, hidden in a binary module
+            raise UserError(f"this is no ONNX file that can be executed ({str(error).splitlines()[0]})") from error
+        self.input = self.session.get_inputs()[0].name
+
+    def __deepcopy__(self, memo: Any) -> OnnxNet:
+        return OnnxNet(self.content)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
+        found = self.session.run(None, {self.input: numbers(x)})[0]
+        return torch.from_numpy(found).to(x.device)
+
+
+def numbers(x: Tensor) -> NDArray[np.float32]:
+    """``x`` for ONNX Runtime."""
+    return x.detach().float().cpu().contiguous().numpy()

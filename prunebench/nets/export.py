@@ -146,6 +146,21 @@ def _torch_export(net: nn.Module, example: Tensor, path: Path, dynamic: bool) ->
 
 
 def _onnx(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Runner:
+    to_onnx(net, example, path, dynamic=dynamic)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+
+
+def to_onnx(net: nn.Module, example: Tensor, path: Path, *, dynamic: bool = True) -> None:
+    """Write ``net`` as an ONNX file that takes ``input`` and gives ``output``.
+
+    Args:
+        net: in evaluation mode.
+        example: inputs, ``[at least 2, ...]`` where the batch is ``dynamic``.
+
+    Raises:
+        UserError: the net cannot be exported.
+    """
     with _export_errors("onnx"), _known_noise():
         torch.onnx.export(
             net,
@@ -158,8 +173,6 @@ def _onnx(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Runner:
             output_names=["output"],
             dynamic_shapes=_shapes(dynamic),
         )
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
 
 
 def _shapes(dynamic: bool) -> tuple[dict[int, torch.export.Dim], ...] | None:

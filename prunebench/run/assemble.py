@@ -21,6 +21,7 @@ from prunebench.disk.atomic import plain
 from prunebench.errors import UserError
 from prunebench.nets.checkpoints import load_foreign
 from prunebench.nets.dense_net import DenseNet, make_net
+from prunebench.nets.quantize import StaticInt8
 from prunebench.run import suits
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
@@ -115,6 +116,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,
         times_folder=Path(config["paths"]["outputs"]) / "latency",
+        integers=make_integers(config, trust=trust),
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
@@ -154,3 +156,18 @@ def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | No
     data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
     data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
     return data
+
+
+def make_integers(config: Mapping[str, Any], *, trust: bool = True) -> StaticInt8 | None:
+    """What the config group ``quantize`` makes of exported nets, None without.
+
+    Raises:
+        UserError: the run's data are no pictures, or an option is outside its values.
+    """
+    settings, own = config.get("quantize"), config["dataset"]
+    if settings is None:
+        return None
+    if "in_channels" not in own:
+        raise UserError(f"quantize exports nets for pictures, and dataset={own['name']} has none; leave quantize out")
+    found: StaticInt8 = named.build("quantize", settings, expects=StaticInt8, trust=trust)
+    return found

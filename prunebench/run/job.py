@@ -29,6 +29,7 @@ from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.nets import package
+from prunebench.nets.quantize import StaticInt8
 from prunebench.run.measured import MeasuredRun
 from prunebench.surgery.zero import restore
 
@@ -44,11 +45,13 @@ class Job(MeasuredRun):
         pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
             method acts in one, it starts from those weights). ``pretrained_from``: what is known about that file.
         trained: some phase has been.
+        integers: quantises the exported nets at the end; None = they are not exported.
     """
 
     dense_folder: Callable[[Phase], Path]
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
+    integers: StaticInt8 | None = None
     pretrained: bool = False
     pretrained_from: Mapping[str, Any] | None = None
     trained: bool = False
@@ -72,14 +75,13 @@ class Job(MeasuredRun):
             # the run's own net is called anyway; what else a folder names must be on the list
             known = package.read_spec(folder).target == self.dense.settings["_target_"]
             net = package.load(folder, trust=known)
-        elif self._dense_weights is None:
+        elif not self.dense_measured:
             raise UserError(
                 f"there is no trained dense net to learn from: schedule={self.schedule} has trained none before this "
                 "phase; use a schedule that pretrains, model.pretrained, or the folder of a finished run"
             )
         else:
-            net = self.dense.fresh("teacher")
-            net.load_state_dict(self._dense_weights)
+            net = self.dense_net()
         return self.arrange(net).eval().requires_grad_(False)
 
     def choose(self, make: Callable[[], Choice]) -> Choice:
@@ -104,6 +106,18 @@ class Job(MeasuredRun):
         else:
             self._dense_weights = {name: value.clone() for name, value in net.state_dict().items()}
             self.measure("dense", net)
+
+    @property
+    def dense_measured(self) -> bool:
+        """Whether there was a trained dense net that no method has touched."""
+        return self._dense_weights is not None
+
+    def dense_net(self) -> nn.Module:
+        """The dense net as it was measured; where none was, one with random weights."""
+        net = self.dense.fresh("teacher")
+        if self._dense_weights is not None:
+            net.load_state_dict(self._dense_weights)
+        return net
 
     def dense_nonzero(self) -> int:
         """Parameters of the measured dense net that are not exactly 0; all where none was measured in this run."""

@@ -7,7 +7,7 @@ package and modules of ``torch.nn`` are, so that a folder from somebody else is 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from prunebench.config.plain_values import check_values
 from prunebench.core.method import Method
 from prunebench.core.result import FILE, read_result
 from prunebench.disk.paths import user_path
+from prunebench.disk.seal import file_sha256
 from prunebench.disk.yaml_files import read_yaml
 from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, is_number
 from prunebench.nets import package
 from prunebench.nets.dense_net import make_net
+from prunebench.nets.engines import OnnxNet
 from prunebench.nets.spec import without_memory
-from prunebench.run import assemble, measurement, threads
+from prunebench.run import assemble, measurement, quantized, threads
 from prunebench.run.job import Job
 
 _GROUPS = ("model", "dataset", "method", "schedule", "trainer", "paths")
@@ -46,6 +48,8 @@ class Again:
 def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -> list[Again]:
     """Accuracy and NLL (or bits per character), parameters and MACs of the saved net, stored and now.
 
+    Exported files of integers (``quantize``) are executed, too: accuracy, NLL and size of each.
+
     Where the final net's metrics are an average over several predictions, those of the saved net alone are compared.
     MACs that depend on the input are left out: they are a measurement of the method.
 
@@ -61,7 +65,7 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
     stored = _read_stored(folder)
     config = read_config(folder)
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
-    config["ood"] = None  # foreign pictures are not measured again
+    config["ood"] = config["quantize"] = None  # foreign pictures are not measured again, nothing is quantised again
     if data is not None:
         config["paths"]["data"] = str(user_path(data).resolve())
     if not trust:
@@ -73,14 +77,29 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
     net = job.arrange(package.load(folder, trust=trust))
     counted = job.count(net)
     now, _ = measurement.on_test_set(net, Method(), job)
-    found = [
-        Again(metric.key, stored.metrics[metric.key], now[metric.key], metric.rounding)
-        for metric in METRICS.values()
-        if metric.rounding is not None and metric.key in stored.metrics
-    ]
+    found = list(_compared(stored.metrics, now))
     if type(job.method).cost is Method.cost:
         found.append(Again("macs", stored.cost["macs"], counted.macs))
-    return [*found, Again("params", stored.cost["params"], counted.params)]
+    return [*found, Again("params", stored.cost["params"], counted.params), *_integers(folder, stored, job)]
+
+
+def _compared(stored: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[Again]:
+    for metric in METRICS.values():
+        if metric.rounding is not None and metric.key in stored:
+            yield Again(prefix + metric.key, stored[metric.key], now[metric.key], metric.rounding)
+
+
+def _integers(folder: Path, stored: _Stored, job: Job) -> Iterator[Again]:
+    """The exported files of integers: their predictions and sizes."""
+    for stage, metrics in stored.integers.items():
+        path = quantized.int8_file(folder, stage)
+        name = str(path.relative_to(folder))
+        if not path.is_file() or file_sha256(path) != stored.files.get(name):
+            raise UserError(f"{path} is missing or not the file that was measured; give the whole folder of the run")
+        content = path.read_bytes()
+        now, _ = measurement.on_test_set(OnnxNet(content), Method(), job)
+        yield from _compared(metrics, now, f"{stage}.")
+        yield Again(f"{stage}.file_bytes", stored.sizes[stage], len(content))
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,9 @@ class _Stored:
     data: Mapping[str, Any]
     metrics: Mapping[str, Any]
     cost: Mapping[str, Any]
+    integers: Mapping[str, Mapping[str, Any]]  # stage -> metrics of an exported file of integers
+    sizes: Mapping[str, int]  # stage -> bytes of that file
+    files: Mapping[str, str]  # path -> checksum
 
 
 def _read_stored(folder: Path) -> _Stored:
@@ -100,7 +122,11 @@ def _read_stored(folder: Path) -> _Stored:
         raise UserError(f"{folder} holds a failed run without numbers; give the folder of a run that ended with them")
     try:
         metrics = result["metrics"].get("saved_net") or result["metrics"]["final"]
-        found = _Stored(result["data"], metrics, result["cost"]["final"])
+        integers = {s: result["metrics"][s] for s in quantized.STAGES.values() if s in result["metrics"]}
+        sizes = {stage: result["cost"][stage]["file_bytes"] for stage in integers}
+        found = _Stored(
+            result["data"], metrics, result["cost"]["final"], integers, sizes, dict(result.get("files") or {})
+        )
         used = [found.cost["macs"], found.cost["params"]]
         used += [metrics[m.key] for m in METRICS.values() if m.rounding is not None and m.key in metrics]
     except (KeyError, TypeError, AttributeError) as error:

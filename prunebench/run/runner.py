@@ -28,7 +28,7 @@ from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble, card, speed, threads
+from prunebench.run import assemble, card, quantized, speed, threads
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -56,6 +56,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         job, net = assemble.build(config, folder)
         num_threads = threads.settle(job)
         job.method.check(net, job)
+        quantized.check(job)
     with FolderLock(folder), log_file(folder, said):
         sweep(folder)
         write_text(folder / "config.yaml", config_text)
@@ -127,6 +128,7 @@ def _measurements(
     job: Job, compact: nn.Module, points: list[dict[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in the result that is measured, and the files beside it."""
+    in_integers = quantized.measure(job, compact, timed=config["latency"])
     metrics = {stage: job.metrics[stage] for stage in STAGES if stage in job.metrics}
     _mark_seen_validation(job, metrics)
     dense_cost, final_cost = job.dense.cost, job.count(compact)
@@ -148,6 +150,7 @@ def _measurements(
         "speedup_macs": dense["macs"] / max(1, final["macs"]),
         "per_layer": per_layer,
     }
+    costs |= in_integers.pop("cost", {})
     if job.base is not job.dense:
         # the net that was pruned is another one than the net it is compared with
         costs["base"] = {"macs": job.base.cost.macs, "params": job.base.cost.params, "model": job.base.settings}
@@ -169,6 +172,7 @@ def _measurements(
         **({"points": points} if points else {}),
         "cost": costs,
         "latency": times,
+        **in_integers,
         "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
@@ -226,5 +230,5 @@ def _write_files(job: Job, compact: nn.Module) -> None:
 def _files(folder: Path) -> list[str]:
     """What belongs to the result beside it."""
     net = (*(f"{package.FOLDER}/{name}" for name in package.FILES), card.NAME)
-    names = ["config.yaml", "metrics.csv", "predictions.npz", *net]
+    names = ["config.yaml", "metrics.csv", "predictions.npz", *net, *quantized.FILES]
     return [name for name in names if (folder / name).exists()]

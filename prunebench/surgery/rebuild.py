@@ -2,16 +2,19 @@
 
 A layer of a method that stays in the final net (gates, Gaussian weights, factors) offers ``config()``: the keyword
 arguments of its class as plain data, so that ``type(layer)(**layer.config())`` has the same tensors in the same shapes.
+One that holds the net's own layer (:class:`prunebench.layers.around.Around`) is put around the one that is there.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from prunebench.config.named import build
+from prunebench.layers.around import Around
 from prunebench.surgery.replace import replace
 
 Table = Mapping[str, Mapping[str, Any]]
@@ -41,7 +44,12 @@ def rebuild(net: nn.Module, table: Table, *, trust: bool = False) -> nn.Module:
     """
     if not table:
         return net
-    return replace(net, {path: _layer(path, row["target"], row["arguments"], trust) for path, row in table.items()})
+    made = {path: _layer(path, row["target"], row["arguments"], trust) for path, row in table.items()}
+    found = replace(net, made)
+    for path, layer in made.items():
+        if isinstance(layer, Around):
+            layer.around(copy.deepcopy(net.get_submodule(path)))
+    return found
 
 
 def _layer(path: str, target: str, arguments: Mapping[str, Any], trust: bool) -> nn.Module:

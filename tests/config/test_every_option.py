@@ -60,6 +60,7 @@ GROUPS: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, An
     "model": (alone, lambda settings: build("model", settings)),
     "dataset": (alone, lambda settings: build("dataset", settings)),
     "ood": (foreign, lambda settings: build("ood", settings)),
+    "quantize": (composed("quantize"), lambda settings: build("quantize", settings)),
     "schedule": (composed("schedule"), lambda settings: build_phases(settings["phases"])),
     "trainer": (composed("trainer"), trainer_settings),
 }

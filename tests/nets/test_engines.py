@@ -13,7 +13,7 @@ from prunebench.budget import choose
 from prunebench.errors import UserError
 from prunebench.measure.layer_times import LayerTimes
 from prunebench.models.resnet_cifar import resnet20
-from prunebench.nets.engines import runner, to_onnx
+from prunebench.nets.engines import runner, traced_onnx
 from prunebench.nets.net_timing import NetTiming
 from prunebench.run import speed
 from prunebench.surgery.graph import ChannelGraph
@@ -35,7 +35,7 @@ def test_a_cut_net_runs_in_onnxruntime(coupling: str) -> None:
     x = torch.randn(5, 3, 16, 16)
     with torch.no_grad():
         assert torch.allclose(runner("onnxruntime", small, example)(x), small(x), atol=1e-4)
-    kinds = collections.Counter(node.op_type for node in onnx.load_from_string(to_onnx(small, example)).graph.node)
+    kinds = collections.Counter(node.op_type for node in onnx.load_from_string(traced_onnx(small, example)).graph.node)
     assert kinds["ScatterElements"] == 0  # slow in every runtime
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.layers.around import Around
 from prunebench.surgery.rebuild import describe, rebuild
 
 
@@ -60,3 +61,26 @@ def test_only_layers_of_this_package_are_called_without_trust() -> None:
         rebuild(dense(), {"0": {"target": "os.system", "arguments": {"command": "true"}}})
     with pytest.raises(UserError, match=r"Scaled is not called for layers\.0.*give trust=True"):
         rebuild(dense(), describe(nn.Sequential(Scaled(in_features=4, out_features=2, temperature=0.5))))
+
+
+class Doubled(Around):
+    """Twice what the layer in its place computes."""
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_that_holds_the_net_s_own_is_put_around_it() -> None:
+    net = dense()
+    net[0] = Doubled().around(net[0])
+    table = describe(net)
+    assert table["0"]["arguments"] == {}  # what is inside comes from the net
+    fresh = dense()
+    again = rebuild(fresh, table, trust=True)
+    assert isinstance(fresh[0], nn.Linear)  # stays as it is
+    again.load_state_dict(net.state_dict())
+    x = torch.randn(5, 4)
+    assert torch.equal(again(x), net(x))

@@ -1,0 +1,129 @@
+"""quantize=int8: the exported nets of any run in integers, measured like any stage, kept and measured again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunebench.cli.help import help_text
+from prunebench.config.identity import run_folder
+from prunebench.core.result import is_complete, summary
+from prunebench.disk.seal import file_sha256
+from prunebench.errors import UserError
+from prunebench.nets.quantize import Integers, StaticInt8
+from prunebench.report.record import Pool, from_result
+from prunebench.run import assemble, quantized
+from prunebench.run.reevaluate import reevaluate
+from tests.kit import SHORT, configure, run
+
+NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
+INT8 = (*SHORT, *NET, "method=l1norm", "schedule=finetune", "quantize=int8", "quantize.samples=64")
+FILES = ["dense_float32.onnx", "dense_int8.onnx", "final_float32.onnx", "final_int8.onnx"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    return run(tmp_path_factory.mktemp("outputs"), *INT8, "latency=true")
+
+
+def test_both_nets_are_measured_on_the_files_of_integers(finished: tuple[dict[str, Any], Path]) -> None:
+    result, folder = finished
+    for net, stage in (("dense", "dense_quantized"), ("final", "quantized")):
+        measured, plain = result["metrics"][stage], result["metrics"][net]
+        assert measured["num_samples"] == plain["num_samples"] == 360
+        assert measured["nll"] != plain["nll"] and abs(measured["accuracy"] - plain["accuracy"]) < 0.05
+        assert measured.keys() == plain.keys()
+        costs = result["cost"][stage]
+        assert costs["file_bytes"] == (folder / "export" / f"{net}_int8.onnx").stat().st_size
+        assert costs["float32_file_bytes"] == (folder / "export" / f"{net}_float32.onnx").stat().st_size
+        assert costs["layers_float"] == 0 and costs["layers_int8"] == 8 and costs["executed_quantised"] is True
+    assert result["guarantee"]["test_evaluations"] == len(result["metrics"])
+    times = result["quantized"]["latency"]
+    for name in (f"{net}_{engine}" for net in ("dense", "final") for engine in ("torch", "onnxruntime", "int8")):
+        assert times[name]["batch_1_ms"] > 0 and times[name]["batch_64_repetitions"] >= 9
+    assert dict(summary(result))["test accuracy %"][-1] == f"{100 * result['metrics']['quantized']['accuracy']:.2f}"
+    numbers = from_result(result, folder, "here", Pool()).numbers
+    assert numbers["quantized.file_bytes"] == result["cost"]["quantized"]["file_bytes"]
+
+
+def test_the_files_belong_to_the_result(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    result, folder = finished
+    for name in FILES:
+        assert result["files"][f"export/{name}"] == file_sha256(folder / "export" / name)
+    again = {item.name: item for item in reevaluate(folder, trust=True)}
+    assert {"quantized.accuracy", "dense_quantized.nll", "quantized.file_bytes"} <= again.keys()
+    assert all(item.same for item in again.values())
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    shutil.copy(copy / "export" / "dense_int8.onnx", copy / "export" / "final_int8.onnx")
+    assert not is_complete(copy)
+    with pytest.raises(UserError, match=r"final_int8\.onnx is missing or not the file that was measured"):
+        reevaluate(copy, trust=True)
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_files(
+    finished: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, folder = finished
+    original, calls = StaticInt8.quantise, []
+
+    def stop_at_the_third(self: StaticInt8, *args: Any) -> Integers:
+        calls.append(1)
+        if len(calls) == 3:  # the check, the dense net, the final net
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(StaticInt8, "quantise", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, *INT8)
+    resumed, again = run(tmp_path, *INT8)
+    assert len(calls) == 5  # the check again, and the final net: the dense one is kept
+    assert {name: file_sha256(again / "export" / name) for name in FILES} == {
+        name: file_sha256(folder / "export" / name) for name in FILES
+    }
+    for stage in ("quantized", "dense_quantized"):
+        assert resumed["metrics"][stage] == result["metrics"][stage]
+    assert "quantized" not in resumed  # latency=false
+
+
+def test_a_net_that_cannot_be_exported_in_the_end_is_said_and_nothing_else_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StaticInt8.quantise
+
+    def only_the_check(self: StaticInt8, net: Any, pictures: Any) -> Integers:
+        if len(pictures[0]) > 2:
+            raise UserError("export: no")
+        return original(self, net, pictures)
+
+    monkeypatch.setattr(StaticInt8, "quantise", only_the_check)
+    words = ("method=none", "schedule=simultaneous", "quantize=int8", "quantize.samples=64")
+    result, _ = run(tmp_path, *SHORT, *NET, *words)
+    assert result["status"] == "complete" and "quantized" not in result["metrics"]
+    assert "the final net is not measured in integers: export: no" in result["warnings"]
+
+
+def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
+    config, _ = configure(tmp_path, *INT8, "quantize.samples=2000")
+    job, _ = assemble.build(config, tmp_path)
+    with pytest.raises(UserError, match=r"quantize\.samples must be at most the 437 training pictures"):
+        quantized.check(job)
+    config, _ = configure(tmp_path, "model=sru_tiny", "quantize=int8")
+    with pytest.raises(UserError, match="quantize exports nets for pictures, and dataset=bytes has none"):
+        assemble.make_integers(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_it_keeps_its_folder(tmp_path: Path) -> None:
+    without, _ = configure(tmp_path)
+    withit, _ = configure(tmp_path, "quantize=int8")
+    assert without.get("quantize") is None
+    assert run_folder(without) != run_folder(withit)
+    jobs = [assemble.build(config, tmp_path)[0] for config in (without, withit)]
+    assert len({job.dense_folder(job.phases[0]) for job in jobs}) == 1
+
+
+def test_help_names_it() -> None:
+    assert "quantize=" in help_text() and "quantize=int8" in help_text()
