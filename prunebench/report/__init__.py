@@ -15,6 +15,7 @@ from prunebench.report import (
     contests,
     details,
     figures,
+    flat,
     guarantees,
     kept_widths,
     leagues,
@@ -144,8 +145,7 @@ def _write_tables(
     made += [support.table(grouped), guarantees.table(grouped), kept_widths.table(grouped, collection)]
     made += [papers.overview(views), papers.rows_run(views)[0]]
     made += [table for view in views for table, _ in view.tables]
-    # thousands of lines with all numbers: for programs, not for readers
-    written = tables.write(summaries.runs(collection.records), folder, [".csv"])
+    written = [flat.write_runs(collection.records, folder)]
     for done, table in enumerate(made, 1):
         written += tables.write(table, folder) if table.rows else []
         advance("writing tables", done, len(made))

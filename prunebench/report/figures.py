@@ -71,6 +71,7 @@ def write_figures(
             stem += f"-{done}"  # two names that differ only in what a file name can't hold
         for suffix in (".png", ".pdf"):
             paths.append(folder / f"{stem}{suffix}")
+            figure.set_layout_engine("none" if suffix == ".pdf" else "constrained")  # found once: it takes seconds
             # a fixed date keeps the file the same when nothing has changed
             metadata = {"CreationDate": None} if suffix == ".pdf" else None
             figure.savefig(paths[-1], dpi=150, metadata=metadata)
