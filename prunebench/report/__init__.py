@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,7 +73,7 @@ def build(
     source = " and ".join(str(place) for place in (runs, published) if place is not None)
 
     def attempt(records: Sequence[Record], folder: Path, tell: Callable[[str, int, int], None]) -> Report:
-        found = Collection(list(records), list(collection.left_out), collection.pool)
+        found = replace(collection, records=list(records), left_out=list(collection.left_out))
         return _write(found, source, folder, rows, pictures, tell)
 
     try:
@@ -128,6 +128,7 @@ def _write(
         families=tested,
         untested=untested,
         source=source,
+        written={path.stem for path in written if path.suffix == ".md"},
     )
     _remove_stale(out, [path, *written, *drawn])
     return Report(collection, path, written, drawn, undrawn)
