@@ -23,6 +23,7 @@ function restore(text) {
   for (const [name] of FILTERS) state.picked[name] = among(name, FILTER_VALUES.get(name).map(String), "");
   state.search = query.get("search") ?? "";
   state.on = query.get("on") ?? "";
+  onBoard.current = "";
   const ordered = (columns) => columns.flatMap(({ key }) => [key, `-${key}`]);
   state.sort = among("sort", ordered([NAME, ...BOARD]), null);
   state.columns = query.has("columns") ? query.get("columns").split(",").filter((key) => BOARD.some((column) => column.key === key)) : null;

@@ -19,7 +19,9 @@ function subjects(items) {
 function onBoard(list) {
   const items = averaged(list);
   const found = subjects(items);
-  const name = state.on === ALL || found.some(([other]) => other === state.on) ? state.on : found[0]?.[0] ?? ALL;
+  const known = (other) => other === ALL || found.some(([subject]) => subject === other);
+  // what was shown stays as long as a filter leaves something of it
+  const name = [state.on, onBoard.current].find((other) => other && known(other)) ?? found[0]?.[0] ?? ALL;
   return { name, found, items: name === ALL ? items : items.filter(({ first }) => subjectName(first) === name) };
 }
 
