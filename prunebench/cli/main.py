@@ -21,8 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m prunebench``; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(help_text())
-        return 0
+        return _help(arguments)
     if "--version" in arguments:
         from prunebench import __version__
 
@@ -134,6 +133,17 @@ def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any
     from prunebench.run import runner
 
     return runner.execute(config, text, folder)
+
+
+def _help(arguments: list[str]) -> int:
+    from prunebench.cli.explain import asked, explain
+
+    try:
+        print("\n\n".join(explain(*option) for option in asked(arguments)) or help_text())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _start_logging() -> None:

@@ -228,11 +228,8 @@ def test_what_is_shown_is_copied_with_the_chosen_columns_and_the_best_in_bold(pa
     assert heading == "Method & Schedule & Setting & Accuracy \\% & MACs $-$\\% & $\\Delta$ dense & Nets \\\\"
     body = [line for line in latex if line.endswith("\\\\") and line != heading]
     assert len(body) == 30
-    best = max(
-        float(numbers([line.split(" & ")[3].replace("\\textbf{", "").rstrip("}")])[0])
-        for line in body
-        if "pm" not in line
-    )
+    cells = [line.split(" & ")[3].removeprefix("\\textbf{").rstrip("}") for line in body]
+    best = max(numbers([cell for cell in cells if "pm" not in cell]))
     assert [f"\\textbf{{{best:.2f}}}" in line for line in body] == [True, *[False] * 29]
     assert markdown[0] == "| Method | Schedule | Setting | Accuracy % | MACs −% | Δ dense | Nets |"
     assert markdown[2].split(" | ")[3] == f"**{best:.2f}**"

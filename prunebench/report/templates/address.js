@@ -4,7 +4,7 @@ function queryOf() {
   const add = (name, value) => { if (value) query.set(name, value); };
   for (const [name] of FILTERS) add(name, state.picked[name]);
   add("search", state.search);
-  add("on", state.on);
+  add("on", state.on || (onBoard.current === onBoard.first ? "" : onBoard.current));
   add("sort", state.sort);
   if (state.columns) query.set("columns", state.columns.join(","));
   add("x", state.x === "macs" ? "" : state.x);

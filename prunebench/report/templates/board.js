@@ -49,6 +49,7 @@ const NAME = { key: "method", title: "Method", value: ({ first }) => first.metho
 function drawBoard(list) {
   const { name, found, items } = onBoard(list);
   onBoard.current = name;
+  onBoard.first = found[0]?.[0] ?? ALL;
   const select = $("#on");
   select.replaceChildren(...found.map(([other, members]) => el("option", { value: other }, `${other} (${members.length})`)),
     ...(found.length === 1 ? [] : [el("option", { value: ALL }, `all nets and data sets (${whole(found.reduce((sum, [, members]) => sum + members.length, 0))})`)]));
