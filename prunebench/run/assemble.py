@@ -115,7 +115,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,
         name=folder.parent.parent.name,
-        logger=config["logger"],
+        logger={**config["logger"], "config": _for_loggers(config)},
     )
     net = dense.fresh("init")
     pretrained = config["model"].get("pretrained")
@@ -129,6 +129,11 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
     job.pretrained = True
     job.pretrained_from = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
     return job, net
+
+
+def _for_loggers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's configuration without the places of this machine."""
+    return {key: value for key, value in config.items() if key not in ("logger", "paths")}
 
 
 def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:

@@ -32,6 +32,8 @@ class History(pl.Callback):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         seconds = time.perf_counter() - self._started
         self.records.append({"epoch": trainer.current_epoch, "lr": self._lr, "seconds": seconds, **metrics})
+        for logger in trainer.loggers:  # it is no metric of the net, so Lightning does not log it
+            logger.log_metrics({"lr": self._lr, "epoch": trainer.current_epoch}, trainer.global_step)
         assert isinstance(pl_module, Lit)
         pl_module.follow(self.records)  # before the checkpoint, which holds the next epoch's rate
 
