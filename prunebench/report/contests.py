@@ -93,6 +93,7 @@ def matrices(found: Sequence[Family]) -> list[dict[str, Any]]:
         made.append(
             {
                 "title": f"{family.model} on {family.dataset}, {family.schedule}",
+                "base": f"from the weights {family.checkpoint[:8]}" if family.checkpoint else "",
                 "pairs": len(pairs),
                 "decided": sum(pair.decided for pair in pairs),
                 "budgets": [_matrix(budget) for budget in family.budgets],

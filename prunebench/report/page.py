@@ -27,8 +27,8 @@ from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
 
-MAX_GUARANTEES = 300
-"""So many lines of that table are on the page; all of them are in the files."""
+MAX_LINES = 100
+"""So many lines of the tables of guarantees and of pairs are on the page; all of them are in the files."""
 SCRIPTS = ("base", "runs", "plots", "board", "shares", "detail", "address", "main")
 DIGITS = 6
 """Significant ones of a number on the page: more than any cell shows."""
@@ -88,7 +88,7 @@ def write_page(
         untested=untested,
         checks=support.table(groups) if groups else None,
         guarantees=guarantees.table(groups),
-        max_guarantees=MAX_GUARANTEES,
+        max_lines=MAX_LINES,
         left_out=collection.left_out,
     )
     write_text(path, content)

@@ -64,7 +64,6 @@ $$("table.sortable").forEach(sortStatic);
 if ($("#paper-search")) {
   $("#paper-search").addEventListener("input", filterPapers);
   $("#paper-state").addEventListener("change", filterPapers);
-  filterPapers();
 }
 $("#close").addEventListener("click", () => $("#detail").close());
 $("#detail").addEventListener("click", (event) => { if (event.target === $("#detail")) $("#detail").close(); });

@@ -168,7 +168,7 @@ function failure(run) {
   const open = async () => { await unfold(); trace.textContent = run.more.traceback || "No traceback was recorded."; };
   return el("details", { class: "failure", toggle: open }, el("summary", {}, chip("failed"), " ", el("b", {}, run.method), run.label ? ` ${run.label}` : "",
     el("span", { class: "muted" }, ` · ${run.model} on ${run.dataset}, ${run.schedule}, seed ${run.seed}`), el("span", { class: "said" }, said[0])),
-  el("pre", {}, run.error), trace, el("p", {}, el("a", { href: link(run) }, "the run")));
+  said.length > 1 ? el("pre", {}, run.error) : null, trace, el("p", {}, el("a", { href: link(run) }, "the run")));
 }
 
 function changed() {
