@@ -1,6 +1,6 @@
 """Neural-network pruning: methods, their papers' rows as data, and one bench for all.
 
-``prunebench.load(folder)`` gives the net of a finished run.
+``prunebench.load(folder)`` gives the net of a finished run, ``prunebench.results(folder)`` all runs as a table.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunebench.nets.package import load as load
+    from prunebench.report.flat import results as results
 
     __version__: str
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "results"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from prunebench.nets.package import load
 
         return load
+    if name == "results":
+        from prunebench.report.flat import results
+
+        return results
     if name == "__version__":
         from importlib.metadata import version
 

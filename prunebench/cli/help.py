@@ -48,6 +48,7 @@ def help_text() -> str:
         "  python -m prunebench [group=option ...] [key.path=value ...]        one run",
         "  python -m prunebench -m key=a,b,c ...                               a sweep over all combinations",
         "  python -m prunebench ... --cfg job --resolve                        print the configuration, run nothing",
+        "  python -m prunebench --help method=fpgm                             one option in full: keys, paper, rows",
         "",
     ]
     for group in GROUPS:

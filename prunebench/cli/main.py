@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m prunebench``; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(help_text())
-        return 0
+        return _help(arguments)
     if "--version" in arguments:
         from prunebench import __version__
 
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from prunebench.cli.mistakes import explain, refuse_flags
-    from prunebench.cli.sweeps import composable
+    from prunebench.cli.sweeps import composable, sweeping
     from prunebench.config import recipes
     from prunebench.rows import register
 
@@ -46,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes.register()
         register(arguments)
         sys.argv = [sys.argv[0], *composable(arguments)]
-        hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
+        with sweeping(sys.argv[1:]):
+            hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
     except (UserError, _Refused) as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
@@ -84,11 +83,12 @@ def run(cfg: Any) -> Any:
     from hydra.types import RunMode
 
     from prunebench.cli.closing import show
+    from prunebench.cli.progress import BRIEF
     from prunebench.cli.resolve import resolve
-    from prunebench.cli.sweeps import applicable, as_given, objective, own_folder
+    from prunebench.cli.sweeps import applicable, as_given, objective, one_of_many, own_folder
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
-    from prunebench.run.sweep_record import forget_missing_data, job_environment
+    from prunebench.run.sweep_record import forget_missing_data
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     overrides = as_given(HydraConfig.get().overrides.task)
@@ -98,22 +98,16 @@ def run(cfg: Any) -> Any:
     config = identified(config)
     forget_missing_data(config)
     folder = run_folder(config)
+    if several:
+        return objective(one_of_many(overrides, left_out, config, folder))
     if is_complete(folder):
         print(f"already complete: {folder}")
         show(read_result(folder))
-        return objective(read_result(folder)) if several else None
-    if several:
-        # a process per run: no environment, seed, thread or memory leaks from one row into the next
-        print(f"\n== {' '.join(overrides)}", flush=True)
-        for word in left_out:
-            print(f"{word} is left out: no such key here", flush=True)
-        command = [sys.executable, "-m", "prunebench", *overrides, *own_folder()]
-        if subprocess.run(command, env=job_environment()).returncode:
-            raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
-        return objective(read_result(folder))
+        return None
     result = execute(config, text, folder)
-    print(f"\n{folder / 'result.json'}")
-    show(result)
+    if not os.environ.get(BRIEF):
+        print(f"\n{folder / 'result.json'}")
+        show(result)
     return None
 
 
@@ -136,10 +130,23 @@ def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any
     return runner.execute(config, text, folder)
 
 
+def _help(arguments: list[str]) -> int:
+    from prunebench.cli.explain import asked, explain
+
+    try:
+        print("\n\n".join(explain(*option) for option in asked(arguments)) or help_text())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _start_logging() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
+        if os.environ.get("PRUNEBENCH_BRIEF"):
+            handler.setLevel(logging.WARNING)
         log.addHandler(handler)

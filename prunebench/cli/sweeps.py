@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -106,6 +111,70 @@ def own_folder() -> list[str]:
 
     sources = HydraConfig.get().runtime.config_sources
     return [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+
+
+@contextlib.contextmanager
+def sweeping(arguments: Sequence[str]) -> Iterator[None]:
+    """Around a whole command: where it is a sweep, its jobs are counted, and the closing table comes at the end."""
+    if not {"-m", "--multirun"} & set(arguments):
+        yield
+        return
+    from prunebench.cli import progress
+
+    _PLAN[:] = [progress.plan(arguments)]
+    with progress.sweep():
+        yield
+
+
+_PLAN: list[tuple[int | None, set[str]]] = [(None, set())]
+"""Of the sweep in progress; a launcher's other processes know nothing of it."""
+_STARTED: list[float] = []
+"""When each job that this process has run was started."""
+
+
+def one_of_many(
+    overrides: Sequence[str], left_out: Sequence[str], config: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Run a job of a sweep in a process of its own, if it is not complete, and say so in three lines; its result.
+
+    A process per run: no environment, seed, thread or memory leaks from one row into the next.
+
+    Args:
+        overrides: of the job. ``left_out``: those that have no key in it.
+        config: resolved. ``folder``: of the run.
+
+    Raises:
+        UserError: the job failed.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from prunebench.cli import progress, worker
+    from prunebench.core.result import is_complete, read_result
+    from prunebench.run.sweep_record import job_environment
+
+    number, (total, keys) = int(HydraConfig.get().job.num), _PLAN[0]
+    trained = len(_STARTED)
+    differing = [word for word in overrides if _key(word) in keys] or overrides
+    progress.begin(number, total, differing, started=_STARTED[0] if trained else 0.0, trained=trained)
+    for word in left_out:
+        print(f"{word} is left out: no such key here", flush=True)
+    if is_complete(folder):
+        result = read_result(folder)
+        progress.end(folder, result, again=True)
+        return result
+    _STARTED.append(time.monotonic())
+    words, environment = [*overrides, *own_folder()], {**job_environment(), progress.BRIEF: "1"}
+    if worker.fits(config["trainer"]):
+        code = worker.run(words, environment)
+    else:
+        code = subprocess.run([sys.executable, "-m", "prunebench", *words], env=environment).returncode
+    if code:
+        progress.note(folder)
+        print(f"  failed, see {folder}", flush=True)
+        raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
+    result = read_result(folder)
+    progress.end(folder, result)
+    return result
 
 
 def objective(result: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ Everything is a fraction, an interval is ``(low, high)``, at 95 % unless a level
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,8 +116,13 @@ def mean_of_seeds(values: Sequence[float]) -> Mean:
     if len(values) < 2:
         raise UserError(f"mean_of_seeds: needs at least 2 values for a standard deviation, got {len(values)}")
     sd = float(np.std(values, ddof=1))
-    t = float(stats.t.ppf(1 - (1 - LEVEL) / 2, len(values) - 1))
-    return Mean(float(np.mean(values)), sd, t * sd / math.sqrt(len(values)))
+    return Mean(float(np.mean(values)), sd, _t_quantile(len(values) - 1) * sd / math.sqrt(len(values)))
+
+
+@functools.cache
+def _t_quantile(freedom: int) -> float:
+    """Of Student's two-sided interval; asked for once per table cell."""
+    return float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom))
 
 
 def _check_counts(k: int, n: int) -> None:

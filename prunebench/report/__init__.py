@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +15,7 @@ from prunebench.report import (
     contests,
     details,
     figures,
+    flat,
     guarantees,
     kept_widths,
     leagues,
@@ -72,7 +73,7 @@ def build(
     source = " and ".join(str(place) for place in (runs, published) if place is not None)
 
     def attempt(records: Sequence[Record], folder: Path, tell: Callable[[str, int, int], None]) -> Report:
-        found = Collection(list(records), list(collection.left_out), collection.pool)
+        found = replace(collection, records=list(records), left_out=list(collection.left_out))
         return _write(found, source, folder, rows, pictures, tell)
 
     try:
@@ -127,6 +128,7 @@ def _write(
         families=tested,
         untested=untested,
         source=source,
+        written={path.stem for path in written if path.suffix == ".md"},
     )
     _remove_stale(out, [path, *written, *drawn])
     return Report(collection, path, written, drawn, undrawn)
@@ -144,8 +146,7 @@ def _write_tables(
     made += [support.table(grouped), guarantees.table(grouped), kept_widths.table(grouped, collection)]
     made += [papers.overview(views), papers.rows_run(views)[0]]
     made += [table for view in views for table, _ in view.tables]
-    # thousands of lines with all numbers: for programs, not for readers
-    written = tables.write(summaries.runs(collection.records), folder, [".csv"])
+    written = [flat.write_runs(collection.records, folder)]
     for done, table in enumerate(made, 1):
         written += tables.write(table, folder) if table.rows else []
         advance("writing tables", done, len(made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,11 @@ from prunebench.errors import UserError
 from prunebench.report.record import Pool, Record, from_result
 from prunebench.report.schema import MAX_BYTES
 
+CONFIG, LOG = "config.yaml", "log.txt"
+"""What a run writes before its result."""
+LOG_END = 4096
+"""Bytes of a log in which its last line is looked for."""
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -23,38 +29,74 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run without a result: it runs, or was interrupted.
+
+    Attributes:
+        place: below the folder of all runs. ``written``: when its log was last written. ``said``: the log's last line.
+    """
+
+    place: str
+    written: str
+    said: str
+
+
+@dataclass(frozen=True)
 class Collection:
     """All runs of a report, in the order method, model, dataset, schedule, MACs removed, id, seed.
 
     Attributes:
         left_out: unreadable, foreign and repeated results. A run of the user's that is published too is neither.
+        unfinished: one's own runs without a result.
         pool: values that the records' ``facts`` name by number.
     """
 
     records: list[Record] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
     pool: Pool = field(default_factory=Pool)
 
 
 def find(runs: Path) -> list[Path]:
     """Folders below ``runs`` that hold a result, sorted; hidden folders are passed over, links are followed once."""
+    return [folder for folder, ended in _found(runs) if ended]
+
+
+def _found(runs: Path) -> list[tuple[Path, bool]]:
+    """Run folders below ``runs``, sorted, and whether they hold a result."""
     return sorted(_walk(runs, {os.path.realpath(runs)}))
 
 
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[str]) -> Iterator[tuple[Path, bool]]:
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return  # a folder without permission holds nothing for this reader
-    if any(entry.name == FILE for entry in listed):
-        yield folder
+    names = {entry.name for entry in listed}
+    if FILE in names or {CONFIG, LOG} <= names:
+        yield folder, FILE in names
         return  # a run folder holds no other runs
     for entry in listed:
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
         real = os.path.realpath(entry.path)
-        if not entry.name.startswith(".") and entry.is_dir() and real not in seen:
+        if real not in seen:
             seen.add(real)
             yield from _walk(Path(entry.path), seen)
+
+
+def _unfinished(folder: Path, place: str) -> Unfinished:
+    """What the log of the run says last; the log is a stranger's file, of which no more than its end is read."""
+    try:
+        with (folder / LOG).open("rb") as file:
+            written = datetime.datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, datetime.UTC)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
+            lines = file.read(LOG_END).decode(errors="replace").split("\n")
+    except OSError as error:
+        return Unfinished(place, "", f"the log cannot be read ({error.strerror})")
+    said = next((line for line in reversed(lines) if line.strip()), "")
+    return Unfinished(place, written.strftime("%Y-%m-%d %H:%M UTC"), said[:300])
 
 
 def collect(
@@ -75,10 +117,13 @@ def collect(
     """
     collection = Collection()
     found: dict[str, Record] = {}
-    folders = [(folder, root) for root in (published, runs) if root is not None for folder in find(_folder(root))]
-    for done, (folder, root) in enumerate(folders, 1):
+    folders = [(root, *found) for root in (published, runs) if root is not None for found in _found(_folder(root))]
+    for done, (root, folder, ended) in enumerate(folders, 1):
         place = _plain(folder.relative_to(root).as_posix())
         vouched = root is published
+        if not ended:
+            collection.unfinished.append(_unfinished(folder, place))
+            continue
         if vouched:
             place = f"published/{place}"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prunebench.measure.metrics import ACCURACY, NOTHING
 from prunebench.report.configurations import CLAIM_SEEDS
@@ -82,6 +83,57 @@ def _claim(pair: Pair) -> str:
         f"{ahead.name} is better than {behind.name} by {100 * abs(pair.difference):.2f} points "
         f"(McNemar, p after Holm {p_value(pair.p_holm)}, {pair.nets} nets of each)"
     )
+
+
+def matrices(found: Sequence[Family]) -> list[dict[str, Any]]:
+    """For the page: of each family its budgets, each with all methods against all, the best by mean accuracy first."""
+    made = []
+    for family in found:
+        pairs = [pair for budget in family.budgets for pair in budget.pairs]
+        made.append(
+            {
+                "title": f"{family.model} on {family.dataset}, {family.schedule}",
+                "base": f"from the weights {family.checkpoint[:8]}" if family.checkpoint else "",
+                "pairs": len(pairs),
+                "decided": sum(pair.decided for pair in pairs),
+                "budgets": [_matrix(budget) for budget in family.budgets],
+            }
+        )
+    return made
+
+
+def _matrix(budget: Budget) -> dict[str, Any]:
+    groups = [rank.group for rank in budget.ranks]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for pair in budget.pairs:
+        for sign, one, other in ((1, pair.first, pair.second), (-1, pair.second, pair.first)):
+            cells[one.id, other.id] = _against(pair, sign)
+    empty = {"text": "", "look": "", "note": ""}
+    names = [group.first.method for group in groups]
+    rows = [(one.first.method, [cells.get((one.id, other.id), empty) for other in groups]) for one in groups]
+    low, high = (f"{100 * rate:.0f}" for rate in (budget.low, budget.high))
+    return {
+        "title": f"{low if low == high else f'{low} to {high}'} % of the MACs removed",
+        "names": names,
+        "rows": rows,
+    }
+
+
+def _against(pair: Pair, sign: int) -> dict[str, str]:
+    """Cell of the method whose difference is ``sign`` times that of the pair."""
+    difference, (b, c) = sign * pair.difference, (pair.b, pair.c)[::sign]
+    look = ("ahead" if difference > 0 else "behind") if pair.decided else ""
+    verdict = "decided" if pair.decided else f"open: {pair.open_because}"
+    note = f"{verdict}; p after Holm {p_value(pair.p_holm)}, {_nets(pair.nets)} of each; seed {pair.seed}: "
+    note += f"{b} examples right only here, {c} only there"
+    return {"text": f"{signed(100 * difference)} {_MARKS[look]}", "look": look, "note": note}
+
+
+_MARKS = {"ahead": "▲", "behind": "▼", "": "○"}
+
+
+def _nets(count: int) -> str:
+    return f"{count} net{'' if count == 1 else 's'}"
 
 
 def ranks(found: Sequence[Family]) -> Table:

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from prunebench.config.ranges import Range
 from prunebench.core.result import masked_share
 from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, OWN, Metric, Shown, in_order, is_number
 from prunebench.measure.stages import STAGES
 from prunebench.report import untrusted
 
-_READ: Mapping[str, list[Metric]] = {
-    place: [metric for metric in METRICS.values() if metric.place == place and metric.shown != "result"]
+
+class _Sought(NamedTuple):
+    """A metric and where it lies in its place: in a group or not, and what it can be."""
+
+    metric: Metric
+    group: str
+    name: str
+    possible: Range
+
+
+_READ: Mapping[str, list[_Sought]] = {
+    place: [
+        _Sought(metric, *metric.key.rpartition(".")[::2], metric.possible)
+        for metric in METRICS.values()
+        if metric.place == place and metric.shown != "result"
+    ]
     for place in ("metrics", "cost", "latency")
 }
 
@@ -32,12 +47,16 @@ def numbers_of(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         for stage in STAGES.values():
             if place == "metrics" or stage.costed:
                 path = f"{place}.{stage.name}"
+                if source.get(stage.name) is None:
+                    continue
                 values = untrusted.mapping(source, path, optional=True)
-                found = [(metric.key, _value(values, metric, path)) for metric in metrics if metric.staged]
+                found = (
+                    (sought.metric.key, _value(values, sought, path)) for sought in metrics if sought.metric.staged
+                )
                 yield from ((f"{stage.name}.{key}", value) for key, value in found if value is not None)
                 own = _own(values, path) if place == "metrics" else ()
                 yield from ((f"{stage.name}.{key}", value) for key, value in own)
-        whole = [(metric.key, _value(source, metric, place)) for metric in metrics if not metric.staged]
+        whole = ((item.metric.key, _value(source, item, place)) for item in metrics if not item.metric.staged)
         yield from ((key, value) for key, value in whole if value is not None)
     yield from _single(result)
 
@@ -49,7 +68,8 @@ def points_of(result: Mapping[str, Any]) -> Iterator[Point]:
         for place in ("metrics", "cost"):
             path = f"points.{number}.{place}"
             values = untrusted.mapping(point, path, optional=True)
-            found = ((metric.key, _value(values, metric, path)) for metric in _READ[place] if metric.staged)
+            sought = (item for item in _READ[place] if item.metric.staged)
+            found = ((item.metric.key, _value(values, item, path)) for item in sought)
             numbers |= {key: value for key, value in found if value is not None}
             numbers |= dict(_own(values, path)) if place == "metrics" else {}
         name = point.get("name")
@@ -65,15 +85,17 @@ def metrics_of(found: Iterable[Mapping[str, float]], *shown: Shown) -> list[Metr
     return in_order((key for key in keys if key.startswith(f"{OWN}.")), *shown)
 
 
-def _value(values: Mapping[str, Any], metric: Metric, path: str) -> float | None:
-    """The value of ``metric`` in ``values``, which lie at ``path``."""
-    group, _, name = metric.key.rpartition(".")
+def _value(values: Mapping[str, Any], sought: _Sought, path: str) -> float | None:
+    """The value of a metric in the ``values``, which lie at ``path``."""
+    _, group, name, possible = sought
     if group:
+        if values.get(group) is None:
+            return None
         path = f"{path}.{group}"
         values = untrusted.mapping(values, path, optional=True)
     value = values.get(name)
-    if value is not None and untrusted.number(value, f"{path}.{name}") not in metric.possible:
-        raise UserError(f"{path}.{name} is {untrusted.short(value)}; it must be a number{metric.possible}")
+    if value is not None and untrusted.number(value, f"{path}.{name}") not in possible:
+        raise UserError(f"{path}.{name} is {untrusted.short(value)}; it must be a number{possible}")
     return value
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from prunebench.disk.atomic import write_text
 from prunebench.measure.metrics import CALIBRATION, METRICS, VALIDATION, Metric
 from prunebench.measure.stages import STAGES
 from prunebench.report import contests, details, guarantees, support
-from prunebench.report.collect import Collection, LeftOut
+from prunebench.report.collect import Collection
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.leagues import Family
 from prunebench.report.numbers import metrics_of
@@ -25,9 +27,11 @@ from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
 
-MAX_GUARANTEES = 300
-"""So many lines of that table are on the page; all of them are in the files."""
-SCRIPTS = ("base", "runs", "plots", "shares", "detail", "main")
+MAX_LINES = 100
+"""So many lines of the tables of guarantees and of pairs are on the page; all of them are in the files."""
+SCRIPTS = ("base", "runs", "plots", "board", "shares", "detail", "address", "main")
+DIGITS = 6
+"""Significant ones of a number on the page: more than any cell shows."""
 
 
 def write_page(
@@ -40,6 +44,7 @@ def write_page(
     families: Sequence[Family],
     untested: int,
     source: str,
+    written: AbstractSet[str],
 ) -> Path:
     """Write the page.
 
@@ -47,6 +52,7 @@ def write_page(
         drawn: what is drawn of single runs, see :func:`prunebench.report.details.details`.
         source: the folder of the runs as the reader knows it.
         untested: pairs of methods left untested because there are too many.
+        written: names of the tables beside the page, in ``tables/``.
     """
     templates = Environment(
         loader=PackageLoader("prunebench.report"),
@@ -56,24 +62,33 @@ def write_page(
         lstrip_blocks=True,
     )
     counts = totals(views)
+    pairs = [pair for family in families for budget in family.budgets for pair in budget.pairs]
     content = templates.get_template("page.html.j2").render(
         **_assets(templates),
-        data=Markup(embed(page_data(collection, groups, drawn))),
+        data=Markup(embed(page_data(collection, groups))),
+        folded=folded(collection, drawn),
         built=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         source=source,
-        tiles=_tiles(collection.records, groups, views, collection.left_out),
+        tiles=_tiles(collection, groups, views),
         papers=views,
         rows_run=rows_run(views),
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
         grids=contests.rank_grids(families),
-        claims=contests.claims(families),
+        matrices=contests.matrices(families),
+        num_pairs=len(pairs),
+        num_decided=sum(pair.decided for pair in pairs),
+        written=written,
+        num_rows=sum(len(view.paper.rows) for view in views),
+        num_variants=sum(len(view.lines) for view in views),
+        num_failed=sum(not record.measured for record in collection.records),
+        unfinished=collection.unfinished,
         claim_seeds=CLAIM_SEEDS,
         comparisons=contests.comparisons(families),
         refused=[text for family in families for text in family.refused],
         untested=untested,
         checks=support.table(groups) if groups else None,
         guarantees=guarantees.table(groups),
-        max_guarantees=MAX_GUARANTEES,
+        max_lines=MAX_LINES,
         left_out=collection.left_out,
     )
     write_text(path, content)
@@ -101,9 +116,9 @@ def embed(value: Any) -> str:
     return text
 
 
-def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """What the script draws: runs in rows, words and repeated values named by number."""
-    names = sorted({name for record in collection.records for name in record.numbers})
+def page_data(collection: Collection, groups: Sequence[Group]) -> dict[str, Any]:
+    """What tables and plots show: runs in rows, words and repeated values named by number."""
+    names = _names(collection.records, at_once=True)
     labels = {item.id: item.label for item in groups}
     words: dict[str, int] = {}
 
@@ -112,22 +127,30 @@ def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[st
 
     def line(r: Record) -> list[Any]:
         origin = "published" if r.published else "own"
-        terms = (r.status, r.method, r.model, r.dataset, r.schedule, r.row, labels.get(r.id), origin)
-        numbers = [_rounded(r.numbers.get(name)) for name in names]
-        head = [r.id, r.seed, *map(word, terms), r.place, r.started, r.error, word(r.machine), r.checkpoint]
-        return [*head, r.facts, r.kept, numbers]
+        terms = (
+            r.status,
+            r.method,
+            r.model,
+            r.dataset,
+            r.schedule,
+            r.row,
+            labels.get(r.id),
+            origin,
+            r.machine,
+            r.error,
+        )
+        return [r.id, r.seed, *map(word, terms), _numbers(r, names)]
 
     rows = [line(record) for record in collection.records]
     return {
         "names": names,
         "runs": rows,
         "words": list(words),
-        "pool": collection.pool.values,
         "metrics": list(map(_metric, _shown(collection.records))),
         "stages": [{"name": s.name, "label": s.label, "meaning": s.meaning} for s in STAGES.values()],
         "methods": sorted({record.method for record in collection.records}),
+        "repeats": {item.id: item.repeated for item in groups if item.repeated},
         "estimates": {item.id: _estimate(item) for item in groups if item.estimate("final.accuracy")},
-        "details": drawn,
         "points": {
             record.key: [
                 [point.name, {key: _rounded(value) for key, value in point.numbers.items()}, dict(point.settings)]
@@ -140,6 +163,47 @@ def page_data(collection: Collection, groups: Sequence[Group], drawn: Mapping[st
         "validation": VALIDATION,
         "limits": {"details": details.MAX_RUNS, "bins": details.NUM_BINS},
     }
+
+
+def folded(collection: Collection, drawn: Mapping[str, Any]) -> str:
+    """What only a single run shows, for all runs: JSON, compressed, in base64; the script unfolds it when it is needed.
+
+    The numbers of 20,000 runs would be two thirds of a page.
+    """
+    names = _names(collection.records, at_once=False)
+    rows = [
+        [r.place, r.started, r.checkpoint, r.traceback, r.facts, r.kept, _numbers(r, names)] for r in collection.records
+    ]
+    found = {"names": names, "runs": rows, "pool": collection.pool.values, "details": drawn}
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # without a time, so that the same results give the same page
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _names(records: Sequence[Record], *, at_once: bool) -> list[str]:
+    """Names of numbers: those that tables and plots show at once, or the others."""
+    found = sorted({name for record in records for name in record.numbers})
+    shown = [metric for metric in _shown(records) if metric.shown == "summary"]
+    keys = {metric.key for metric in shown if metric.staged} | {key.replace("_ms", "_spread_ms") for key in _TIMES}
+    sizes = {metric.key for metric in shown if metric.place == "cost"} | {*_TIMES, *(m.key for m in shown if m.better)}
+    whole = {metric.key for metric in shown if not metric.staged} | {"masked"}
+
+    def is_shown(name: str) -> bool:
+        stage, _, key = name.partition(".")
+        return name in whole or (stage == "final" and key in keys) or (stage == "dense" and key in sizes & keys)
+
+    return [name for name in found if is_shown(name) == at_once]
+
+
+_TIMES = tuple(metric.key for metric in METRICS.values() if metric.place == "latency" and metric.key.endswith("_ms"))
+
+
+def _numbers(record: Record, names: Sequence[str]) -> list[float | None]:
+    """The numbers ``names``, without the missing ones at the end."""
+    values = [_rounded(record.numbers.get(name)) for name in names]
+    while values and values[-1] is None:
+        values.pop()
+    return values
 
 
 def _shown(records: Sequence[Record]) -> list[Metric]:
@@ -177,10 +241,10 @@ def _estimate(item: Group) -> list[float | int | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits are more than any cell shows; whole numbers stay exact."""
+    """With :data:`DIGITS`; whole numbers stay exact."""
     if value is None or isinstance(value, int):
         return value
-    return float(f"{value:.6g}")
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
@@ -195,31 +259,37 @@ def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
     )
 
 
-def _tiles(
-    records: Sequence[Record], groups: Sequence[Group], views: Sequence[View], left_out: Sequence[LeftOut]
-) -> list[dict[str, str]]:
-    counts = totals(views)
+def _tiles(collection: Collection, groups: Sequence[Group], views: Sequence[View]) -> list[dict[str, str]]:
+    records = collection.records
     tiles: list[dict[str, str]] = []
-    if views:
-        total = sum(view.total for view in views)
-        tiles.append({"title": "Papers", "value": str(len(views)), "more": f"{total} rows"})
-        claims = sum(
-            line.state == "reproduced" and line.group is not None and len(line.group.records) >= CLAIM_SEEDS
-            for view in views
-            for line in view.lines
-        )
-        more = f"of {total}, {claims} with {CLAIM_SEEDS} seeds or more" if counts["reproduced"] else f"of {total}"
-        tiles.append({"title": "Rows reproduced", "value": str(counts["reproduced"]), "more": more})
-        words = {"changed": "with changed settings", "failed": "failed"}
-        more = ", ".join(f"+ {counts[state]} {text}" for state, text in words.items() if counts[state])
-        tiles.append({"title": "Rows run", "value": str(counts["reproduced"] + counts["run"]), "more": more})
-        more = f"+ {counts['quoted']} quoted"
-        tiles.append({"title": "Rows pending", "value": str(counts["pending"]), "more": more})
     published = sum(record.published for record in records)
     more = f"{len(groups):,} configurations" + (f", {published:,} runs published" if published else "")
     tiles.append({"title": "Runs", "value": f"{len(records):,}", "more": more})
     failed = sum(record.status == "failed" for record in records)
     missed = sum(record.status == "missed_target" for record in records)
-    tiles.append({"title": "Failed", "value": str(failed), "more": f"{missed} missed the target"})
-    tiles.append({"title": "Left out", "value": str(len(left_out)), "more": ""})
+    more = f"{missed} missed the target, {len(collection.unfinished)} unfinished"
+    tiles.append({"title": "Failed", "value": str(failed), "more": more})
+    if views:
+        tiles += _paper_tiles(views)
+    tiles.append({"title": "Left out", "value": str(len(collection.left_out)), "more": "results that cannot be read"})
     return tiles
+
+
+def _paper_tiles(views: Sequence[View]) -> list[dict[str, str]]:
+    """A row of a paper has variants, and these are what is run and reproduced."""
+    counts = totals(views)
+    rows, variants = sum(len(view.paper.rows) for view in views), sum(counts.values())
+    can_run = variants - counts["quoted"] - counts["pending"]
+    claims = sum(
+        line.state == "reproduced" and line.group is not None and len(line.group.records) >= CLAIM_SEEDS
+        for view in views
+        for line in view.lines
+    )
+    reproduced = f"of {can_run} that can be run" + (f", {claims} with {CLAIM_SEEDS} nets or more" if claims else "")
+    words = {"changed": "with changed settings", "failed": "failed"}
+    also = ", ".join(f"+ {counts[state]} {text}" for state, text in words.items() if counts[state])
+    return [
+        {"title": "Rows of papers", "value": f"{rows:,}", "more": f"{len(views)} papers, {variants:,} variants"},
+        {"title": "Variants reproduced", "value": str(counts["reproduced"]), "more": reproduced},
+        {"title": "Variants run", "value": str(counts["reproduced"] + counts["run"]), "more": also},
+    ]

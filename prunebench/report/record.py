@@ -51,6 +51,7 @@ class Record:
         folder: where it lies. ``place``: the same below the folder of all runs, for readers.
         published: it is in the open store, measured again and with its commit.
         id: hash of the configuration, the same for all seeds.
+        error, traceback: of a run that failed.
         numbers: measured values by name, ``<stage>.<key>`` or ``<key>`` of a metric of the registry, e.g.
             ``final.accuracy``, ``macs_removed``, ``final.method.<name>``; fractions, counts, ms, seconds. What was not
             measured is absent, and so is ``masked`` (share of the final net's parameters that are zero but still
@@ -76,6 +77,7 @@ class Record:
     seed: int
     status: str
     error: str | None
+    traceback: str | None
     method: str
     model: str
     dataset: str
@@ -127,6 +129,7 @@ def from_result(result: Mapping[str, Any], folder: Path, place: str, pool: Pool,
         seed=run["seed"],
         status=result["status"],
         error=result.get("error"),
+        traceback=result.get("traceback"),
         **{key: sys.intern(result[key]["name"]) for key in _GROUPS},
         row=row,
         expected=expected,

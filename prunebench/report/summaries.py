@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from prunebench.measure.metrics import ACCURACY, METRICS, NOTHING, Metric
 from prunebench.report.configurations import Group
 from prunebench.report.numbers import metrics_of
-from prunebench.report.record import Record
 from prunebench.report.tables import Cell, Column, Table, mean, millions, over_seeds, points, text
 
 _SEEDS_NOTE = (
@@ -53,7 +54,7 @@ def configurations(groups: Sequence[Group]) -> Table:
         *_quality(groups),
         (Column("MACs M", numeric=True, name="macs"), lambda g: millions(g.estimate("final.macs"), "{:.2f}")),
         (
-            Column("sd over samples", numeric=True, name="macs_sd"),
+            Column("sd over samples", numeric=True, name="macs_sd_over_samples"),
             lambda g: millions(g.estimate("final.per_sample.sd"), "± {:.2f}"),
         ),
         _whole("macs_removed"),
@@ -67,6 +68,10 @@ def configurations(groups: Sequence[Group]) -> Table:
             lambda g: Cell("missed target" if g.missed else "complete", chip="warn" if g.missed else "good"),
         ),
     ]
+    wanted += [
+        (Column("Id", name="id", data=True), lambda g: text(g.id)),
+        (Column("Settings", data=True), lambda g: text(json.dumps(g.first.settings))),
+    ]
     rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
     return _without_empty(
         Table(
@@ -77,23 +82,6 @@ def configurations(groups: Sequence[Group]) -> Table:
             (_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
         )
     )
-
-
-def runs(records: Sequence[Record]) -> Table:
-    """One line per run, failed ones included, every measured number."""
-    names = sorted({name for record in records for name in record.numbers})
-    words = ("method", "model", "dataset", "schedule", "row", "status", "id", "place")
-    columns = [*(Column(word, name=word) for word in words), Column("seed", numeric=True, name="seed")]
-    columns.append(Column("published", numeric=True, name="published"))
-    columns += [Column(name, numeric=True, name=name.replace(".", "_")) for name in names]
-    rows = []
-    for record in records:
-        cells = [text(getattr(record, word)) for word in words]
-        cells.append(Cell(str(record.seed), record.seed))
-        cells.append(Cell(str(int(record.published)), int(record.published)))
-        values = (record.numbers.get(name) for name in names)
-        rows.append([*cells, *(Cell() if v is None else Cell(f"{v:.6g}", v) for v in values)])
-    return Table("runs", "All runs", tuple(columns), rows)
 
 
 def _quality(groups: Sequence[Group]) -> list[_Column]:
@@ -122,7 +110,7 @@ def _whole(key: str) -> _Column:
 def _accuracy(found: Group) -> Cell:
     cell = over_seeds(ACCURACY, found.estimate(f"final.{ACCURACY.key}"))
     source = "checkpoint" if found.first.checkpoint else "trained"
-    return Cell(cell.text, cell.value, source if cell.text != NOTHING else "", cell.note, found.id)
+    return replace(cell, source=source if cell.text != NOTHING else "", run=found.id)
 
 
 def _published(found: Group) -> Cell:

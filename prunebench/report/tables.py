@@ -6,8 +6,8 @@ import csv
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Cell:
         source: one or more keys of ``MARKS``, joined by ``+``; empty for a cell without provenance.
         note: why the cell is empty or doubtful. ``run``: id of the runs behind it.
         below: a second, quieter line of the page. ``chip``: look on the page: good, info, warn, bad or off.
+        over: the mean and its spread over seeds that ``value`` is from, for CSV.
     """
 
     text: str = NOTHING
@@ -48,6 +49,7 @@ class Cell:
     run: str = ""
     below: str = ""
     chip: str = ""
+    over: Estimate | None = None
 
     @property
     def mark(self) -> str:
@@ -65,7 +67,7 @@ class Column:
     """Heading of a column.
 
     Attributes:
-        numeric: aligned to the right. ``name``: the heading in CSV.
+        numeric: aligned to the right. ``name``: the heading in CSV. ``data``: only in CSV.
         group: heading over several columns, the same for all of them. ``starts``: it is the first of its group.
     """
 
@@ -74,6 +76,7 @@ class Column:
     name: str = ""
     group: str = ""
     starts: bool = False
+    data: bool = False
 
     @property
     def full(self) -> str:
@@ -98,6 +101,13 @@ class Table:
         return [MARKS[source] for source in MARKS if source in used]
 
     @property
+    def readable(self) -> Table:
+        """Without the columns that are only data."""
+        kept = [i for i, column in enumerate(self.columns) if not column.data]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+
+    @property
     def groups(self) -> list[tuple[str, int]]:
         """``(heading, number of columns)`` of the upper line of the head; empty without groups."""
         if not any(column.group for column in self.columns):
@@ -117,12 +127,12 @@ def over_seeds(metric: Metric, found: Estimate | None) -> Cell:
     if found is None or metric.unit is not FRACTION:
         return mean(metric, found)
     spread = "" if found.sd is None else f" ± {metric.show(found.sd)}"
-    return Cell(f"{metric.show(found.mean)}{spread}", found.mean, note=seeds_note(found))
+    return Cell(f"{metric.show(found.mean)}{spread}", found.mean, note=seeds_note(found), over=found)
 
 
 def mean(metric: Metric, found: Estimate | None) -> Cell:
     """The mean of a metric over seeds alone."""
-    return Cell() if found is None else Cell(metric.show(found.mean), found.mean)
+    return Cell() if found is None else Cell(metric.show(found.mean), found.mean, over=found)
 
 
 def points(found: Estimate | None, digits: int = 2) -> Cell:
@@ -130,12 +140,12 @@ def points(found: Estimate | None, digits: int = 2) -> Cell:
     if found is None:
         return Cell()
     spread = "" if found.sd is None else f" ± {100 * found.sd:.{digits}f}"
-    return Cell(f"{signed(100 * found.mean, digits)}{spread}", found.mean, note=seeds_note(found))
+    return Cell(f"{signed(100 * found.mean, digits)}{spread}", found.mean, note=seeds_note(found), over=found)
 
 
 def millions(found: Estimate | None, form: str) -> Cell:
     """The mean of a count in millions."""
-    return Cell() if found is None else Cell(form.format(found.mean * 1e-6), found.mean)
+    return Cell() if found is None else Cell(form.format(found.mean * 1e-6), found.mean, over=found)
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -166,7 +176,8 @@ def write(table: Table, folder: Path, suffixes: Sequence[str] = (".md", ".tex", 
     make_folder(folder)
     paths = [folder / f"{table.name}{suffix}" for suffix in suffixes]
     for path in paths:
-        path.write_text(writers[path.suffix](table), encoding="utf-8")
+        shown = table if path.suffix == ".csv" else table.readable
+        path.write_text(writers[path.suffix](shown), encoding="utf-8")
     return paths
 
 
@@ -198,33 +209,50 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in the units of the store; beside a column its marks as ``_source``, its second lines as ``_detail``."""
+    """Numbers in the units of the store.
+
+    Beside a column stand, where it has them, its marks as ``_source``, its second lines as ``_detail``, and of means
+    over seeds the sample standard deviation as ``_sd``, the 95 % t interval as ``_low`` and ``_high``, and how many
+    seeds have the number as ``_n``.
+    """
     extra = [
-        [(suffix, name) for suffix, name in _BESIDE if any(getattr(row[i], name) for row in table.rows)]
+        [name for name, function in _BESIDE.items() if any(function(row[i]) not in ("", None) for row in table.rows)]
         for i in range(len(table.columns))
     ]
     header: list[str] = []
     for column, beside in zip(table.columns, extra, strict=True):
         name = column.name or _slug(column.full)
-        header += [name, *(f"{name}_{suffix}" for suffix, _ in beside)]
+        header += [name, *(f"{name}_{suffix}" for suffix in beside)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     for row in table.rows:
-        line: list[str | float] = []
+        line: list[str | float | None] = []
         for cell, beside in zip(row, extra, strict=True):
-            shown = "" if cell.text == NOTHING else _csv_text(cell.text)
+            shown = "" if cell.text == NOTHING else csv_text(cell.text)
             line.append(shown if cell.value is None else cell.value)
-            line += [_csv_text(getattr(cell, name)) for _, name in beside]
+            line += [_BESIDE[name](cell) for name in beside]
         writer.writerow(line)
     return buffer.getvalue()
 
 
-_BESIDE = (("source", "source"), ("detail", "below"))
+def _end(cell: Cell, sign: int) -> float | None:
+    over = cell.over
+    return None if over is None or over.half_width is None else over.mean + sign * over.half_width
 
 
-def _csv_text(value: str) -> str:
-    # a spreadsheet would run a cell that begins like a formula
+_BESIDE: Mapping[str, Callable[[Cell], str | float | None]] = {
+    "source": lambda cell: csv_text(cell.source),
+    "detail": lambda cell: csv_text(cell.below),
+    "sd": lambda cell: cell.over and cell.over.sd,
+    "low": lambda cell: _end(cell, -1),
+    "high": lambda cell: _end(cell, 1),
+    "n": lambda cell: cell.over and cell.over.count,
+}
+
+
+def csv_text(value: str) -> str:
+    """``value`` as no spreadsheet runs it: a cell that begins like a formula is one to them."""
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 

@@ -118,7 +118,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         times_folder=Path(config["paths"]["outputs"]) / "latency",
         integers=make_integers(config, trust=trust),
         name=folder.parent.parent.name,
-        logger=config["logger"],
+        logger={**config["logger"], "config": _for_loggers(config)},
     )
     net = dense.fresh("init")
     pretrained = config["model"].get("pretrained")
@@ -132,6 +132,11 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
     job.pretrained = True
     job.pretrained_from = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
     return job, net
+
+
+def _for_loggers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's configuration without the places of this machine."""
+    return {key: value for key, value in config.items() if key not in ("logger", "paths")}
 
 
 def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:

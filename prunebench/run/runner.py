@@ -68,9 +68,11 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             compact, points = _run(job, net)
             result = {**known, **_measurements(job, compact, points, config)}
         except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
+            _log_end(job, None)
             log.error("interrupted: %s", error)
             raise
         except Exception as error:  # must be visible in a table
+            _log_end(job, None)
             log.error("failed: %s", in_words(error))
             known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
             detail = "".join(traceback.format_exception(error))
@@ -81,7 +83,21 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         if job.pretrained_from is not None:
             result["model"]["pretrained"] = job.pretrained_from
         write_text(folder / card.NAME, card.model_card(result, package.read_spec(folder)))
-        return write_result(folder, result, files=_files(folder))
+        written = write_result(folder, result, files=_files(folder))
+        _log_end(job, written)
+        return written
+
+
+def _log_end(job: Job, result: Mapping[str, Any] | None) -> None:
+    """Tell the run's logger its result, or that there is none."""
+    if job.logger["name"] == "csv":
+        return
+    from prunebench.training import loggers  # takes seconds; most runs need none
+
+    if result is None:
+        loggers.abandon(job.logger)
+    else:
+        loggers.conclude(job.logger, folder=job.folder, run=job.name, result=result, history=job.history)
 
 
 def describe(job: Job) -> str:

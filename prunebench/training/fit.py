@@ -23,7 +23,7 @@ from torch import Tensor
 from prunebench.config.settings import TrainerSettings
 from prunebench.errors import UserError
 from prunebench.training import hide_known_warnings
-from prunebench.training.callbacks import History, PhaseProgress
+from prunebench.training.callbacks import Estimate, History, PhaseProgress
 from prunebench.training.lit import Lit
 from prunebench.training.sealed_checkpoints import LAST, SealedCheckpoints, read_checkpoint
 
@@ -42,7 +42,7 @@ def fit(
     Raises:
         UserError: the loss became infinite; ``last.ckpt`` of the last complete epoch stays in ``folder``.
     """
-    callbacks: list[pl.Callback] = [History()]
+    callbacks: list[pl.Callback] = [History(), Estimate()]
     if lit.data.num_val:
         callbacks.append(_checkpoint(folder, "best", monitor=lit.task.monitor, mode=lit.task.mode, weights_only=True))
     # save_last of a monitored callback skips epochs that do not improve, hence two callbacks; this one comes after the

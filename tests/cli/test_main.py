@@ -266,7 +266,8 @@ def test_two_processes_hold_the_same_plan_and_write_one_result_in_a_sweep_too(tm
         assert result["status"] == "complete"
         assert [phase["name"] for phase in result["phases"]] == ["pretrain", "finetune"]
     # a second rank that ran the sweep again would say so again
-    assert process.stdout.count("phase finetune: ") == len(results)
+    logs = "".join(path.read_text() for path in (tmp_path / "runs").rglob("log.txt"))
+    assert logs.count("phase finetune: ") == len(results)
     assert "already complete" not in process.stdout
 
 

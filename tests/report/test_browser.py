@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ def page(browser: Chrome, built: Built) -> Iterator[Chrome]:
     """The page, freshly opened; at the end the console must be empty."""
     browser.get("about:blank")
     browser.get((built.out / "index.html").as_uri())
+    browser.execute_script("document.querySelector('#filter-fold').open = true")
     yield browser
     assert browser.get_log("browser") == []
 
@@ -66,7 +70,7 @@ def test_nothing_is_requested_and_no_script_of_a_name_runs(page: Chrome) -> None
     with pytest.raises(NoAlertPresentException):
         page.switch_to.alert.accept()
     link = next(found for found in page.find_elements(CSS, "#all tbody a") if found.text == NAME)
-    link.click()
+    page.execute_script("arguments[0].click()", link)
     assert opened(page)
     assert page.find_element(By.ID, "detail-title").text == NAME
     assert NAME in page.find_element(By.ID, "detail-subtitle").text
@@ -101,6 +105,7 @@ def test_a_table_of_a_paper_sorts(page: Chrome) -> None:
 
 
 def select(page: Chrome, name: str, value: str) -> None:
+    page.execute_script("document.querySelector('#filter-fold').open = true")
     Select(page.find_element(CSS, f"#filters [name={name}]")).select_by_visible_text(value)
 
 
@@ -125,15 +130,149 @@ def test_filters_and_search_narrow_runs_and_plots(page: Chrome) -> None:
     assert "No measured run fits" in page.find_element(By.ID, "subjects").text
 
 
-def test_seeds_can_be_averaged(page: Chrome) -> None:
-    select(page, "method", "random")
+def show_subject(page: Chrome, name: str) -> None:
+    Select(page.find_element(By.ID, "on")).select_by_value(name)
+
+
+def test_the_leaderboard_has_a_line_for_each_configuration_the_best_first(page: Chrome, built: Built) -> None:
+    show_subject(page, "resnet56 on cifar10")
+    select(page, "schedule", "oneshot")
+    page.find_element(By.ID, "board-more").click()
+    names = [text.split("\n")[0] for text in column(page, "#board", "Method")]
+    accuracies = column(page, "#board", "Accuracy %")
+    assert len(names) == 30  # six methods at five ratios
+    assert numbers(accuracies) == sorted(numbers(accuracies), reverse=True)
+    for name, text, nets in zip(names, accuracies, column(page, "#board", "Nets"), strict=True):
+        assert ("±" in text, nets) == ((True, "3") if name.startswith("random") else (False, "1"))
+    heads = [found.text.split("\n")[0].strip("↕↑↓ ") for found in page.find_elements(CSS, "#board thead th")]
+    assert heads[:3] == ["Method", "Accuracy %", "MACs −%"]
+    by_id: dict[str, list[float]] = {}
+    for r in built.report.collection.records:
+        if (r.method, r.schedule, r.model) == ("random", "oneshot", "resnet56"):
+            by_id.setdefault(r.id, []).append(100 * r.numbers["final.accuracy"])
+    expected = {f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}" for v in by_id.values()}
+    assert {text for name, text in zip(names, accuracies, strict=True) if name.startswith("random")} == expected
+
+
+def test_status_and_origin_stand_beside_the_name(page: Chrome) -> None:
+    show_subject(page, "resnet20 on digits")
+    lines = column(page, "#board", "Method")
+    assert any("missed target" in line for line in lines)
+    assert all("own" in line for line in lines)
+
+
+def test_runs_that_end_with_the_same_net_are_one(browser: Chrome, tmp_path: Path) -> None:
+    for seed, net in ((0, "a"), (1, "a"), (2, "b")):
+        path = make(tmp_path / "runs", seed=seed) / "result.json"
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result["metrics"]["final"]["accuracy"] = {"a": 0.9, "b": 0.8}[net]
+        path.write_text(json.dumps({**result, "net_sha256": net}), encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    assert column(browser, "#board", "Nets") == ["2*"]
+    assert column(browser, "#board", "Accuracy %") == ["85.00 ± 7.07"]
+
+
+def test_a_view_is_in_the_address_and_opens_again(page: Chrome) -> None:
     select(page, "dataset", "cifar10")
-    singles = len(column(page, "#all", "Seed"))
-    page.find_element(By.ID, "mean").click()
-    averaged = column(page, "#all", "Seed")
-    assert (singles, len(averaged)) == (30, 10)
-    assert set(averaged) == {"3 seeds"}
-    assert all("±" in text for text in column(page, "#all", "Accuracy %"))
+    select(page, "method", "fpgm")
+    show_subject(page, "resnet56 on cifar10")
+    head(page, "#board", "MACs −%").find_element(CSS, "button").click()
+    Select(page.find_element(By.ID, "x-axis")).select_by_value("batch_1_ms")
+    page.find_element(CSS, "#chart .legend button").click()
+    head(page, "#all", "Seed").find_element(CSS, "button").click()
+    address = page.current_url
+    shown = [page.find_element(CSS, place).text for place in ("#board", "#all", "#board-count", "#count")]
+    page.get("about:blank")
+    page.get(address)
+    assert [page.find_element(CSS, place).text for place in ("#board", "#all", "#board-count", "#count")] == shown
+    assert Select(page.find_element(By.ID, "x-axis")).first_selected_option.get_attribute("value") == "batch_1_ms"
+    assert page.find_element(CSS, "#chart .legend button").get_attribute("aria-pressed") == "true"
+    page.find_element(CSS, "#board tbody a").click()
+    assert opened(page)
+    assert "#run/" in page.current_url and "method=fpgm" in page.current_url
+    page.find_element(By.ID, "close").click()
+    assert opened(page, False)
+    assert page.current_url == address
+
+
+@pytest.mark.parametrize(
+    "query", ["method=nothing&sort=x&x=y&columns=,a&only=b&range=3", "%%%", "search=%22%3E%3Cscript%3E"]
+)
+def test_an_address_that_means_nothing_empties_no_view(page: Chrome, built: Built, query: str) -> None:
+    page.get("about:blank")
+    page.get(f"{(built.out / 'index.html').as_uri()}#?{query}")
+    assert bool(page.find_elements(CSS, "#board tbody tr")) == ("search" not in query)
+
+
+def taken(page: Chrome, kind: str) -> str:
+    """What the button copies; the clipboard itself is the machine's."""
+    page.execute_script(
+        "window.taken = null; Object.defineProperty(navigator, 'clipboard', "
+        "{configurable: true, value: {writeText: async (text) => { window.taken = text; }}})"
+    )
+    page.execute_script(f"document.querySelector('[data-copy={kind}]').click()")
+    text: str = WebDriverWait(page, 10).until(lambda found: found.execute_script("return window.taken"))
+    return text
+
+
+def test_what_is_shown_is_copied_with_the_chosen_columns_and_the_best_in_bold(page: Chrome) -> None:
+    show_subject(page, "resnet20 on cifar10")
+    select(page, "schedule", "oneshot")
+    page.execute_script("document.querySelector('.picker').open = true")
+    for label in page.find_elements(CSS, "#picker label"):
+        if label.text in ("Params −%", "Δ dense"):
+            page.execute_script("arguments[0].querySelector('input').click()", label)
+            break
+    latex, markdown = taken(page, "tex").splitlines(), taken(page, "md").splitlines()
+    [heading] = [line for line in latex if line.startswith("Method &")]
+    assert heading == "Method & Schedule & Setting & Accuracy \\% & MACs $-$\\% & $\\Delta$ dense & Nets \\\\"
+    body = [line for line in latex if line.endswith("\\\\") and line != heading]
+    assert len(body) == 30
+    cells = [line.split(" & ")[3].removeprefix("\\textbf{").rstrip("}") for line in body]
+    best = max(numbers([cell for cell in cells if "pm" not in cell]))
+    assert [f"\\textbf{{{best:.2f}}}" in line for line in body] == [True, *[False] * 29]
+    assert markdown[0] == "| Method | Schedule | Setting | Accuracy % | MACs −% | Δ dense | Nets |"
+    assert markdown[2].split(" | ")[3] == f"**{best:.2f}**"
+    rows = list(csv.DictReader(io.StringIO(taken(page, "csv"))))
+    assert float(rows[0]["accuracy"]) == pytest.approx(best / 100)
+    assert [row["accuracy_n"] for row in rows if row["method"] == "random"] == ["3"] * 5
+    assert all(float(row["accuracy_sd"]) > 0 for row in rows if row["method"] == "random")
+
+
+def test_the_legend_shows_a_method_alone_and_all_again(page: Chrome) -> None:
+    show_subject(page, "resnet20 on cifar10")
+    every = len(page.find_elements(CSS, "#chart a.point"))
+    names = [found.text for found in page.find_elements(CSS, "#chart .legend button")]
+    [place] = [i for i, name in enumerate(names) if name.startswith("l2norm")]
+    page.find_elements(CSS, "#chart .legend button")[place].click()
+    labels = [found.get_attribute("aria-label") or "" for found in page.find_elements(CSS, "#chart a.point")]
+    assert 0 < len(labels) < every and all(label.startswith("l2norm") for label in labels)
+    page.find_elements(CSS, "#chart .legend button")[place].click()
+    assert len(page.find_elements(CSS, "#chart a.point")) == every
+
+
+def test_a_chart_of_one_point_is_drawn(browser: Chrome, tmp_path: Path) -> None:
+    path = make(tmp_path / "runs", schedule="finetune") / "metrics.csv"
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([head, rows[0]]), encoding="utf-8")  # a phase of one epoch
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    for chart in browser.find_elements(CSS, "#chart svg.plot, #subjects svg.plot"):
+        [point] = chart.find_elements(CSS, "a.point .shape")
+        box = point.rect
+        assert box["width"] > 4 and box["height"] > 4
+        assert len({text.text for text in chart.find_elements(CSS, "text")}) > 4  # its axes have numbers
+    browser.find_element(CSS, "#board tbody a").click()
+    assert opened(browser)
+    figures = {found.find_element(CSS, "h4").text: found for found in browser.find_elements(CSS, "dialog figure")}
+    assert figures["Learning rate"].find_elements(CSS, ".shape")
+    assert browser.get_log("browser") == []
+
+
+def test_failed_runs_are_listed_with_error_and_traceback(page: Chrome) -> None:
+    [first, *_] = page.find_elements(CSS, "#failed-runs .failure")
+    assert "the loss is not finite" in first.text
+    page.execute_script("arguments[0].open = true", first)
+    WebDriverWait(page, 10).until(lambda _: "…" in first.find_elements(CSS, "pre")[-1].text)
 
 
 def test_a_point_leads_to_its_run_and_back(page: Chrome) -> None:
@@ -169,6 +308,7 @@ def test_the_address_of_a_run_opens_it_and_its_seeds_are_links(page: Chrome, bui
     record = next(r for r in built.report.collection.records if r.schedule == "finetune" and r.seed == 1)
     page.get("about:blank")
     page.get(f"{(built.out / 'index.html').as_uri()}#run/{record.id}/1")
+    assert opened(page)
     assert page.find_element(CSS, ".seeds a[aria-current]").text == "1"
     assert "Losses" in page.find_element(By.ID, "detail-body").text
     page.find_elements(CSS, ".seeds a")[0].click()
@@ -249,7 +389,7 @@ def test_rows_of_papers_are_filtered_by_state(page: Chrome) -> None:
     Select(page.find_element(By.ID, "paper-state")).select_by_visible_text("reproduced")
     rows = [row for row in page.find_elements(CSS, "tbody tr[data-state]") if row.is_displayed()]
     assert [row.get_attribute("data-state") for row in rows] == ["reproduced"]
-    assert page.find_element(By.ID, "paper-count").text == "1 row"
+    assert page.find_element(By.ID, "paper-count").text == "1 variant"
 
 
 def test_every_control_has_a_name(page: Chrome) -> None:

@@ -48,7 +48,7 @@ def test_the_spread_of_the_cost_over_samples_is_read_where_there_is_one(tmp_path
     found = collect(tmp_path)
     assert found.records[0].numbers["final.per_sample.sd"] == 1.25e6
     table = configurations(group(found.records))
-    column = [column.name for column in table.columns].index("macs_sd")
+    column = [column.name for column in table.columns].index("macs_sd_over_samples")
     assert table.rows[0][column].text == "± 1.25"
 
 

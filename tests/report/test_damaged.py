@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from prunebench.errors import UserError
-from prunebench.report import Report, build, summaries
+from prunebench.report import Report, build, flat
 from prunebench.report.predictions import read_predictions
 from prunebench.report.record import Record
-from prunebench.report.tables import Table
 from prunebench.rows import load_papers
 from tests.report.factory import make
 
@@ -263,19 +262,19 @@ def test_a_configuration_beside_a_result_is_not_read(tmp_path: Path) -> None:
 def test_what_nobody_thought_of_is_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(5):
         make(tmp_path / "runs", seed=seed)
-    tried = summaries.runs
+    tried = flat.write_runs
 
-    def fails(records: Sequence[Record]) -> Table:
+    def fails(records: Sequence[Record], folder: Path) -> Path:
         assert all(record.seed != 3 for record in records), "seed 3"
-        return tried(records)
+        return tried(records, folder)
 
-    monkeypatch.setattr(summaries, "runs", fails)
+    monkeypatch.setattr(flat, "write_runs", fails)
     report = build(tmp_path / "runs", tmp_path / "out", pictures=False)
     assert [record.seed for record in report.collection.records] == [0, 1, 2, 4]
     [left] = report.collection.left_out
     assert left.place.endswith("seed_3/result.json")
     assert "no report can be made with it (AssertionError: seed 3" in left.reason
-    monkeypatch.setattr(summaries, "runs", lambda records: 1 / 0)
+    monkeypatch.setattr(flat, "write_runs", lambda records, folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a fault of the report, not of a result
         build(tmp_path / "runs", tmp_path / "out", pictures=False)
 

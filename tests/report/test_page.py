@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -62,6 +63,13 @@ def data(read: Reader) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def folded(read: Reader) -> dict[str, Any]:
+    [text] = [text for _, attributes, text in read.contents if attributes.get("id") == "folded"]
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
+    return found
+
+
 def test_nothing_is_loaded_and_nothing_is_inline_but_what_the_policy_names(page: str, read: Reader) -> None:
     policy = next(a["content"] for tag, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
@@ -71,7 +79,7 @@ def test_nothing_is_loaded_and_nothing_is_inline_but_what_the_policy_names(page:
     used = {
         f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
         for tag, attributes, text in read.contents
-        if attributes.get("type") != "application/json"
+        if attributes.get("type") not in ("application/json", "text/plain")
     }
     assert used == allowed
     for tag, attributes in read.elements:
@@ -81,11 +89,11 @@ def test_nothing_is_loaded_and_nothing_is_inline_but_what_the_policy_names(page:
         if tag == "link":
             assert attributes["href"] == "data:,"
         if tag == "a":
-            assert str(attributes["href"]).startswith(("#", "https://"))
+            assert str(attributes["href"]).startswith(("#", "https://", "tables/"))
 
 
 def test_a_name_that_is_a_script_is_text(read: Reader, data: dict[str, Any]) -> None:
-    assert sum(tag == "script" for tag, _ in read.elements) == 3
+    assert sum(tag == "script" for tag, _ in read.elements) == 4
     assert NAME in data["words"]
     assert NAME in read.cells  # in the table of checks, which the page brings along
 
@@ -101,15 +109,33 @@ def test_the_data_are_those_of_the_results(built: Built, data: dict[str, Any]) -
     records = built.report.collection.records
     assert len(data["runs"]) == len(records)
     column = data["names"].index("final.accuracy")
-    by_key = {f"{run[0]}/{run[1]}": run[-1][column] for run in data["runs"]}
+    by_key = {f"{run[0]}/{run[1]}": dict(enumerate(run[-1])).get(column) for run in data["runs"]}
     for record in records:
         expected = record.numbers.get("final.accuracy")
         assert by_key[record.key] == (None if expected is None else pytest.approx(expected, rel=1e-5))
 
 
-def test_details_of_all_runs_of_a_small_report(built: Built, data: dict[str, Any]) -> None:
+def test_every_number_of_a_run_is_on_the_page_once(built: Built, data: dict[str, Any], folded: dict[str, Any]) -> None:
+    assert not set(data["names"]) & set(folded["names"])
+    for record, at_once, rest in zip(built.report.collection.records, data["runs"], folded["runs"], strict=True):
+        found = dict(zip(data["names"], at_once[-1], strict=False)) | dict(zip(folded["names"], rest[-1], strict=False))
+        shown = {name: value for name, value in found.items() if value is not None}
+        assert shown == pytest.approx(dict(record.numbers), rel=1e-5)
+
+
+def test_details_of_all_runs_of_a_small_report(built: Built, folded: dict[str, Any]) -> None:
     measured = [record.key for record in built.report.collection.records if record.measured]
-    assert sorted(data["details"]) == sorted(measured)
+    assert sorted(folded["details"]) == sorted(measured)
+
+
+def test_links_lead_somewhere(built: Built, read: Reader) -> None:
+    links = [str(attributes["href"]) for tag, attributes in read.elements if tag == "a"]
+    files = {link for link in links if link.startswith("tables/")}
+    assert {"tables/runs.csv", "tables/configurations.tex", "tables/fpgm-table_1.csv"} <= files
+    assert all((built.out / link).is_file() for link in files)
+    assert "https://arxiv.org/abs/1811.00250" in links  # FPGM
+    names = {attributes.get("id") for _, attributes in read.elements}
+    assert {link[1:] for link in links if link.startswith("#") and not link.startswith("#run/")} <= names
 
 
 def test_reliability_of_fifteen_equal_bins(built: Built) -> None:
@@ -143,6 +169,7 @@ def test_papers_and_tests_are_readable_without_a_script(page: str) -> None:
     assert "fpgm-t1_resnet56_only40" in page
     assert "refused" in page
     assert "Below each accuracy: the places that the tests leave open" in page
+    assert re.search(r'<td[^>]* title="open: 1 of 3 nets; p after Holm [^"]*">[+−]?\d+\.\d\d ○</td>', page)
     assert "is not a result of schema 1" in page
 
 
@@ -154,8 +181,15 @@ def test_colours_can_be_told_from_their_background(page: str) -> None:
         for back in ("bg", "surface", "sunken"):
             for name in ("text", "muted", "accent", "good", "warn", "bad"):
                 assert contrast(colours[name][theme], colours[back][theme]) >= 4.5, (name, back, theme)
-            for name in (f"c{i}" for i in range(8)):
-                assert contrast(colours[name][theme], colours[back][theme]) >= 3, (name, back, theme)
+            # of marks, whose own colours may be as light as yellow
+            assert contrast(colours["ink"][theme], colours[back][theme]) >= 3, (back, theme)
+
+
+def test_marks_have_the_palette_of_okabe_and_ito(page: str) -> None:
+    """Its eight colours differ for every kind of colour vision (Okabe and Ito 2008, Color Universal Design)."""
+    palette = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000"}
+    found = dict(re.findall(r"--(c\d): light-dark\((#\w{6}), #\w{6}\)", page))
+    assert set(found.values()) == palette
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,8 +1,7 @@
 // Data of the page, elements, numbers as text. Text reaches the page through text nodes and attributes only.
 const D = JSON.parse(document.getElementById("data").textContent);
-const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule", "row", "label", "origin", "place", "started",
-  "error", "machine", "checkpoint", "facts", "kept", "numbers"];
-const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "origin", "machine"]);
+const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule", "row", "label", "origin", "machine", "error", "numbers"];
+const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "origin", "machine", "error"]);
 const COLUMN = new Map(D.names.map((name, i) => [name, i]));
 const METRICS = new Map(D.metrics.map((metric) => [metric.key, metric]));
 
@@ -11,11 +10,14 @@ class Run {
     FIELDS.forEach((field, i) => { this[field] = WORDS.has(field) ? D.words[values[i]] : values[i]; });
     this.key = `${this.id}/${this.seed}`;
     this.points = (D.points[this.key] ?? []).map(([name, numbers, settings]) => ({ name, settings, get: (key) => numbers[key] ?? null }));
-    this.text = [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.origin, this.place]
-      .join(" ").toLowerCase();
+    this.more = null; // what is folded, see unfold
   }
-  get(name) { return this.numbers[COLUMN.get(name)] ?? null; }
-  fact(name) { return name in this.facts ? D.pool[this.facts[name]] : null; }
+  get text() {
+    return (this.words ??= [this.method, this.label, this.model, this.dataset, this.schedule, this.row, this.status, this.origin, this.id]
+      .join(" ").toLowerCase());
+  }
+  get(name) { return (COLUMN.has(name) ? this.numbers[COLUMN.get(name)] : this.more?.numbers.get(name)) ?? null; }
+  fact(name) { return this.more && name in this.more.facts ? this.more.pool[this.more.facts[name]] : null; }
   get measured() { return this.status !== "failed"; }
   get delta() {
     const [final, dense] = [this.get("final.accuracy"), this.get("dense.accuracy")];
@@ -25,7 +27,7 @@ class Run {
 
 // Runs of one configuration; a value is the mean over those that have it, with the sample standard deviation.
 class Item {
-  constructor(runs) { this.runs = runs; this.first = runs[0]; this.cache = new Map(); }
+  constructor(runs, all = runs) { this.runs = runs; this.all = all; this.first = runs[0]; this.cache = new Map(); }
   get(name) {
     if (!this.cache.has(name)) {
       const timed = name.includes("batch_");
@@ -46,9 +48,6 @@ function summarise(values) {
   return { mean, sd, n };
 }
 
-const runs = D.runs.map((values) => new Run(values));
-const byId = Map.groupBy ? Map.groupBy(runs, (run) => run.id) : groupBy(runs, (run) => run.id);
-
 function groupBy(list, key) {
   const found = new Map();
   for (const item of list) {
@@ -59,10 +58,32 @@ function groupBy(list, key) {
   return found;
 }
 
-const averaged = (list) => [...groupBy(list, (run) => run.id).values()].map((found) => new Item(found));
+const runs = D.runs.map((values) => new Run(values));
+const byId = groupBy(runs, (run) => run.id);
+
+// Runs that end with the same net are one sample: the one with the lowest seed stands for all.
+function distinct(list) {
+  const kept = list.filter((run) => !D.repeats[run.id]?.includes(run.seed));
+  return kept.length ? kept : list.slice(0, 1);
+}
+const averaged = (list) => [...groupBy(list, (run) => run.id).values()]
+  .map((all) => [distinct(all.filter((run) => run.measured)), all]).filter(([kept]) => kept.length).map(([kept, all]) => new Item(kept, all));
+
+// What only single runs show lies compressed in the page, until somebody asks for it.
+let unfolding = null;
+const unfold = () => (unfolding ??= unfolded());
+async function unfolded() {
+  const bytes = Uint8Array.from(atob($("#folded").textContent.trim()), (letter) => letter.charCodeAt(0));
+  const found = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  runs.forEach((run, i) => {
+    const [place, started, checkpoint, traceback, facts, kept, numbers] = found.runs[i];
+    const values = new Map(found.names.map((name, k) => [name, numbers[k] ?? null]));
+    run.more = { place, started, checkpoint, traceback, facts, kept, numbers: values, pool: found.pool, detail: found.details[run.key] };
+  });
+}
 
 // ------------------------------------------------------------------------------------------ elements
-const $ = (selector, root = document) => root.querySelector(selector);
+function $(selector, root = document) { return root.querySelector(selector); }
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function fill(node, attributes, children) {
@@ -113,8 +134,10 @@ const show = ({ scale, digits }, value) => {
 const withSpread = (found, form) => (found.sd === null ? form(found.mean) : `${form(found.mean)} ± ${fixed(100 * found.sd, 2)}`);
 const STATUS = { complete: ["good", "complete"], missed_target: ["warn", "missed target"], failed: ["bad", "failed"] };
 const chip = (status) => el("span", { class: `chip ${STATUS[status][0]}` }, STATUS[status][1]);
-const origin = (run) => (run.origin === "published" ? el("span", { class: "chip info", title: "in the open store: made by a commit, measured again" }, "published") : null);
+const ORIGIN = { published: ["info", "in the open store: made by a commit, measured again"], own: ["off", "in your own folder of runs"], both: ["info", "some seeds are in the open store, some in your own folder"] };
+const originChip = (name) => el("span", { class: `chip ${ORIGIN[name][0]}`, title: ORIGIN[name][1] }, name === "both" ? "own and published" : name);
 const link = (run) => `#run/${run.id}/${run.seed}`;
+const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 
 // ------------------------------------------------------------------------------------------- tooltip
 const tip = el("div", { class: "tip", role: "tooltip", hidden: true });

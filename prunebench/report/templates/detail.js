@@ -1,8 +1,9 @@
 // One run: its numbers, charts and facts, in a dialog that the address names (#run/<id>/<seed>).
 const STAGED = D.metrics.filter((metric) => metric.staged);
 
-function openRun(id, seed) {
+async function openRun(id, seed) {
   const found = byId.get(id) ?? [];
+  await unfold();
   const run = found.find((item) => String(item.seed) === seed) ?? found[0];
   const dialog = $("#detail");
   const body = run ? describe(run, found) : [el("p", {}, "This report has no such run.")];
@@ -15,9 +16,10 @@ function openRun(id, seed) {
 
 function describe(run, found) {
   return [
-    el("div", { class: "seeds" }, chip(run.status), origin(run), el("span", { class: "muted" }, "seed"),
+    el("div", { class: "seeds" }, chip(run.status), originChip(run.origin), el("span", { class: "muted" }, "seed"),
       found.map((other) => el("a", { href: link(other), "aria-current": other === run ? "true" : null }, String(other.seed)))),
-    run.error ? el("div", { class: "alert" }, el("pre", {}, run.error)) : null,
+    run.error ? el("div", { class: "alert" }, el("pre", {}, run.error),
+      run.more.traceback ? el("details", { class: "small" }, el("summary", {}, "Traceback"), el("pre", {}, run.more.traceback)) : null) : null,
     run.measured ? numbersTable(run) : null,
     run.points.length ? pointsTable(run) : null,
     el("div", { class: "charts" }, charts(run)),
@@ -79,7 +81,7 @@ function facts(run) {
   add("Target", pairs(Object.entries(run.fact("budget") ?? {})));
   add("Settings", pairs(Object.entries(run.fact("settings") ?? {})));
   add("Phases", pairs((run.fact("phases") ?? []).map((p) => [p.name, `${p.epochs} epochs, ${plain(p.seconds ?? null, 0)} s, ${short(p.train_macs ?? null)}MACs of training`])));
-  add("Pretrained weights", run.checkpoint && `SHA-256 ${run.checkpoint}`);
+  add("Pretrained weights", run.more.checkpoint && `SHA-256 ${run.more.checkpoint}`);
   add("Data", pairs(Object.entries(run.fact("data") ?? {})));
   add("Latency measured on", run.machine);
   add("Hardware", pairs(Object.entries(run.fact("hardware") ?? {})));
@@ -87,8 +89,8 @@ function facts(run) {
   add("Published", published && [el("div", {}, `measured again with the same numbers by ${published.commit}`), ...pairs(Object.entries({ ...published.measured_again, declared: published.declared })) ?? []]);
   add("Code", git ? `${git.commit}${git.dirty ? ", with uncommitted changes" : ""}` : null);
   add("Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", "));
-  add("Started", `${run.started}${run.get("seconds") === null ? "" : `, ${whole(run.get("seconds"))} s`}`);
-  add("Folder", el("code", {}, run.place));
+  add("Started", `${run.more.started}${run.get("seconds") === null ? "" : `, ${whole(run.get("seconds"))} s`}`);
+  add("Folder", el("code", {}, run.more.place));
   add("Id", el("code", {}, run.id));
   return list;
 }
@@ -112,7 +114,7 @@ const figure = (title, node, caption) => el("figure", { class: "panel" }, el("h4
 const watched = (name) => (name.startsWith(D.validation) ? METRICS.get(name.slice(D.validation.length)) : undefined);
 
 function charts(run) {
-  const detail = D.details[run.key];
+  const detail = run.more.detail;
   if (!run.measured) return [];
   if (!detail) return [el("p", { class: "muted small" }, `Curves and the reliability diagram are embedded for ${D.limits.details} runs only; those of this run lie in its folder.`)];
   const made = detail.bins ? [reliability(run, detail.bins)] : [];
@@ -171,31 +173,37 @@ function curve(title, phases, names, factor) {
     node.append(svg("text", { x: x(starts[k] + (k ? 0.5 : 1)) + (k ? 4 : 0), y: CHART.top - 10 }, phase.phase));
     names.forEach((name, i) => {
       const series = phase.series[name] ?? [];
-      const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${x(starts[k] + phase.epochs[j] + 1)} ${y(Math.min(v * factor, most))}`)).join("");
+      const at = (v, j) => [x(starts[k] + phase.epochs[j] + 1), y(Math.min(v * factor, most))];
+      const d = series.map((v, j) => (v === null ? "" : `${j && series[j - 1] !== null ? "L" : "M"}${at(v, j).join(" ")}`)).join("");
+      // what has no neighbour to be joined with, as in a phase of one epoch, is a point
+      const lone = series.flatMap((v, j) => (v !== null && (series[j - 1] ?? null) === null && (series[j + 1] ?? null) === null ? [at(v, j)] : []));
       // a phase may know nothing of a series
-      if (d) node.append(svg("g", { class: colour(i) }, svg("path", { class: "line", d: `${d}h0.01` })));
+      if (d) node.append(svg("g", { class: `${colour(i)} d${i % 4}` }, svg("path", { class: "line", d }), lone.map((place) => marker(i, ...place, 3))));
     });
   });
-  const legend = names.map((name, i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, name)));
+  const lines = names.map((name, i) => el("li", { class: colour(i) }, lineKey(i), el("span", {}, name)));
   const caption = most < Infinity ? el("figcaption", {}, `Cut off at ${plain(most)}; the highest value is ${plain(sorted.at(-1))}.`) : null;
-  return el("figure", { class: "panel" }, el("h4", {}, title), node, caption, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, legend) : null);
+  return el("figure", { class: "panel" }, el("h4", {}, title), node, caption, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, lines) : null);
 }
+
+// Colour and dashes of a series.
+const lineKey = (i) => svg("svg", { class: `d${i % 4}`, viewBox: "0 0 22 14", "aria-hidden": "true" }, svg("path", { class: "line", d: "M0 7H22" }));
 
 function layers(run) {
   const names = run.fact("layers") ?? [];
   if (!names.length) return null;
   const size = { width: 980, height: 210, left: 40, right: 6, top: 10, bottom: 40 };
-  const widths = names.map(([, , dense], i) => dense ?? run.kept[i] ?? 0);
+  const widths = names.map(([, , dense], i) => dense ?? run.more.kept[i] ?? 0);
   const { node, x, y } = frame({ x: [0, names.length], y: [0, Math.max(...widths)] }, { label: "Kept channels per layer", xLabel: "layer, in the order of execution", size, xTicks: 10 });
   names.forEach(([name, kind, dense], i) => {
-    const kept = run.kept[i] ?? 0;
+    const kept = run.more.kept[i] ?? 0;
     const gap = Math.min(1, 0.1 * (x(1) - x(0)));
     const bar = (value, kindOfBar) => svg("rect", { class: kindOfBar, x: x(i) + gap, width: x(i + 1) - x(i) - 2 * gap, y: y(value), height: y(0) - y(value) });
     const text = `${name} (${kind})\n${kept}${dense ? ` of ${dense}` : ""} channels kept`;
     node.append(explain(svg("g", {}, dense ? bar(dense, "gone") : null, bar(kept, "kept")), text));
   });
   const rows = names.map(([name, kind, dense], i) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, name)), el("td", {}, kind),
-    el("td", { class: "num" }, String(run.kept[i] ?? NOTHING)), el("td", { class: "num" }, String(dense ?? NOTHING))));
+    el("td", { class: "num" }, String(run.more.kept[i] ?? NOTHING)), el("td", { class: "num" }, String(dense ?? NOTHING))));
   const table = el("table", {}, el("thead", {}, el("tr", {}, ["Layer", "Kind", "Kept", "Dense"].map((title, i) => el("th", { scope: "col", class: i > 1 ? "num" : null }, title)))), el("tbody", {}, rows));
   const wide = el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Kept channels per layer" }, node);
   return el("section", { class: "panel" }, el("h4", {}, "Kept channels per layer"), wide,

@@ -36,7 +36,7 @@ function filterPapers() {
     shown += hits;
   }
   if ($("#waiting") && (words.length || wanted)) $("#waiting").open = true;
-  $("#paper-count").textContent = `${whole(shown)} ${shown === 1 ? "row" : "rows"}`;
+  $("#paper-count").textContent = plural(shown, "variant");
 }
 
 function theme() {
@@ -53,29 +53,23 @@ function theme() {
   button.addEventListener("click", () => set(order[(order.indexOf(root.dataset.theme ?? "system") + 1) % 3]));
 }
 
-function route() {
-  const [, id, seed] = /^#run\/([^/]+)(?:\/(\d+))?$/.exec(location.hash) ?? [];
-  if (id) openRun(id, seed);
-  else if ($("#detail").open) $("#detail").close();
-  if (/^#paper-/.test(location.hash)) document.getElementById(location.hash.slice(1))?.setAttribute("open", "");
-}
-
 theme();
 buildFilters();
+buildBoard();
 buildTable();
 buildPlots();
+restore(inAddress().query ?? "");
 changed();
 $$("table.sortable").forEach(sortStatic);
 if ($("#paper-search")) {
   $("#paper-search").addEventListener("input", filterPapers);
   $("#paper-state").addEventListener("change", filterPapers);
-  filterPapers();
 }
 $("#close").addEventListener("click", () => $("#detail").close());
 $("#detail").addEventListener("click", (event) => { if (event.target === $("#detail")) $("#detail").close(); });
 $("#detail").addEventListener("close", () => {
   // the address without the run, so that the same link opens it again
-  if (location.hash.startsWith("#run/")) history.replaceState(null, "", location.pathname + location.search);
+  if (inAddress().place.startsWith("run/")) remember("");
 });
 addEventListener("hashchange", route);
 route();

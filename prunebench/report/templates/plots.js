@@ -4,7 +4,9 @@ const SIZE = { width: 380, height: 260, left: 40, right: 8, top: 22, bottom: 38 
 const Y = QUALITY.filter(({ better, key }) => better && COLUMN.has(`final.${key}`));
 const X = ["macs", "params", "batch_1_ms", "batch_64_ms"].map((key) => METRICS.get(key));
 const methodIndex = new Map(D.methods.map((method, i) => [method, i]));
-const plotState = { y: Y[0], batch: 1, limit: SUBJECTS, range: 0 };
+const plots = { limit: SUBJECTS };
+const CROWD = 24; // points; more than that are drawn smaller, with their whiskers in the background
+const quality = () => Y.find(({ key }) => key === state.y) ?? Y[0];
 
 const colour = (i) => `s${i % 8}`;
 const shapeOf = (i) => (i + Math.floor(i / 8)) % 8;
@@ -79,18 +81,18 @@ function front(list, best) {
   return kept;
 }
 
-function panel(items, { key, axis: xLabel, factor, place }, title, metric) {
+function panel(items, { key, axis: xLabel, factor, place }, title, metric, size = SIZE) {
   const { axis: yLabel, factor: times } = metric;
-  const [name, quality, isShare] = [`final.${key}`, `final.${metric.key}`, metric.scale === 100];
+  const [name, good, isShare] = [`final.${key}`, `final.${metric.key}`, metric.scale === 100];
   const timed = place === "latency" ? commonMachine(items) : null;
-  const all = items.filter((item) => item.get(name) && item.get(quality) && (!timed || item.first.machine === timed))
-    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(quality) * times,
-      sd: (item.get(quality).sd ?? 0) * times, wide: place === "latency" ? spreadOf(item, name) : 0 }));
+  const all = items.filter((item) => item.get(name) && item.get(good) && (!timed || item.first.machine === timed))
+    .map((item) => ({ item, x: item.mean(name) * factor, y: item.mean(good) * times,
+      sd: (item.get(good).sd ?? 0) * times, wide: place === "latency" ? spreadOf(item, name) : 0 }));
   if (!all.length) return el("figure", {}, el("figcaption", {}, `${xLabel}: not measured`));
   const dense = summarise(items.map((item) => item.mean(`dense.${metric.key}`)).filter((v) => v !== null));
   const denseX = summarise(all.map(({ item }) => item.mean(`dense.${key}`)).filter((v) => v !== null));
   const known = dense && denseX ? { x: denseX.mean * factor, y: dense.mean * times } : null;
-  const lowest = plotState.range && isShare && metric.better === "higher" && known ? known.y - plotState.range : -Infinity;
+  const lowest = state.range && isShare && metric.better === "higher" && known ? known.y - Number(state.range) : -Infinity;
   const list = all.filter((p) => p.y >= lowest);
   const further = timed === null ? furtherPoints(all, { key, factor }, metric).filter((p) => p.y >= lowest) : [];
   const below = all.length - list.length;
@@ -98,13 +100,13 @@ function panel(items, { key, axis: xLabel, factor, place }, title, metric) {
   const chart = frame({
     x: padded([...list.flatMap((p) => [Math.max(0, p.x - p.wide), p.x + p.wide]), ...further.map((p) => p.x), ...(known ? [known.x] : [])], { least: 0 }),
     y: padded([...list.flatMap((p) => [p.y - p.sd, p.y + p.sd]), ...further.map((p) => p.y), ...(known ? [known.y] : [])], { most: isShare ? 100 : Infinity }),
-  }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel });
+  }, { label: `${yLabel} against ${xLabel}, ${title}: ${list.length} configurations`, xLabel, yLabel, size });
   drawFront(chart, list, known, metric);
   drawFurther(chart, further, metric, xLabel);
-  drawPoints(chart, list, metric, xLabel);
-  const others = timed ? items.filter((item) => item.get(name) && item.get(quality)).length - all.length : 0;
+  drawPoints(chart, list, metric, xLabel, timed === null);
+  const others = timed ? items.filter((item) => item.get(name) && item.get(good)).length - all.length : 0;
   const notes = [timed, others ? `${others} measured on other machines left out` : "", below ? `${below} farther below left out` : ""];
-  const note = notes.filter(Boolean).join("; ");
+  const note = [list.some((p) => p.sd) ? "" : "one net each: no spread is known", ...notes].filter(Boolean).join("; ");
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
 }
 
@@ -143,24 +145,28 @@ function drawFront({ node, x, y }, list, known, metric) {
     svg("text", { x: to, y: y(known.y) - 6, "text-anchor": "end" }, "dense"));
 }
 
-function drawPoints({ node, x, y }, list, metric, xLabel) {
-  const lines = groupBy(list, ({ item }) => `${item.first.method} ${item.first.schedule}`);
+function drawPoints({ node, x, y }, list, metric, xLabel, joined) {
+  const crowded = list.length > CROWD;
+  // times of nets that differ little go to and fro: a line through them says nothing
+  const lines = joined ? groupBy(list, ({ item: { first } }) => JSON.stringify([first.method, first.schedule, first.dataset, first.model, first.origin, first.row !== ""])) : new Map();
   for (const found of lines.values()) {
     const path = [...found].sort((a, b) => a.item.mean("macs_removed") - b.item.mean("macs_removed")).map((p, i) => `${i ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("");
-    node.append(svg("g", { class: colour(methodIndex.get(found[0].item.first.method)) }, svg("path", { class: "thin", d: path })));
+    if (found.length > 1) node.append(svg("g", { class: colour(methodIndex.get(found[0].item.first.method)) }, svg("path", { class: "thin", d: path })));
   }
+  const whiskers = (p) => [
+    p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null,
+    p.wide ? svg("line", { class: "whisker", x1: x(Math.max(0, p.x - p.wide)), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null,
+  ];
   const made = [...list].sort((a, b) => a.x - b.x).map((p, i) => {
     const { first, runs: own } = p.item;
     const index = methodIndex.get(first.method);
     const text = [`${first.method}${first.label ? ` · ${first.label}` : ""}`,
-      `${metric.axis} ${plain(p.y, metric.digits)}${p.sd ? ` ± ${plain(p.sd, metric.digits)}` : ""} (${own.length} seed${own.length > 1 ? "s" : ""})`,
+      `${metric.axis} ${plain(p.y, metric.digits)}${p.sd ? ` ± ${plain(p.sd, metric.digits)}` : ""} (${plural(own.length, "net")})`,
       `${xLabel} ${plain(p.x)}`, `${first.schedule}, MACs removed ${percent(p.item.mean("macs_removed"), 1)} %`].join("\n");
-    const whisker = p.sd ? svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }) : null;
-    const level = p.wide ? svg("line", { class: "whisker", x1: x(Math.max(0, p.x - p.wide)), x2: x(p.x + p.wide), y1: y(p.y), y2: y(p.y) }) : null;
     return explain(svg("a", { href: link(first), class: `point ${colour(index)}`, tabindex: i ? -1 : 0, "aria-label": text },
-      whisker, level, marker(index, x(p.x), y(p.y))), text);
+      whiskers(p), marker(index, x(p.x), y(p.y), crowded ? 3.4 : 4.5)), text);
   });
-  node.append(...made);
+  node.append(svg("g", { class: crowded ? "crowd" : null }, made));
   rove(node, made);
 }
 
@@ -180,40 +186,68 @@ function rove(node, made) {
 
 // What the plots of these runs show: the chosen quality; beside the first headline that of nets of another task.
 function metricOf(list) {
-  const wanted = plotState.y === Y[0] ? Y.filter(({ headline }) => headline) : [plotState.y];
+  const wanted = state.y ? [quality()] : Y.filter(({ headline }) => headline);
   return wanted.find((metric) => list.some((run) => run.get(`final.${metric.key}`) !== null)) ?? null;
 }
 
+// What a click on the legend has picked out; a plot without any of it shows all.
+const isolated = (items) => (items.some(({ first }) => state.only.has(first.method)) ? items.filter(({ first }) => state.only.has(first.method)) : items);
+
+function legend(items) {
+  const methods = [...groupBy(items, (item) => item.first.method)].sort((a, b) => methodIndex.get(a[0]) - methodIndex.get(b[0]));
+  return el("ul", { class: "legend", "aria-label": "Methods; a click shows one alone" }, methods.map(([method, found]) => {
+    const i = methodIndex.get(method);
+    const faded = isolated(items).length < items.length && !state.only.has(method);
+    return el("li", { class: `${colour(i)}${faded ? " faded" : ""}` }, el("button", { type: "button", "aria-pressed": String(state.only.has(method)),
+      title: "show it alone, or all again; with Ctrl or Shift: beside the others", click: (event) => isolate(method, event.ctrlKey || event.shiftKey || event.metaKey) },
+    svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(i, 7, 7)), el("span", {}, `${method} (${found.length})`)));
+  }));
+}
+
+function isolate(method, beside) {
+  const alone = state.only.size === 1 && state.only.has(method);
+  if (!beside) state.only = new Set(alone ? [] : [method]);
+  else if (!state.only.delete(method)) state.only.add(method);
+  redraw();
+}
+
 function drawSubjects(list) {
-  const measured = list.filter((run) => run.measured && metricOf([run]) !== null);
-  const subjects = [...groupBy(measured, (run) => JSON.stringify([run.dataset, run.model])).values()]
-    .map((found) => averaged(found)).sort((a, b) => b.length - a.length);
-  const cards = subjects.slice(0, plotState.limit).map(subject);
+  const items = averaged(list.filter((run) => run.measured && metricOf([run]) !== null));
+  const found = subjects(items);
+  const cards = found.slice(0, plots.limit).map(([name, members]) => subject(name, members));
   $("#subjects").replaceChildren(...(cards.length ? cards : [el("p", { class: "muted" }, "No measured run fits these filters.")]));
-  const rest = subjects.length - cards.length;
+  const rest = found.length - cards.length;
   $("#more-subjects").hidden = rest <= 0;
   $("#more-subjects").textContent = rest > 2 * SUBJECTS ? `Show ${2 * SUBJECTS} of ${rest} more data sets and models` : `Show ${rest} more`;
 }
 
-function subject(items) {
+function subject(name, items) {
   const metric = metricOf(items.map((item) => item.first));
-  const { model, dataset } = items[0].first;
-  const methods = [...groupBy(items, (item) => item.first.method)].sort((a, b) => methodIndex.get(a[0]) - methodIndex.get(b[0]));
-  const legend = methods.map(([method, found]) => {
-    const i = methodIndex.get(method);
-    const text = `${method} (${found.length})`;
-    return el("li", { class: colour(i) }, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(i, 7, 7)), el("span", {}, text));
-  });
-  const shown = X.filter(({ key, place }) => place !== "latency" || key.startsWith(`batch_${plotState.batch}_`));
-  return el("article", { class: "subject" }, el("h4", {}, `${model} on ${dataset}`), el("ul", { class: "legend" }, legend),
-    el("div", { class: "panels" }, shown.map((axis) => panel(items, axis, `${model} on ${dataset}`, metric))));
+  const shown = X.filter(({ key, place }) => place !== "latency" || key.startsWith(`batch_${state.batch}_`));
+  return el("article", { class: "subject" }, el("h4", {}, name), legend(items),
+    el("div", { class: "panels" }, shown.map((axis) => panel(isolated(items), axis, name, metric))));
+}
+
+// Both kinds of plots; the tables do not depend on the axes.
+function redraw() {
+  const list = filtered();
+  drawBoard(list);
+  drawSubjects(list);
+  remember();
+}
+
+function showAxes() {
+  $("#metric").value = quality()?.key ?? "";
+  $("#range").value = state.range;
+  $("#batch").value = state.batch;
+  $("#x-axis").value = state.x;
 }
 
 function buildPlots() {
-  const select = $("#metric");
-  for (const { key, axis } of Y) select.append(el("option", { value: key }, axis));
-  select.addEventListener("change", () => { plotState.y = METRICS.get(select.value); drawSubjects(filtered()); });
-  $("#batch").addEventListener("change", (event) => { plotState.batch = event.target.value; drawSubjects(filtered()); });
-  $("#range").addEventListener("change", (event) => { plotState.range = Number(event.target.value); drawSubjects(filtered()); });
-  $("#more-subjects").addEventListener("click", () => { plotState.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
+  for (const { key, axis } of Y) $("#metric").append(el("option", { value: key }, axis));
+  for (const { key, axis } of X) $("#x-axis").append(el("option", { value: key }, axis));
+  const follow = (selector, name) => $(selector).addEventListener("change", (event) => { state[name] = event.target.value; redraw(); });
+  for (const [selector, name] of [["#metric", "y"], ["#range", "range"], ["#batch", "batch"], ["#x-axis", "x"]]) follow(selector, name);
+  $("#more-subjects").addEventListener("click", () => { plots.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
+  showAxes();
 }

@@ -1,39 +1,49 @@
-// The filters and the table of all runs.
+// The filters, the columns, the table of all runs, and what ended without numbers.
 const PAGE = 50;
+const FAILED = 100;
 const QUALITY = D.metrics.filter(({ place, shown }) => place === "metrics" && shown === "summary");
-const DELTA = number("Δ dense", "delta", (found) => withSpread(found, points));
-const COLUMNS = [
-  { title: "Method", value: (item) => item.first.method.toLowerCase(), cell: nameCell },
-  { title: "Net and data", value: ({ first }) => `${first.dataset} ${first.model} ${first.schedule}`, cell: netCell },
-  { title: "Seed", num: true, value: (item) => item.first.seed, cell: seedCell },
-  ...QUALITY.filter(({ nested }) => !nested).flatMap((metric) => (metric.key === "accuracy" ? [ofFinal(metric), DELTA] : [ofFinal(metric)])),
+const DELTA = number("Δ dense", "delta", (found) => withSpread(found, points), "higher");
+const NUMBERS = [
+  ...QUALITY.filter(({ nested }) => !nested).map((metric) => ofFinal(metric)),
   ofRun("macs_removed", "MACs −%"), // narrower than the metrics' own titles: there are many columns
   ofRun("params_removed", "Params −%"),
+  DELTA,
   number("Masked %", "masked", (found) => percent(found.mean, 1)),
   ...["batch_1", "batch_64"].flatMap((batch) => [ofFinal(METRICS.get(`${batch}_ms`)), ofRun(`speedup.${batch}`)]),
   ...QUALITY.filter(({ nested }) => nested).map((metric) => ofFinal(metric)),
   ...["macs", "params"].map((key) => ofFinal(METRICS.get(key), (found) => short(found.mean))),
-  { title: "Status", value: (item) => item.first.status, cell: (item) => [chip(worst(item)), item.runs.every((run) => run.origin === "published") ? origin(item.first) : null] },
-].filter((column) => !column.name || column.name === "delta" || COLUMN.has(column.name));
+].filter(({ name }) => name === "delta" || COLUMN.has(name));
+const HEADLINES = NUMBERS.filter(({ metric }) => metric?.headline);
+// method, quality and size first: more than that a phone does not show
+const FIRST = [...HEADLINES, ...NUMBERS.filter(({ key }) => key === "macs_removed")];
+const COLUMNS = [
+  { key: "method", title: "Method", value: ({ first }) => first.method.toLowerCase(), cell: nameCell },
+  ...FIRST,
+  { key: "net", title: "Net and data", value: ({ first }) => `${first.dataset} ${first.model} ${first.schedule}`, cell: netCell },
+  { key: "seed", title: "Seed", num: true, value: ({ first }) => first.seed, cell: ({ first }) => String(first.seed) },
+  ...NUMBERS.filter((column) => !FIRST.includes(column)),
+  { key: "status", title: "Status", value: ({ first }) => first.status, cell: ({ first }) => [chip(first.status), " ", originChip(first.origin)] },
+];
 
-const state = { sort: 0, down: false, limit: PAGE, mean: false, picked: {}, words: [] };
+const state = { picked: {}, search: "", on: "", sort: null, columns: null, x: "macs", y: "", range: "", batch: "1", only: new Set(),
+  runs: "method", limit: PAGE };
 
-function number(title, name, form) {
-  const cell = (item) => (item.get(name) ? form(item.get(name)) : NOTHING);
-  return { title, name, num: true, value: (item) => item.mean(name), cell };
+function number(title, name, form, better = null, metric = null) {
+  const text = (item) => (item.get(name) ? form(item.get(name)) : NOTHING);
+  return { key: metric?.key ?? name, title, name, num: true, better, metric, value: (item) => item.mean(name), text, cell: text };
 }
 
 // A metric of the final net; fractions have the spread over seeds beside the mean.
 function ofFinal(metric, form = null) {
   const text = (value) => show(metric, value);
   return number(metric.title + metric.mark, `final.${metric.key}`,
-    form ?? (metric.scale === 100 ? (found) => withSpread(found, text) : (found) => text(found.mean)));
+    form ?? (metric.scale === 100 ? (found) => withSpread(found, text) : (found) => text(found.mean)), metric.better, metric);
 }
 
 // A metric of the whole run.
 function ofRun(key, title = null) {
   const metric = METRICS.get(key);
-  return number(title ?? metric.title + metric.mark, key, (found) => show(metric, found.mean));
+  return number(title ?? metric.title + metric.mark, key, (found) => show(metric, found.mean), metric.better);
 }
 
 function nameCell(item) {
@@ -47,102 +57,127 @@ function netCell({ first }) {
   return [el("span", { class: "one-line" }, `${first.model} on ${first.dataset}`), el("span", { class: "below" }, first.schedule)];
 }
 
-function seedCell(item) {
-  return state.mean && item.runs.length > 1 ? `${item.runs.length} seeds` : String(item.first.seed);
-}
-
-const worst = (item) => item.runs.map((run) => run.status)
+const worst = (item) => item.all.map((run) => run.status)
   .sort((a, b) => Object.keys(STATUS).indexOf(b) - Object.keys(STATUS).indexOf(a))[0];
+const originOf = (item) => {
+  const found = [...new Set(item.all.map((run) => run.origin))];
+  return found.length > 1 ? "both" : found[0];
+};
 
 // ------------------------------------------------------------------------------------------- filters
 const FILTERS = [["dataset", "Data set"], ["model", "Model"], ["method", "Method"], ["schedule", "Schedule"],
   ["seed", "Seed"], ["status", "Status"], ["origin", "Own or published"]];
+const FILTER_VALUES = new Map(FILTERS.map(([name]) => [name, [...new Set(runs.map((run) => run[name]))]
+  .sort((a, b) => (name === "seed" ? a - b : String(a).localeCompare(String(b))))]));
 
 function buildFilters() {
   const form = $("#filters");
   for (const [name, title] of FILTERS) {
-    const values = [...new Set(runs.map((run) => run[name]))];
-    values.sort((a, b) => (name === "seed" ? a - b : String(a).localeCompare(String(b))));
-    const show = (value) => (name === "status" ? STATUS[value][1] : String(value));
+    const shown = (value) => (name === "status" ? STATUS[value][1] : String(value));
     const select = el("select", { name, change: () => { state.picked[name] = select.value; changed(); } },
-      el("option", { value: "" }, "all"), values.map((value, i) => el("option", { value: i + 1 }, show(value))));
-    select.values = values;
+      el("option", { value: "" }, "all"), FILTER_VALUES.get(name).map((value) => el("option", { value: String(value) }, shown(value))));
     form.append(el("label", {}, title, select));
   }
-  const search = el("input", { type: "search", name: "search", placeholder: "words, e.g. fpgm 0.4", input: () => {
-    state.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    changed();
-  } });
+  const search = el("input", { type: "search", name: "search", placeholder: "words, e.g. fpgm 0.4",
+    input: () => { state.search = search.value; changed(); } });
   form.append(el("label", { class: "wide" }, "Search", search));
   form.addEventListener("submit", (event) => event.preventDefault());
-  $("#clear").addEventListener("click", () => {
-    form.reset();
-    state.picked = {};
-    state.words = [];
-    changed();
-  });
+  $("#clear").addEventListener("click", () => { state.picked = {}; state.search = ""; showFilters(); changed(); });
+}
+
+// The controls as the state says, which the address may have set.
+function showFilters() {
+  for (const [name] of FILTERS) $(`#filters [name="${name}"]`).value = state.picked[name] ?? "";
+  $("#filters [name=search]").value = state.search;
+  if (state.search || Object.values(state.picked).some(Boolean)) $("#filter-fold").open = true;
 }
 
 function filtered() {
-  const wanted = FILTERS.filter(([name]) => state.picked[name])
-    .map(([name]) => [name, $(`#filters [name="${name}"]`).values[state.picked[name] - 1]]);
-  return runs.filter((run) => wanted.every(([name, value]) => run[name] === value)
-    && state.words.every((word) => run.text.includes(word)));
+  const wanted = FILTERS.map(([name]) => [name, state.picked[name]]).filter(([, value]) => value);
+  const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!wanted.length && !words.length) return runs;
+  return runs.filter((run) => wanted.every(([name, value]) => String(run[name]) === value) && words.every((word) => run.text.includes(word)));
 }
 
 // ------------------------------------------------------------------------------------------- table
+function heads(columns, sort) {
+  return columns.map((column) => el("th", { scope: "col", class: column.num ? "num" : null, "data-key": column.key },
+    el("button", { type: "button", click: () => sort(column) }, column.title)));
+}
+
+// The order after a click on a column: "key" rises, "-key" falls; numbers fall first.
+function turned(now, { key, num, better }) {
+  const first = num && better !== "lower" ? `-${key}` : key;
+  return now === first ? (first === key ? `-${key}` : key) : first;
+}
+
+function sorted(items, order, columns) {
+  const column = columns.find(({ key }) => key === order.replace(/^-/, "")) ?? columns[0];
+  const values = new Map(items.map((item) => [item, column.value(item)]));
+  return [...items].sort((a, b) => compare(values.get(a), values.get(b), order.startsWith("-")));
+}
+
+function sortMarks(table, order) {
+  for (const head of $$("thead th", table)) {
+    if (head.dataset.key === order.replace(/^-/, "")) head.setAttribute("aria-sort", order.startsWith("-") ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+
 function buildTable() {
-  const heads = COLUMNS.map((column, i) => el("th", { scope: "col", class: column.num ? "num" : null },
-    el("button", { type: "button", click: () => sortBy(i) }, column.title)));
-  $("#all thead").append(el("tr", {}, heads));
+  $("#all thead").append(el("tr", {}, heads(COLUMNS, (column) => { state.runs = turned(state.runs, column); drawTable(filtered()); remember(); })));
   $("#more").addEventListener("click", () => {
     const before = state.limit;
     state.limit += 2 * PAGE;
     drawTable(filtered());
     $(`#all tbody tr:nth-child(${before + 1}) a`)?.focus();
   });
-  $("#mean").addEventListener("change", (event) => { state.mean = event.target.checked; changed(); });
-  sortMarks();
-}
-
-function sortBy(column) {
-  state.down = state.sort === column ? !state.down : Boolean(COLUMNS[column].num);
-  state.sort = column;
-  sortMarks();
-  drawTable(filtered());
-}
-
-function sortMarks() {
-  $$("#all thead th").forEach((head, i) => {
-    if (i === state.sort) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
-    else head.removeAttribute("aria-sort");
-  });
 }
 
 // Missing values come last in both directions.
 function compare(a, b, down) {
   if (a === null || b === null) return (a === null) - (b === null);
-  const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  const order = typeof a === "number" ? a - b : WORD_ORDER.compare(String(a), String(b));
   return down ? -order : order;
 }
+const WORD_ORDER = new Intl.Collator("en", { numeric: true });
 
 function drawTable(list) {
-  const items = state.mean ? averaged(list) : list.map((run) => new Item([run]));
-  const { value } = COLUMNS[state.sort];
-  items.sort((a, b) => compare(value(a), value(b), state.down));
+  sortMarks($("#all"), state.runs);
+  const items = sorted(list.map((run) => new Item([run])), state.runs, COLUMNS);
   const rows = items.slice(0, state.limit).map((item) => el("tr", {}, COLUMNS.map((column) =>
     el("td", { class: column.num ? "num" : null }, column.cell(item)))));
   $("#all tbody").replaceChildren(...rows);
   $("#shown").textContent = items.length > rows.length ? `${rows.length} of ${whole(items.length)} shown` : "";
   $("#more").hidden = items.length <= rows.length;
-  $("#count").textContent = list.length === runs.length ? `${whole(runs.length)} runs`
-    : `${whole(list.length)} of ${whole(runs.length)} runs`;
+  $("#count").textContent = list.length === runs.length ? plural(runs.length, "run") : `${whole(list.length)} of ${plural(runs.length, "run")}`;
   $("#clear").hidden = list.length === runs.length;
+}
+
+// ------------------------------------------------------------------------------------------- failed
+function drawFailed(list) {
+  const failed = list.filter((run) => !run.measured);
+  $("#failed-runs").replaceChildren(...failed.slice(0, FAILED).map(failure),
+    ...(failed.length > FAILED ? [el("p", { class: "muted small" }, `${FAILED} of ${whole(failed.length)} are shown; filter them.`)] : []),
+    ...(failed.length ? [] : [el("p", { class: "muted" }, "No run that fits the filters has failed.")]));
+}
+
+function failure(run) {
+  const trace = el("pre", {});
+  const said = (run.error || "it ended without a message").split("\n");
+  const open = async () => { await unfold(); trace.textContent = run.more.traceback || "No traceback was recorded."; };
+  return el("details", { class: "failure", toggle: open }, el("summary", {}, chip("failed"), " ", el("b", {}, run.method), run.label ? ` ${run.label}` : "",
+    el("span", { class: "muted" }, ` · ${run.model} on ${run.dataset}, ${run.schedule}, seed ${run.seed}`), el("span", { class: "said" }, said[0])),
+  said.length > 1 ? el("pre", {}, run.error) : null, trace, el("p", {}, el("a", { href: link(run) }, "the run")));
 }
 
 function changed() {
   state.limit = PAGE;
+  drawBoard.limit = TOP;
   const list = filtered();
-  drawTable(list);
+  drawBoard(list);
   drawSubjects(list);
+  drawTable(list);
+  drawFailed(list);
+  remember();
 }

@@ -24,7 +24,7 @@ function shareCurve(run) {
       svg("line", { class: "whisker", x1: x(p.x), x2: x(p.x), y1: y(p.y - p.sd), y2: y(p.y + p.sd) }), marker(i, x(p.x), y(p.y), 3)),
     `${ranking}, ${plain(p.x)} % removed\nerror ${plain(p.y)} ± ${plain(p.sd)} %`))));
   });
-  const legend = lines.map(([ranking], i) => el("li", { class: colour(i) }, el("i", { class: "key" }), el("span", {}, rankingName(run, ranking))));
+  const legend = lines.map(([ranking], i) => el("li", { class: colour(i) }, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(i, 7, 7)), el("span", {}, rankingName(run, ranking))));
   return el("figure", { class: "panel" }, el("h4", {}, title), node, el("ul", { class: "legend" }, legend),
     whole ? el("figcaption", {}, "Mean and deviation over single draws; dotted, with its deviation: nothing removed.") : null);
 }

@@ -1,0 +1,147 @@
+"""What a sweep says: how far it is, three lines a job, a table of means at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prunebench.core.result import read_result, removed
+from prunebench.errors import UserError
+from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING
+from prunebench.report import configurations, tables
+from prunebench.report.record import Pool, Record, from_result
+
+BRIEF = "PRUNEBENCH_BRIEF"
+"""Set in a job of a sweep, see :mod:`prunebench.training.callbacks`, which this module must not wait for."""
+_JOBS = "PRUNEBENCH_SWEEP_JOBS"
+"""A file with a line for each job that has ended, whichever process ran it."""
+
+
+def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
+    """How many jobs the sweep over ``arguments`` has, and the keys in which they differ.
+
+    The number is None where a sweeper that searches decides it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    count: int | None = None if any(word.startswith("hydra/sweeper=") for word in words) else 1
+    keys = set()
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override():
+                keys.add(override.key_or_group)
+                count = count and count * len(list(override.sweep_string_iterator()))
+        except HydraException:  # Hydra will say what is wrong with it, or knows the values later
+            count = None
+    return count, keys
+
+
+@contextmanager
+def sweep() -> Iterator[None]:
+    """Afterwards the closing table is printed, over all jobs that have ended."""
+    with tempfile.TemporaryDirectory(prefix="prunebench-sweep-") as folder:
+        path = Path(folder) / "jobs"
+        os.environ[_JOBS] = str(path)
+        try:
+            yield
+        finally:
+            del os.environ[_JOBS]
+            show(ended(path))
+
+
+def begin(number: int, total: int | None, words: Sequence[str], *, started: float, trained: int) -> None:
+    """The first line of a job.
+
+    Args:
+        number: of the job, from 0. ``total``: see :func:`plan`.
+        started: when this process began its first job (``time.monotonic``). ``trained``: jobs that it has run since.
+    """
+    of = f"{number + 1}" if total is None else f"{number + 1} of {total}"
+    left = ""
+    if trained and total is not None:
+        left = f", {spoken((time.monotonic() - started) / trained * (total - number))} left"
+    print(f"\n{of}{left}: {' '.join(words)}", flush=True)
+
+
+def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None:
+    """The two other lines: what came of it and where it lies; ``again`` if it was complete before."""
+    final = result["metrics"]["final"]
+    found = [metric for metric in HEADLINES if metric.key in final]
+    shown = [f"{metric.label} {metric.show(final[metric.key])}{metric.unit.mark}" for metric in found]
+    said = ", ".join([*shown, removed(result["cost"]), spoken(result["run"]["seconds"])])
+    print(f"  {'already ' if again else ''}{result['status']}: {said}")
+    print(f"  {folder}", flush=True)
+    note(folder)
+
+
+def note(folder: Path) -> None:
+    """The job of the run in ``folder`` has ended, with or without numbers."""
+    if path := os.environ.get(_JOBS):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(str(folder)) + "\n")
+
+
+def ended(path: Path) -> list[Record]:
+    """The results of the jobs that the file names, without those that have none."""
+    if not path.exists():
+        return []
+    pool, found = Pool(), []
+    for folder in dict.fromkeys(Path(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()):
+        try:
+            found.append(from_result(read_result(folder), folder, folder.name, pool))
+        except UserError:
+            continue  # it was refused before anything could be written; its line has said so
+    return found
+
+
+def show(records: Sequence[Record]) -> None:
+    """Mean ± sample standard deviation over the distinct nets of each configuration, the best first."""
+    if not records:
+        return
+    groups = configurations.group(records)
+    failed = len(configurations.failures(records))
+    columns = [metric for metric in HEADLINES if any(g.estimate(f"final.{metric.key}") for g in groups)]
+    table = Table(title=f"{len(records)} runs, {failed} failed", title_justify="left")
+    for i, title in enumerate(["", "nets", *(metric.column for metric in columns), "MACs −%", "params −%"]):
+        table.add_column(Text(title), justify="right" if i else "left", no_wrap=bool(i))
+    best = columns[0] if columns else None
+    for item in sorted(groups, key=lambda g: _rank(g, best)):
+        names = dict.fromkeys((item.name, item.first.model, item.first.dataset, item.first.schedule))
+        cells = [tables.over_seeds(metric, item.estimate(f"final.{metric.key}")).text for metric in columns]
+        gone = [tables.mean(METRICS[key], item.estimate(key)).text for key in ("macs_removed", "params_removed")]
+        again = "*" if item.repeated else ""
+        table.add_row(*map(Text, (" · ".join(names), f"{len(item.records)}{again}", *cells, *gone)))
+    console = Console()
+    console.print()
+    console.print(table)
+    if any(item.repeated for item in groups):
+        console.print("* seeds that end with the same net are one sample")
+
+
+def _rank(item: configurations.Group, metric: Any) -> float:
+    found = item.estimate(f"final.{metric.key}") if metric else None
+    if found is None:
+        return float("inf")
+    return -found.mean if metric.better == "higher" else found.mean
+
+
+def spoken(seconds: float | None) -> str:
+    """A time as one says it: 40 s, 12 min, 3.5 h."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

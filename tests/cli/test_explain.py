@@ -1,0 +1,57 @@
+"""``--help method=...``: every key that can be set, the schedules that the class takes, the paper and its rows."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from prunebench.cli.explain import explain
+from prunebench.cli.main import main
+from prunebench.cli.mistakes import known_keys
+from prunebench.config.groups import options
+from prunebench.rows import find
+from tests.kit import configure
+
+UNSET = ("name", "_target_", "recipe", "acts", "control", "run_folders", "schedules", "phases")
+
+
+@pytest.mark.parametrize("name", ["fpgm", "soft_filter_pruning", "bbb", "fsm", "none", "swag"])
+def test_every_key_is_there_with_its_default(name: str, tmp_path: Path) -> None:
+    text = explain("method", name)
+    shown = dict(re.findall(r"^  method\.([\w.]+)=?(.*)$", text, re.MULTILINE))
+    known = [key.removeprefix("method.") for key in known_keys([f"method={name}"]) if key.startswith("method.")]
+    wanted = {key for key in known if not set(key.split(".")) & set(UNSET)}
+    missing = {key for key in wanted if not any(key == other or key.startswith(f"{other}.") for other in shown)}
+    assert not missing
+    config = configure(tmp_path, f"method={name}")[0]["method"]
+    for key in set(shown) & set(config):
+        if isinstance(config[key], int | float) and not isinstance(config[key], bool):
+            assert float(shown[key]) == config[key], key
+
+
+@pytest.mark.parametrize("name", ["fpgm", "soft_filter_pruning", "bbb", "fsm"])
+def test_the_schedules_are_those_that_the_method_takes(name: str, tmp_path: Path) -> None:
+    config = configure(tmp_path, f"method={name}")[0]["method"]
+    module, _, kind = config["_target_"].rpartition(".")
+    taken = set(config.get("schedules") or getattr(importlib.import_module(module), kind).schedules)
+    said = explain("method", name).partition("Schedules:")[2].partition("Keys")[0]
+    assert {word for word in options("schedule") if re.search(rf"\b{word}\b", said)} == taken
+
+
+def test_the_rows_are_of_the_method() -> None:
+    text = explain("method", "fpgm")
+    assert "https://arxiv.org/abs/1811.00250" in text
+    names = re.findall(r"experiment=(\S+)", text)
+    assert names and all((find(name).overrides or {}).get("method") == "fpgm" for name in names)
+
+
+def test_an_option_that_does_not_exist_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", "method=fpg"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: method has no option 'fpg'; did you mean fpgm")
+    assert main(["--help", "model=resnet20", "schedule=oneshot"]) == 0
+    said = capsys.readouterr()
+    assert "model.width=16" in said.out and "schedule=oneshot" in said.out

@@ -1,0 +1,95 @@
+"""What a sweep says, and that a job that is forked ends with the numbers of one that is started anew."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunebench.cli import progress
+from prunebench.core.result import read_result
+from tests.kit import SHORT
+from tests.report.factory import make
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-m method=a,b seed=0,1,2", (6, {"method", "seed"})),
+        ("-m method=a seed=range(0,4) x.y=[1,2]", (4, {"seed"})),
+        ("-m experiment=glob(*)", (None, set())),
+        ("-m hydra/sweeper=optuna method=a,b", (None, {"method"})),
+        ("-m method=a", (1, set())),
+    ],
+)
+def test_the_jobs_are_counted(line: str, expected: tuple[int | None, set[str]]) -> None:
+    count, keys = progress.plan(line.split())
+    assert (count, keys) == expected or (expected[0] is None and count is None)
+
+
+def test_the_time_left_is_that_of_the_jobs_so_far(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1000.0)
+    progress.begin(0, 36, ["seed=0"], started=0.0, trained=0)
+    progress.begin(6, 36, ["seed=6"], started=856.0, trained=6)  # 24 s each, 30 to go
+    progress.begin(6, None, ["seed=6"], started=856.0, trained=6)
+    lines = capsys.readouterr().out.split("\n\n")
+    assert [line.strip() for line in lines if line.strip()] == [
+        "1 of 36: seed=0",
+        "7 of 36, 12 min left: seed=6",
+        "7: seed=6",
+    ]
+    assert [progress.spoken(s) for s in (None, 40.2, 720, 12600)] == ["–", "40 s", "12 min", "3.5 h"]
+
+
+def test_the_closing_table_has_means_over_the_nets_of_all_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress.sweep():
+        for method in ("random", "fpgm"):
+            for seed in (0, 1):
+                progress.note(make(tmp_path, method=method, seed=seed))
+        progress.note(make(tmp_path, method="l1norm", status="failed"))
+        progress.note(tmp_path / "refused before anything was written")
+    said = capsys.readouterr().out
+    assert "5 runs, 1 failed" in said
+    accuracies = {
+        method: [
+            read_result(p.parent)["metrics"]["final"]["accuracy"] for p in tmp_path.glob(f"{method}-*/*/*/result.json")
+        ]
+        for method in ("random", "fpgm")
+    }
+    lines = [line for line in said.splitlines() if "±" in line]
+    assert [line.split()[1] for line in lines] == sorted(accuracies, key=lambda name: -sum(accuracies[name]))
+    for line in lines:
+        one, other = accuracies[line.split()[1]]
+        assert f"{50 * (one + other):.2f} ± {100 * abs(one - other) / 2**0.5:.2f}" in line
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.slow
+def test_a_forked_job_ends_with_the_numbers_of_a_command(tmp_path: Path) -> None:
+    """And says three lines."""
+    options = [*SHORT, "model=lenet300_100", "dataset.epochs.train=1", "dataset.epochs.finetune=1", "method=bbb,random"]
+
+    def call(*arguments: str) -> str:
+        command = [sys.executable, "-m", "prunebench", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    said = call("-m", *options, "seed=0,1", f"paths.outputs={tmp_path / 'sweep'}")
+    blocks = re.findall(r"^\d of 4.*\n  complete: test accuracy .*\n  /.*\n", said, re.MULTILINE)
+    assert len(blocks) == 4
+    for method in ("bbb", "random"):
+        call(*options[:-1], f"method={method}", "seed=1", f"paths.outputs={tmp_path / 'single'}")
+    for path in (tmp_path / "single").rglob("result.json"):
+        alone = read_result(path.parent)
+        swept = read_result(tmp_path / "sweep" / path.parent.relative_to(tmp_path / "single"))
+        assert swept["net_sha256"] == alone["net_sha256"]
+        assert swept["metrics"] == alone["metrics"]
+        assert swept["run"]["command"].startswith("python -m prunebench ")
+    again = call("-m", *options, "seed=0,1", f"paths.outputs={tmp_path / 'sweep'}")
+    assert again.count("already complete: ") == 4
