@@ -5,7 +5,10 @@ from __future__ import annotations
 from prunebench.config.groups import GROUPS, options
 from prunebench.errors import INSTALLED, here
 
-NOTES = {"ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given"}
+NOTES = {
+    "ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given",
+    "attack": "    test pictures changed on purpose: accuracy and vulnerability under attack; off unless it is given",
+}
 
 EXAMPLES = (
     ("python -m prunebench", "train, prune and fine-tune ResNet-20 on handwritten digits, about a minute"),
@@ -25,6 +28,7 @@ EXAMPLES = (
         "python -m prunebench dataset=mnist model=lenet5 ood=fashion_mnist",
         "also measure how well the nets' uncertainty tells foreign pictures from MNIST's",
     ),
+    ("python -m prunebench attack=pgd attack.num_samples=200", "also measure the accuracy on attacked test pictures"),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
         "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",

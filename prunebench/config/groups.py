@@ -9,19 +9,22 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
+GROUPS = ("method", "model", "dataset", "ood", "attack", "schedule", "trainer", "logger", "paths")
 
-MAY_LACK = ("ood",)
+MAY_LACK = ("ood", "attack")
 """Groups that a run may have none of."""
 
 RUN_FOLDERS = "run_folders"
-"""Key of ``method`` with the names of its options that are folders of finished runs."""
+"""Key of a group of :data:`FROM_RUNS` with the names of its options that are folders of finished runs."""
+FROM_RUNS = ("method", "attack")
+"""Groups whose options may be such folders."""
 
 NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "method": ("name", "recipe", "acts", "control", RUN_FOLDERS),
     "model": ("name", "recipe", "pretrained", "pretrained_sha256", "checkpoints"),
     "dataset": ("epochs", "recipe"),
     "ood": ("epochs", "recipe"),
+    "attack": (RUN_FOLDERS, "usual"),
 }
 """Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
 

@@ -24,6 +24,7 @@ from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.run import suits
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
+from prunebench.run.robustness import make_adversary
 
 
 def identified(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,
+        adversary=make_adversary(config.get("attack"), data, config["model"], trust=trust),
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
