@@ -43,7 +43,7 @@ def draw_rate(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
 
 def soften(pi: Tensor, v: Tensor, temperature: float) -> Tensor:
     """The concrete relaxation of Bernoulli(pi) for uniform v, ``[B, K]`` in (0, 1); P(z > 1/2) is pi exactly."""
-    return torch.special.expit((_logit(v) + _logit(pi)) / temperature)
+    return torch.sigmoid((_logit(v) + _logit(pi)) / temperature)
 
 
 def _logit(p: Tensor) -> Tensor:

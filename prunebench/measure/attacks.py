@@ -151,6 +151,7 @@ class FGSM(Attack):
     """One step of size eps, clipped to [0, 1]."""
 
     def examples(self, scores: Scores, pixels: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """See :class:`Attack`."""
         return climb(scores, pixels, labels, eps=self.eps, step=self.eps, steps=1, start=pixels)
 
 
@@ -185,6 +186,7 @@ class PGD(Attack):
         self.steps, self.restarts, self.random_start = steps, restarts, random_start
 
     def examples(self, scores: Scores, pixels: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """See :class:`Attack`; only with several restarts they are compared."""
         best, worst = pixels, torch.full(labels.shape, -torch.inf, device=pixels.device)
         for _ in range(self.restarts):
             start = random_start(pixels, self.eps, draws) if self.random_start else pixels
@@ -200,6 +202,7 @@ class PGD(Attack):
         return best
 
     def facts(self) -> dict[str, Any]:
+        """Those of :class:`Attack` and the steps."""
         own = {"step": self.step, "steps": self.steps, "restarts": self.restarts, "random_start": self.random_start}
         return {**super().facts(), **own}
 
@@ -227,6 +230,7 @@ class AutoAttack(Attack):
             ) from None
 
     def examples(self, scores: Scores, pixels: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """See :class:`Attack`; pictures on which the net is wrong anyway stay as they are."""
         import pyautoattack
 
         seed = int(torch.randint(2**31, (), generator=draws))

@@ -16,9 +16,7 @@ from prunebench.surgery.names import POOLS, name_of
 from prunebench.surgery.steps import Mix
 
 _PER_POOLED = 4  # operations for each output of a 2x2 pooling
-_POOLINGS = tuple(
-    getattr(nn, f"{kind}Pool2d") for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax")
-)
+_POOLINGS = tuple(getattr(nn, f"{kind}Pool2d") for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,8 @@ class UnitCosts:
 def unit_costs(graph: ChannelGraph, active: Mapping[str, int]) -> UnitCosts:
     """What a net costs with so many active units.
 
-    The last layer's activation counts in nets with batch norms, as in the code for VGG-16, and not in others, as in that
-    for LeNet.
+    The last layer's activation counts in nets with batch norms, as in the code for VGG-16, and not in others, as in
+    that for LeNet.
 
     Args:
         active: layer -> units that are left of its mask: outputs of a convolution, inputs of a linear layer; layers

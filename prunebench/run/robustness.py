@@ -43,7 +43,9 @@ class Adversary:
     content: str | None = None
 
 
-def make_adversary(settings: Mapping[str, Any] | None, data: Data, model: Mapping[str, Any], *, trust: bool) -> Adversary | None:
+def make_adversary(
+    settings: Mapping[str, Any] | None, data: Data, model: Mapping[str, Any], *, trust: bool
+) -> Adversary | None:
     """The adversary of the config group ``attack``; None without.
 
     Args:

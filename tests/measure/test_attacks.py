@@ -31,6 +31,17 @@ def pgd(**options: Any) -> PGD:
     return PGD(**COMMON, **{**settings, **options})
 
 
+class Shift(nn.Module):
+    """Pixels to what a net is given, as its first layer."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.space.inputs(pixels)
+
+
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -44,7 +55,7 @@ def test_an_example_is_a_picture_near_the_clean_one(eps: float, start: bool) -> 
     pixels, labels = pictures()
     moved = pgd(eps=eps, random_start=start).examples(small_net(), pixels, labels, draws())
     assert float((moved - pixels).abs().max()) <= eps + 1e-6
-    assert 0 <= float(moved.min()) and float(moved.max()) <= 1
+    assert float(moved.min()) >= 0 and float(moved.max()) <= 1
     assert torch.equal(moved, pixels) == (eps == 0)
     fgsm = FGSM(**COMMON, eps=eps).examples(small_net(), pixels, labels, draws())
     assert float((fgsm - pixels).abs().max()) <= eps + 1e-6 and torch.equal(fgsm, pixels) == (eps == 0)
@@ -58,7 +69,7 @@ def test_the_official_threat_model_leaves_the_ball() -> None:
     for name in (PAPER, OFFICIAL):
         net, space = Space.of(mean, std, PAPER), Space.of(mean, std, name)
         clean = space.pixels(net.inputs(pixels))
-        moved = pgd().examples(lambda x, space=space: small_net()(space.inputs(x)), clean, labels, draws())
+        moved = pgd().examples(nn.Sequential(Shift(space), small_net()), clean, labels, draws())
         distances[name] = float((moved - clean).abs().max())
     assert distances[PAPER] <= 0.1 + 1e-6
     assert distances[OFFICIAL] > 0.3  # a black pixel is at -0.42 and goes to 0
@@ -232,6 +243,6 @@ def test_autoattack_is_at_least_as_strong_as_pgd() -> None:
     ours = pgd(eps=0.05, step=0.01, steps=20).examples(net, pixels, labels, draws())
     theirs = AutoAttack(**COMMON, eps=0.05).examples(net, pixels, labels, draws())
     assert float((theirs - pixels).abs().max()) <= 0.05 + 1e-6
-    assert 0 <= float(theirs.min()) and float(theirs.max()) <= 1
+    assert float(theirs.min()) >= 0 and float(theirs.max()) <= 1
     right = [int((net(x).argmax(1) == labels).sum()) for x in (pixels, ours, theirs)]
     assert right[2] <= right[1] < right[0]

@@ -136,7 +136,9 @@ def folded(net: nn.Module, places: Mapping[str, MaskPlace]) -> nn.Module:
     return plain
 
 
-def without_masked_units(net: nn.Module, places: Mapping[str, MaskPlace], whole: Mapping[str, str], run: Run) -> Extracted:
+def without_masked_units(
+    net: nn.Module, places: Mapping[str, MaskPlace], whole: Mapping[str, str], run: Run
+) -> Extracted:
     """The compact net of a masked one: the same function, without the units that nothing depends on any more.
 
     A channel that a norm makes constant goes where its readers can take the constant over: where they do not pad.
