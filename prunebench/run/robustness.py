@@ -69,13 +69,13 @@ def make_adversary(
         return Adversary(attack)
     folder = Path(attack.source)
     spec = package.read_spec(folder)
-    net = package.load(folder, trust=trust and spec.target == model["_target_"])
     where = f"attack.source={folder}"
     if list(spec.example_shape) != list(data.example().shape) or spec.mean is None or spec.std is None:
         raise UserError(
             f"{where} holds a net for inputs of {list(spec.example_shape)}, those of dataset={data.name} are "
             f"{list(data.example().shape)}; give a run on the same pictures"
         )
+    net = package.load(folder, trust=trust and spec.target == model["_target_"])
     with torch.no_grad():
         classes = net(data.example()).shape[-1]
     if classes != data.num_classes:
@@ -120,14 +120,22 @@ def robustness(adversary: Adversary, net: nn.Module, predict: Callable[[Batch], 
         seen += len(labels)
         largest = max(largest, float((attacked - pixels).abs().max()))
     black = {} if adversary.source is None else {"source_sha256": adversary.content}
+    facts = {**attack.facts(), "access": "black_box" if black else "white_box", "seed": attack.seed, **black}
+    return summarise(correct, seen, largest, moved_features, facts)
+
+
+def summarise(
+    correct: int, num_samples: int, largest: float, moved: Distances, attack: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The counts as :func:`robustness` returns them."""
     return {
-        "attack": {**attack.facts(), "access": "black_box" if black else "white_box", "seed": attack.seed, **black},
-        "num_samples": seen,
+        "attack": dict(attack),
+        "num_samples": num_samples,
         "correct": correct,
-        "accuracy": correct / seen,
-        "interval": list(clopper_pearson(correct, seen)),
+        "accuracy": correct / num_samples,
+        "interval": list(clopper_pearson(correct, num_samples)),
         "max_distance": largest,
-        **moved_features.summarise(),
+        **moved.summarise(),
     }
 
 
