@@ -35,9 +35,10 @@ from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.beta_bernoulli import BetaBernoulliMask
-from prunebench.measure.attacks import Scores, Space, ThreatModel, climb, random_start
+from prunebench.measure.attacks import Space, ThreatModel
 from prunebench.measure.unit_costs import unit_costs
 from prunebench.measure.vulnerability import distance, features, latent_of
+from prunebench.methods.bases.attacked_batches import Attacker, minimise_together
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain
 from prunebench.methods.bases.ordered_nets import MaskPosition
 from prunebench.methods.bases.unit_masks import (
@@ -151,7 +152,8 @@ class ANP(Method):
         super().__init__()
         self.mode = MODES[mode]
         self.mode_name = mode
-        self.eps, self.step, self.steps, self.threat_model = float(eps), float(step), steps, threat_model
+        self.reach: dict[str, Any] = {"eps": float(eps), "step": float(step), "steps": steps}
+        self.threat_model = threat_model
         self.adversarial_weight, self.suppression = float(adversarial_weight), float(suppression)
         self.kl_weight = 1.0 if mode == "bp" else float(kl_weight)
         self.mask_lr, self.mask_position, self.raw_a = mask_lr, mask_position, raw_a
@@ -159,7 +161,7 @@ class ANP(Method):
         self.prior, self.layers, self.prior_std, self.spread = prior, layers, prior_std, spread
         self.places: dict[str, MaskPlace] = {}
         self.whole: dict[str, str] = {}
-        self.space: Space | None = None
+        self.attacker: Attacker | None = None
         self.latent: tuple[str, ...] = ()
         self.num_train = 1
         self._active: dict[str, int] | None = None  # units that the extracted net still has, by layer
@@ -227,29 +229,8 @@ class ANP(Method):
         held = {id(p) for p in masks}
         weights = [p for p in net.parameters() if p.requires_grad and id(p) not in held]
         losses = {NET: _total(terms), MASKS: _total(self._mask_terms(found))}
-        gradients = {  # both before either moves
-            name: torch.autograd.grad(losses[name], params, retain_graph=name == NET, allow_unused=True)
-            for name, params in ((NET, weights), (MASKS, masks))
-        }
-        for name, params in ((NET, weights), (MASKS, masks)):
-            minimise({f"loss_of_{name}": _with_gradients(losses[name], params, gradients[name])}, name)
+        minimise_together(minimise, losses, {NET: weights, MASKS: masks})
         return terms
-
-    def attacked(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
-        """Inputs of ``batch`` after PGD on the net in evaluation mode, which is then in its own mode again."""
-        assert self.space is not None, "attach comes first"
-        inputs, labels = batch
-        space, pixels = self.space, self.space.pixels(inputs)
-        modes = [(module, module.training) for module in net.modules()]
-        net.eval()
-
-        def scores(moved: Tensor) -> Tensor:
-            return task.outputs(net, space.inputs(moved)).float()
-
-        found = self._climb(scores, pixels, labels)
-        for module, training in modes:
-            module.training = training
-        return space.inputs(found)
 
     @torch.no_grad()
     def report(self, net: nn.Module) -> Mapping[str, float]:
@@ -307,7 +288,7 @@ class ANP(Method):
         data = run.data
         self.num_train, self.latent = data.num_train, latent_of(run.template)
         if isinstance(data, ImageData):
-            self.space = Space.of(data.mean, data.std, self.threat_model)
+            self.attacker = Attacker(**self.reach, space=Space.of(data.mean, data.std, self.threat_model))
         if self.mode.masks:
             chosen = match_layers(self.layers, run.graph.layers, what="method.layers")
             self.places, self.whole = mask_places(run.graph, chosen, self.mask_position)
@@ -321,14 +302,13 @@ class ANP(Method):
             start = self.raw_a
         return BetaBernoulliMask(place.units, raw_a=start, **self.mask_options)
 
-    def _climb(self, scores: Scores, pixels: Tensor, labels: Tensor) -> Tensor:
-        start = random_start(pixels, self.eps)
-        return climb(scores, pixels, labels, eps=self.eps, step=self.step, steps=self.steps, start=start)
-
     def _found(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
         """What both losses are made of: ``clean``, and as far as the mode has it ``attacked``, ``moved``, ``kl``."""
         inputs, labels = batch
-        attacked = self.attacked(net, batch, task) if self.mode.attacked else None
+        attacked = None
+        if self.mode.attacked:
+            assert self.attacker is not None, "attach comes first"
+            attacked = self.attacker(net, batch, task)
         clean: list[Tensor] = []
         moved: list[Tensor] = []
 
@@ -383,10 +363,3 @@ def _mask_parameters(net: nn.Module) -> list[nn.Parameter]:
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
-
-
-def _with_gradients(loss: Tensor, params: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor:
-    """A scalar of the value of ``loss`` whose gradients are ``gradients``, exactly."""
-    pairs = zip(params, gradients, strict=True)
-    linear = torch.stack([(p * gradient).sum() for p, gradient in pairs if gradient is not None]).sum()
-    return loss.detach() + linear - linear.detach()

@@ -21,6 +21,7 @@ from prunebench.layers.gaussian_weights import GaussianWeights
 from prunebench.measure import cost
 from prunebench.measure.attacks import Space
 from prunebench.methods.anp import ANP, MASKS
+from prunebench.methods.bases.attacked_batches import Attacker
 from prunebench.methods.bases.unit_masks import mask_places, unit_masks
 from prunebench.models.lenet import lenet5
 from prunebench.models.resnet_cifar import CifarResNet
@@ -51,7 +52,7 @@ def attached(built: ANP, net: nn.Module, size: tuple[int, ...] = (1, 1, 28, 28))
     """A masked net that knows the space of its pictures, and its run."""
     bare = bare_run(net.eval(), torch.zeros(size), schedule="simultaneous")
     net = built.attach(net, bare)
-    built.space = Space([0.25] * size[1], [0.5] * size[1])
+    built.attacker = Attacker(**built.reach, space=Space([0.25] * size[1], [0.5] * size[1]))
     built.num_train = 100
     return net, bare
 
@@ -59,6 +60,11 @@ def attached(built: ANP, net: nn.Module, size: tuple[int, ...] = (1, 1, 28, 28))
 def batch(size: tuple[int, ...] = (4, 1, 28, 28)) -> Batch:
     draws = torch.Generator().manual_seed(1)
     return (torch.rand(size, generator=draws) - 0.25) / 0.5, torch.randint(0, 10, size[:1], generator=draws)
+
+
+def attacked(built: ANP, net: nn.Module, given: Batch) -> Tensor:
+    assert built.attacker is not None
+    return built.attacker(net, given, TASK)
 
 
 def scatter_rates(net: nn.Module, seed: int = 0) -> None:
@@ -122,10 +128,10 @@ def test_masks_start_as_in_the_official_nets() -> None:
 def terms_by_hand(built: ANP, net: nn.Module, given: Batch) -> dict[str, Tensor]:
     """The raw terms, from the same draws as the method's."""
     torch.manual_seed(7)
-    moved = built.attacked(net, given, TASK)
-    clean, attacked = F.cross_entropy(net(given[0]), given[1]), F.cross_entropy(net(moved), given[1])
+    moved = attacked(built, net, given)
+    clean, under = F.cross_entropy(net(given[0]), given[1]), F.cross_entropy(net(moved), given[1])
     total = sum(mask.divergence(1e-4) for mask in unit_masks(net).values())
-    return {"clean": clean, "attacked": attacked, "kl": torch.as_tensor(total)}
+    return {"clean": clean, "attacked": under, "kl": torch.as_tensor(total)}
 
 
 def test_both_losses_by_hand() -> None:
@@ -185,11 +191,11 @@ def test_the_attack_sees_evaluation_and_changes_nothing_of_the_net() -> None:
     net.get_submodule("features.1").eval()
     before = copy.deepcopy(net.state_dict())
     torch.manual_seed(3)
-    found = built.attacked(net, given, TASK)
+    found = attacked(built, net, given)
     assert net.training and not net.get_submodule("features.1").training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     torch.manual_seed(3)
-    assert torch.equal(found, built.attacked(net.eval(), given, TASK)), "no mask noise and no batch statistics"
+    assert torch.equal(found, attacked(built, net.eval(), given)), "no mask noise and no batch statistics"
     pixels, moved = (0.25 + 0.5 * x for x in (given[0], found))
     assert 0 < float((moved - pixels).abs().max()) <= 0.1 + 1e-6
     assert float(moved.min()) >= -1e-6 and float(moved.max()) <= 1 + 1e-6
