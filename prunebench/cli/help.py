@@ -8,6 +8,7 @@ from prunebench.errors import INSTALLED, here
 NOTES = {
     "ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given",
     "quantize": "    the exported nets in integers, measured as ONNX Runtime executes them; off unless it is given",
+    "attack": "    test pictures changed on purpose: accuracy and vulnerability under attack; off unless it is given",
 }
 
 EXAMPLES = (
@@ -32,6 +33,7 @@ EXAMPLES = (
         "python -m prunebench model=resnet56 dataset=cifar10 model.pretrained=akamaster schedule=oneshot quantize=int8",
         "also measure both nets in 8-bit integers: accuracy, file, time",
     ),
+    ("python -m prunebench attack=pgd attack.num_samples=200", "also measure the accuracy on attacked test pictures"),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
         "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",

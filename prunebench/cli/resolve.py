@@ -10,7 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunebench.cli.named_weights import with_weights
 from prunebench.config import recipes
-from prunebench.config.groups import GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
+from prunebench.config.groups import FROM_RUNS, GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
 from prunebench.config.plain_values import check_values
 from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
@@ -55,9 +55,11 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     # a file counts by its content, however it is named
     if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
         config["model"]["pretrained"] = absolute(pretrained, "model.pretrained")
-    for key in config["method"].get(RUN_FOLDERS) or ():
-        if config["method"].get(key):
-            config["method"][key] = absolute(str(config["method"][key]), f"method.{key}")
+    for group in FROM_RUNS:
+        settings = config.get(group) or {}
+        for key in settings.get(RUN_FOLDERS) or ():
+            if settings.get(key):
+                settings[key] = absolute(str(settings[key]), f"{group}.{key}")
     return config, OmegaConf.to_yaml(OmegaConf.create(config))
 
 

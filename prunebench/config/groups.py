@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-GROUPS = ("method", "model", "dataset", "ood", "quantize", "schedule", "trainer", "logger", "paths")
+GROUPS = ("method", "model", "dataset", "ood", "attack", "quantize", "schedule", "trainer", "logger", "paths")
 
-MAY_LACK = ("ood", "quantize")
+MAY_LACK = ("ood", "attack", "quantize")
 """Groups that a run may have none of."""
 
 RUN_FOLDERS = "run_folders"
-"""Key of ``method`` with the names of its options that are folders of finished runs."""
+"""Key of a group of :data:`FROM_RUNS` with the names of its options that are folders of finished runs."""
+FROM_RUNS = ("method", "attack")
+"""Groups whose options may be such folders."""
 
 NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "method": ("name", "recipe", "acts", "control", RUN_FOLDERS),
@@ -23,6 +25,7 @@ NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("epochs", "recipe"),
     "ood": ("epochs", "recipe"),
     "quantize": ("name",),
+    "attack": (RUN_FOLDERS, "usual"),
 }
 """Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunebench.config.groups import RUN_FOLDERS
+from prunebench.config.groups import FROM_RUNS, RUN_FOLDERS
 from prunebench.config.source import source_sha256, targets
 from prunebench.disk.atomic import read_json
 from prunebench.disk.seal import file_sha256
@@ -24,11 +24,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
     of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method starts from (``method.run_folders`` names the options), so that moving them changes nothing. Foreign
-    code counts by its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
+    that a method or an attack starts from (``run_folders`` of the group names the options), so that moving them changes
+    nothing. Foreign code counts by its source, and the data by what they are (``data``, see
+    :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
-    kept["method"] = _by_content(config["method"])
+    kept |= {group: _by_content(config[group]) for group in FROM_RUNS if config.get(group)}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")
@@ -47,10 +48,10 @@ def _sources(settings: Any) -> dict[str, str | None]:
     return {path: source_sha256(path) for path in sorted(set(targets(settings)))}
 
 
-def _by_content(method: Mapping[str, Any]) -> dict[str, Any]:
+def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
     # that others are compared with a method changes none of its numbers
-    found = {key: value for key, value in method.items() if key not in (RUN_FOLDERS, "control")}
-    for key in method.get(RUN_FOLDERS) or ():
+    found = {key: value for key, value in settings.items() if key not in (RUN_FOLDERS, "control")}
+    for key in settings.get(RUN_FOLDERS) or ():
         if found.get(key):
             found[key] = run_sha256(Path(found[key])) or found[key]
     return found

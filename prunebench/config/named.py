@@ -22,6 +22,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("prunebench.data",),
     "ood": ("prunebench.data",),
     "quantize": ("prunebench.nets.quantize",),
+    "attack": ("prunebench.measure.attacks",),
     "method": ("prunebench.methods", "prunebench.core.method", "prunebench.criteria"),
 }
 """Config group -> where all lies that is called for it without trust: public names, nothing that calls others."""

@@ -197,6 +197,17 @@ def _doubts() -> Iterator[Metric]:
     yield _count(key="ood.num_samples", label="foreign samples")
 
 
+def _attacked() -> Iterator[Metric]:
+    """On test pictures that somebody has changed: :mod:`prunebench.run.robustness` computes these."""
+    accuracy = partial(_share, label="accuracy under attack", title="Under attack", better="higher", shown="summary")
+    yield accuracy(key="robust.accuracy")
+    moved = partial(Metric, digits=4, better="lower", shown="summary")
+    yield moved(key="robust.vulnerability", label="vulnerability of the features", title="Vulnerability")
+    yield _count(key="robust.num_samples", label="attacked samples", shown="detail")
+    yield _count(key="robust.correct", label="right predictions under attack", better="higher")
+    yield Metric(key="robust.max_distance", label="largest change by the attack", digits=4)
+
+
 def _scaled() -> Iterator[Metric]:
     """After temperature scaling: :mod:`prunebench.measure.temperature` computes these."""
     scaled = partial(Metric, digits=4, shown="detail")
@@ -246,7 +257,7 @@ def _costs() -> Iterator[Metric]:
 
 
 METRICS: Mapping[str, Metric] = {
-    metric.key: metric for metric in (*_task(), *_scaled(), *_doubts(), *_recovered(), *_costs())
+    metric.key: metric for metric in (*_task(), *_attacked(), *_scaled(), *_doubts(), *_recovered(), *_costs())
 }
 """By key, in the order of all tables."""
 

@@ -64,6 +64,8 @@ class CifarVGG(nn.Module):
             self.classifier = nn.Sequential(
                 nn.Linear(last, last), nn.BatchNorm1d(last), nn.ReLU(), nn.Linear(last, num_classes)
             )
+        # of the two-layer classifier what stands in front of its norm is a latent feature too (Madaan et al. 2020)
+        self.latent = ("classifier.0",) if classifier == "two_layer" else ()
         self.norm_weight = norm_weight
         self.initialise(self)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunebench.measure.guarantee import SEEDS
-from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, Metric
+from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, metric_of, own_of
 from prunebench.rows.fields import FIELDS, MEASURED, SELECTIONS
 from prunebench.rows.row import Row
 from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
@@ -216,6 +216,9 @@ def _others(
     }
     accuracy = ACCURACY.of(result, "final")
     ours["accuracy_drop"] = None if accuracy is None or own_dense is None else own_dense - accuracy
+    # what a method reports under the name of a published value, and what an attack leaves
+    ours |= {key.removeprefix(f"{OWN}."): metric_of(key).of(result, "final") for key in own_of(_final(result))}
+    ours |= _under_attack(result)
     ours |= {name: own.values.get(name) for name in SIZES}
     found = {}
     for name, value in ours.items():
@@ -225,3 +228,18 @@ def _others(
             difference = None if refused else value - paper
             found[name] = {"paper": paper, "ours": value, "difference": difference, "units": units}
     return found
+
+
+def _final(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (result.get("metrics") or {}).get("final") or {}
+
+
+def _under_attack(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Accuracy and vulnerability of the final net under the run's attack, by the names that papers give them."""
+    found = _final(result).get("robust")
+    access = (found.get("attack") or {}).get("access") if isinstance(found, Mapping) else None
+    colour = {"white_box": "white", "black_box": "black"}.get(str(access))
+    if colour is None:
+        return {}
+    names = {"accuracy": "adversarial_accuracy", "vulnerability": "vulnerability"}
+    return {f"{name}_{colour}": metric_of(f"robust.{key}").of(result, "final") for key, name in names.items()}

@@ -149,6 +149,8 @@ def _stored(result: Mapping[str, Any]) -> dict[str, float]:
     sparsity = 1 - params / total
     if "gated_params" in budget:
         sparsity = 1 - budget["kept_params"] / budget["gated_params"]
+    if "gated_units" in budget:  # papers that count units, not weights
+        sparsity = 1 - budget["kept_units"] / budget["gated_units"]
     return {
         **_macs(final["macs"], dense["macs"]),
         "flops": 2 * final["macs"],

@@ -25,6 +25,7 @@ from prunebench.nets.quantize import StaticInt8
 from prunebench.run import suits
 from prunebench.run.bare import seed_from
 from prunebench.run.job import Job
+from prunebench.run.robustness import make_adversary
 
 
 def identified(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         ood=ood,
         times_folder=Path(config["paths"]["outputs"]) / "latency",
         integers=make_integers(config, trust=trust),
+        adversary=make_adversary(config.get("attack"), data, config["model"], trust=trust),
         name=folder.parent.parent.name,
         logger={**config["logger"], "config": _for_loggers(config)},
     )

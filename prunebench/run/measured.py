@@ -20,8 +20,10 @@ from prunebench.disk import artifacts
 from prunebench.disk.atomic import write_bytes
 from prunebench.errors import UserError
 from prunebench.measure.metrics import ACCURACY
+from prunebench.measure.stages import STAGES
 from prunebench.run import measurement
 from prunebench.run.bare import BareRun
+from prunebench.run.robustness import Adversary
 
 log = logging.getLogger("prunebench")
 T = TypeVar("T")
@@ -36,6 +38,7 @@ class MeasuredRun(BareRun):
         folder: of the run.
         settings: of the Trainer: devices and memory format of measurements too.
         ood: foreign pictures, whose predictions are compared with those of the test set; None = no comparison.
+        adversary: who changes test pictures, for each stage that the closing table shows; None = nobody.
         metrics: stage -> what was measured.
         warnings: what was said loudly.
         basis: names the weights and choices so far; what is stored is believed only if it belongs to them.
@@ -45,6 +48,7 @@ class MeasuredRun(BareRun):
     folder: Path
     settings: TrainerSettings
     ood: Data | None = None
+    adversary: Adversary | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     basis: str = ""
@@ -101,7 +105,8 @@ class MeasuredRun(BareRun):
         """Metrics of ``net`` as ``method`` predicts with it."""
 
         def evaluate_now() -> dict[str, Any]:
-            metrics, found = measurement.on_test_set(self.arrange(net), method, self, ood=self.ood)
+            adversary = None if STAGES[stage].closing == "never" else self.adversary
+            metrics, found = measurement.on_test_set(self.arrange(net), method, self, ood=self.ood, adversary=adversary)
             if found is not None:
                 artifacts.save_predictions(self.predictions(stage), found.probs, found.labels, found.scores())
             return {"split": "test", **metrics}

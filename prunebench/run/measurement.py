@@ -12,15 +12,17 @@ from prunebench.core.method import Method
 from prunebench.core.task import Batch
 from prunebench.data.base import Data
 from prunebench.measure import evaluate, recovery, temperature, uncertainty
+from prunebench.run.robustness import Adversary, robustness
 
 
 def on_test_set(
-    net: nn.Module, method: Method, run: Run, *, ood: Data | None = None
+    net: nn.Module, method: Method, run: Run, *, ood: Data | None = None, adversary: Adversary | None = None
 ) -> tuple[dict[str, Any], evaluate.Evaluation | None]:
     """Metrics of ``net`` under ``method``, and its predictions if the task keeps them.
 
-    With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's; with a
-    validation split, what a temperature fitted on it would do.
+    With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's; with an
+    ``adversary``, how many of the test set's are right after its attack; with a validation split, what a temperature
+    fitted on it would do.
     """
     net.to(run.device)
     run.data.to(run.device)
@@ -37,6 +39,8 @@ def on_test_set(
     if found is not None and ood is not None:
         ood.to(run.device)
         metrics["ood"] = _compare_with_foreign(found, predict, ood)
+    if adversary is not None:
+        metrics["robust"] = robustness(adversary, measured, predict, run)
     if found is not None and run.data.num_val:
         known = evaluate.probabilities(predict, run.data.validation())
         metrics["temperature"] = temperature.summarise((known.probs, known.labels), (found.probs, found.labels))

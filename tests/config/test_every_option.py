@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -55,12 +58,19 @@ def build(group: str, settings: dict[str, Any]) -> None:
         named.build(group, settings)
 
 
+def attack(settings: dict[str, Any]) -> None:
+    """Options are checked whether the package of an attack is installed or not."""
+    with patch.dict(sys.modules, {"pyautoattack": ModuleType("pyautoattack")}):
+        named.build("attack", settings)
+
+
 GROUPS: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Any]]] = {
     "method": (composed("method"), lambda settings: build("method", settings)),
     "model": (alone, lambda settings: build("model", settings)),
     "dataset": (alone, lambda settings: build("dataset", settings)),
     "ood": (foreign, lambda settings: build("ood", settings)),
     "quantize": (composed("quantize"), lambda settings: build("quantize", settings)),
+    "attack": (composed("attack"), attack),
     "schedule": (composed("schedule"), lambda settings: build_phases(settings["phases"])),
     "trainer": (composed("trainer"), trainer_settings),
 }

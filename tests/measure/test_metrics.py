@@ -18,9 +18,14 @@ from prunebench.core.task import Classification
 from prunebench.measure import recovery, temperature, uncertainty
 from prunebench.measure.metrics import ACCURACY, BPC, HEADLINES, METRICS, NLL, RMSE, in_order, metric_of, own_of
 from prunebench.measure.stages import STAGES
+from prunebench.measure.vulnerability import Distances
+from prunebench.run import robustness
 
 PACKAGE = Path(__file__).resolve().parents[2] / "prunebench"
-SETTINGS = ("context", "interval", "per_class_accuracy", "ece_norm", "dataset", "nodes_per_layer")
+SETTINGS = (
+    *("context", "interval", "per_class_accuracy", "ece_norm", "dataset", "nodes_per_layer"),
+    *("attack", "features", "vulnerability_per_layer"),
+)
 """In the metrics of a stage, but no single number that says how good a net is."""
 
 
@@ -44,6 +49,7 @@ def classified() -> dict[str, Any]:
     return metrics | {
         "ood": {"num_samples": 32, **uncertainty.compare(own.scores(), foreign.scores())},
         "temperature": temperature.summarise(known, known),
+        "robust": robustness.summarise(20, 32, 0.1, Distances(torch.nn.Identity(), torch.zeros(1)), {"name": "pgd"}),
     }
 
 

@@ -200,3 +200,24 @@ def test_a_finished_run_says_what_its_row_says() -> None:
     assert "  MACs: paper 595, ours 600" in others
     assert "difference is given: the run has other settings than the row: seed=1" in refused
     assert "difference -" not in refused
+
+
+def test_an_attack_and_what_a_method_reports_stand_beside_the_published_values() -> None:
+    paper = row_of(
+        reported={
+            "accuracy": 0.929, "adversarial_accuracy_white": 0.5, "vulnerability_white": 0.02,
+            "adversarial_accuracy_black": 0.7, "speedup": 2.5, "memory_kept": 0.2, "sparsity": 0.75,
+        }
+    )  # fmt: skip
+    robust = {"accuracy": 0.45, "vulnerability": 0.03, "attack": {"access": "white_box"}}
+    final = {"accuracy": 0.926, "robust": robust, "method": {"speedup": 2.25, "memory_kept": 0.25, "active": {"fc": 1}}}
+    result = RESULT | {"metrics": {"final": final}, "budget": {"gated_units": 1000, "kept_units": 250}}
+    ours = {name: value["ours"] for name, value in compare(result, paper)["others"].items()}
+    assert ours == {
+        "adversarial_accuracy_white": 0.45, "vulnerability_white": 0.03, "speedup": 2.25, "memory_kept": 0.25,
+        "sparsity": 0.75,
+    }  # fmt: skip
+    black = {"robust": robust | {"attack": {"access": "black_box"}}, "accuracy": 0.926}
+    ours = compare(RESULT | {"metrics": {"final": black}}, paper)["others"]
+    assert ours["adversarial_accuracy_black"]["difference"] == pytest.approx(-0.25)
+    assert "adversarial_accuracy_white" not in ours

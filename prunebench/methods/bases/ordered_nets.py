@@ -39,21 +39,28 @@ def maskable(
     for name in names:
         layer = graph.layers[name]
         blocks = Blocks.of(layer.out_channels, num_blocks=num_blocks, frozen_blocks=frozen_blocks)
-        norm = _norm_behind(graph, name) if position == "post_act" else None
-        if layer.kind != "conv":
-            refused[name] = f"it is a {layer.kind} layer; only convolutions are masked"
-        elif layer.meets_addition:
-            refused[name] = "its channels meet an addition, where other layers write them too"
-        elif (reason := graph.why_not(name)) is not None:
+        if (reason := why_not_masked(graph, name, position=position)) is not None:
             refused[name] = reason
-        elif norm is not None:
-            refused[name] = f"{norm} would give its masked channels a value (method.mask_position=pre_bn allows that)"
         elif not blocks.num_masked:
             refused[name] = f"its {layer.out_channels} channels make no blocks beside the frozen ones"
         else:
             found[name] = blocks
     together = graph.must_stay(found)
     return {name: blocks for name, blocks in found.items() if name not in together}, {**refused, **together}
+
+
+def why_not_masked(graph: ChannelGraph, name: str, *, position: MaskPosition) -> str | None:
+    """Why the channels of a layer cannot be masked, or None if they can."""
+    layer = graph.layers[name]
+    if layer.kind != "conv":
+        return f"it is a {layer.kind} layer; only convolutions are masked"
+    if layer.meets_addition:
+        return "its channels meet an addition, where other layers write them too"
+    if (reason := graph.why_not(name)) is not None:
+        return reason
+    if position == "post_act" and (norm := _norm_behind(graph, name)) is not None:
+        return f"{norm} would give its masked channels a value (method.mask_position=pre_bn allows that)"
+    return None
 
 
 def holder(graph: ChannelGraph, name: str, position: MaskPosition) -> str:

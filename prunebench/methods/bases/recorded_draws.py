@@ -30,7 +30,12 @@ class Recorded(Ensemble):
         self._seen: list[tuple[Tensor, ...]] = []
 
     def record(self, predictions: Tensor, *rows: Tensor) -> None:
-        """Keep predictions ``[S, B, ...]`` and what belongs to the same examples, labels for one, each ``[B, ...]``."""
+        """Keep predictions ``[S, B, ...]`` and what belongs to the same examples, labels for one, each ``[B, ...]``.
+
+        Where gradients are taken an attack is looking at the net, and nothing is kept.
+        """
+        if torch.is_grad_enabled():
+            return
         self._seen.append(tuple(tensor.cpu() for tensor in (predictions, *rows)))
 
     def recorded(self) -> tuple[Tensor, ...]:

@@ -1,0 +1,178 @@
+"""Masks of units in a net: behind convolutions, in front of linear layers; adding them, and what is left without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.budget import Choice, describe
+from prunebench.core.context import Extracted, Run
+from prunebench.layers.beta_bernoulli import BetaBernoulliMask
+from prunebench.methods.bases.dead_channels import EXACT
+from prunebench.methods.bases.ordered_nets import MaskPosition, holder, why_not_masked
+from prunebench.surgery.dead import unread, without_constants
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.replace import replace
+from prunebench.surgery.sets import to_indices
+from prunebench.surgery.steps import Mix
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPlace:
+    """Where the mask of a layer stands.
+
+    Attributes:
+        layer: whose outputs (a convolution) or inputs (a linear layer) are masked.
+        path: of the module that it stands beside: the layer, or the norm behind it.
+        units: how many. ``in_front``: of the module, else behind it.
+        normed: a norm reads the layer's output.
+    """
+
+    layer: str
+    path: str
+    units: int
+    in_front: bool
+    normed: bool
+
+
+class UnitMasked(nn.Module):
+    """A module with a mask, in its place."""
+
+    def __init__(self, layer: nn.Module, mask: BetaBernoulliMask, *, in_front: bool) -> None:
+        super().__init__()
+        self.layer, self.mask, self.in_front = layer, mask, in_front
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the module, with masked inputs or outputs."""
+        found: Tensor = self.layer(self.mask(x)) if self.in_front else self.mask(self.layer(x))
+        return found
+
+
+def mask_places(
+    graph: ChannelGraph, names: Collection[str], position: MaskPosition
+) -> tuple[dict[str, MaskPlace], dict[str, str]]:
+    """The masks of the layers ``names``, and the reason for each layer without one.
+
+    A convolution has one on its channels, a linear layer on its inputs: so hidden units of linear layers are masked,
+    and each position of a picture that is flattened by itself (Madaan et al. 2020). Neither the net's input nor what is
+    added to a stream is masked.
+    """
+    mixes = {step.module: step for step in graph.steps if isinstance(step, Mix)}
+    found: dict[str, MaskPlace] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        layer = graph.layers[name]
+        if layer.kind == "linear":
+            step = mixes.get(name)
+            writers = graph.writers[step.inputs[0]] if step is not None and not (step.whole or step.complete) else ()
+            if not writers:
+                refused[name] = "no layer writes its inputs one by one"
+            elif any(graph.layers[writer].meets_addition for writer in writers):
+                refused[name] = "its inputs meet an addition, where other layers write them too"
+            else:
+                found[name] = MaskPlace(
+                    layer=name, path=name, units=layer.in_channels, in_front=True, normed=layer.norm is not None
+                )
+        elif reason := why_not_masked(graph, name, position=position):
+            refused[name] = reason
+        else:
+            found[name] = MaskPlace(
+                layer=name,
+                path=holder(graph, name, position),
+                units=layer.out_channels,
+                in_front=False,
+                normed=layer.norm is not None,
+            )
+    together = graph.must_stay([name for name, place in found.items() if not place.in_front])
+    return {name: place for name, place in found.items() if name not in together}, {**refused, **together}
+
+
+def add_unit_masks(
+    net: nn.Module, places: Mapping[str, MaskPlace], make: Callable[[MaskPlace], BetaBernoulliMask]
+) -> nn.Module:
+    """A copy of ``net`` with a mask at each place."""
+    by_path = {place.path: place for place in places.values()}
+    device = next(net.parameters()).device
+
+    def masked(path: str, module: nn.Module) -> nn.Module | None:
+        place = by_path.get(path)
+        if place is None:
+            return None
+        return UnitMasked(module, make(place).to(device), in_front=place.in_front)
+
+    return replace(net, masked)
+
+
+def unit_masks(net: nn.Module) -> dict[str, BetaBernoulliMask]:
+    """Path of what each mask stands beside -> mask; none in a net without."""
+    return {path: module.mask for path, module in net.named_modules() if isinstance(module, UnitMasked)}
+
+
+@torch.no_grad()
+def folded(net: nn.Module, places: Mapping[str, MaskPlace]) -> nn.Module:
+    """The net (dense shapes) without masks that computes what the masked one does in evaluation.
+
+    The rates go into what the mask stands beside: rows and biases behind it, columns in front of it. The filters of
+    channels that are gone are 0 too.
+    """
+    masks = unit_masks(net)
+    plain = replace(net, lambda _, module: module.layer if isinstance(module, UnitMasked) else None)
+    for place in places.values():
+        module, rates = plain.get_submodule(place.path), masks[place.path].rates()
+        weight = module.get_parameter("weight")
+        factors = rates.to(weight.dtype)
+        if place.in_front:
+            weight.mul_(factors.view(1, -1))
+            continue
+        for parameter in (weight, module.bias):
+            if isinstance(parameter, nn.Parameter):
+                parameter.mul_(factors.view(-1, *[1] * (parameter.dim() - 1)))
+        for parameter in plain.get_submodule(place.layer).parameters(recurse=False):
+            parameter[rates == 0] = 0
+    return plain
+
+
+def without_masked_units(
+    net: nn.Module, places: Mapping[str, MaskPlace], whole: Mapping[str, str], run: Run
+) -> Extracted:
+    """The compact net of a masked one: the same function, without the units that nothing depends on any more.
+
+    A channel that a norm makes constant goes where its readers can take the constant over: where they do not pad.
+
+    Args:
+        whole: layers without a mask, with the reason.
+    """
+    settled = without_constants(folded(net, places).cpu(), run.graph, run.example)
+    keep = unread(settled, run.graph).keep
+    plan = Plan(keep=keep, inputs=_inputs(settled, [p.layer for p in places.values() if p.in_front], keep, run.graph))
+    cut_layers = {*plan.keep, *plan.inputs}
+    refused = [{"layer": name, "reason": reason} for name, reason in whole.items() if name not in cut_layers]
+    refused += [
+        {"layer": name, "reason": "no unit's expected rate is at or below the threshold"}
+        for name in places
+        if name not in cut_layers
+    ]
+    found = run.cut(settled, Choice(plan, refused, describe(plan, [*places], run.graph)))
+    difference = run.max_abs_diff(net, found.net)
+    assert difference <= EXACT, f"the compact net differs from the masked one by {difference}"
+    return found
+
+
+def _inputs(
+    net: nn.Module, names: Collection[str], keep: Mapping[str, tuple[int, ...]], graph: ChannelGraph
+) -> dict[str, tuple[int, ...]]:
+    """The features that linear layers still read, where these are fewer than the plan ``keep`` leaves them."""
+    live, choice = graph.live(Plan(keep=keep))
+    found = {}
+    for step in graph.steps:
+        if isinstance(step, Mix) and step.module in names:
+            there = to_indices(step.features(live, choice))
+            used = net.get_submodule(step.module).get_parameter("weight").ne(0).any(0)
+            read = [feature for feature in there if used[feature]] or there[:1]
+            if len(read) < len(there):
+                found[step.module] = tuple(read)
+    return found
