@@ -5,7 +5,10 @@ from __future__ import annotations
 from prunebench.config.groups import GROUPS, options
 from prunebench.errors import INSTALLED, here
 
-NOTES = {"ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given"}
+NOTES = {
+    "ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given",
+    "teacher": "    knowledge distillation, with any method; off unless it is given or a method brings it (~teacher leaves it out)",
+}
 
 EXAMPLES = (
     ("python -m prunebench", "train, prune and fine-tune ResNet-20 on handwritten digits, about a minute"),
@@ -24,6 +27,10 @@ EXAMPLES = (
     (
         "python -m prunebench dataset=mnist model=lenet5 ood=fashion_mnist",
         "also measure how well the nets' uncertainty tells foreign pictures from MNIST's",
+    ),
+    (
+        "python -m prunebench method=l1norm model=resnet56 dataset=cifar10 teacher=dense",
+        "fine-tune the cut net with the probabilities of the dense one",
     ),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (

@@ -50,7 +50,7 @@ def _refuse_value(word: str) -> None:
     group = key.lstrip("+")
     if group in GROUPS and "=" in word and not _may_be_a_name(value):
         lacks = value in ("", "null") and group in MAY_LACK
-        raise UserError(f"{word}: " + ("leave it out" if lacks else f"it can be {', '.join(options(group))}"))
+        raise UserError(f"{word}: " + (f"leave it out, or ~{group} where a method brings one" if lacks else f"it can be {', '.join(options(group))}"))
     limit = sys.get_int_max_str_digits()
     if limit and (number := re.search(rf"\d{{{limit + 1},}}", word)):
         digits = len(number.group())

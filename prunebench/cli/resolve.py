@@ -55,6 +55,8 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     # a file counts by its content, however it is named
     if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
         config["model"]["pretrained"] = absolute(pretrained, "model.pretrained")
+    if (teacher := config.get("teacher")) and teacher.get("folder"):
+        teacher["folder"] = absolute(str(teacher["folder"]), "teacher.folder")
     for key in config["method"].get(RUN_FOLDERS) or ():
         if config["method"].get(key):
             config["method"][key] = absolute(str(config["method"][key]), f"method.{key}")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-GROUPS = ("method", "model", "dataset", "ood", "schedule", "trainer", "logger", "paths")
+GROUPS = ("method", "model", "dataset", "ood", "schedule", "teacher", "trainer", "logger", "paths")
 
-MAY_LACK = ("ood",)
+MAY_LACK = ("ood", "teacher")
 """Groups that a run may have none of."""
 
 RUN_FOLDERS = "run_folders"
@@ -22,6 +22,7 @@ NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "model": ("name", "recipe", "pretrained", "pretrained_sha256", "checkpoints"),
     "dataset": ("epochs", "recipe"),
     "ood": ("epochs", "recipe"),
+    "teacher": ("name",),
 }
 """Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
 

@@ -24,8 +24,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
     of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method starts from (``method.run_folders`` names the options), so that moving them changes nothing. Foreign
-    code counts by its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
+    that a method starts from (``method.run_folders`` names the options) or a net learns from, so that moving them
+    changes nothing. Foreign code counts by its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
     kept["method"] = _by_content(config["method"])
@@ -37,6 +37,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     pretrained = config["model"].get("pretrained")
     if pretrained and Path(pretrained).is_file():
         kept["model"] |= {"pretrained": file_sha256(Path(pretrained)), "pretrained_sha256": None}
+    if (teacher := config.get("teacher")) and teacher.get("folder"):
+        kept["teacher"] = {**teacher, "folder": net_sha256(Path(teacher["folder"])) or teacher["folder"]}
     if sources := _sources(config):
         kept["sources"] = sources
     return kept
@@ -67,6 +69,16 @@ def run_sha256(folder: Path) -> str | None:
     if sums and (meaning := _method_of(folder)):
         sums.append(f"method {meaning}")
     return hashlib.sha256("\n".join(sums).encode()).hexdigest() if sums else None
+
+
+def net_sha256(folder: Path) -> str | None:
+    """Checksum of the saved net in a run folder or its ``model``, 64 hex digits; None if there is none."""
+    for place in (folder / "model", folder):
+        files = [place / name for name in ("net.yaml", "plan.json", "weights.safetensors")]
+        if all(file.is_file() for file in files):
+            sums = [f"{file.name} {file_sha256(file)}" for file in files]
+            return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+    return None
 
 
 def _method_of(folder: Path) -> str:

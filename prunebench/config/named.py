@@ -21,6 +21,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "layers": ("prunebench.layers", "prunebench.methods"),
     "dataset": ("prunebench.data",),
     "ood": ("prunebench.data",),
+    "teacher": ("prunebench.core.distilled",),
     "method": ("prunebench.methods", "prunebench.core.method", "prunebench.criteria"),
 }
 """Config group -> where all lies that is called for it without trust: public names, nothing that calls others."""

@@ -12,6 +12,7 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
+from prunebench.core.distilled import Teacher
 from prunebench.core.method import Method
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
@@ -114,6 +115,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,
+        listens_to=make_teacher(config, trust=trust),
         name=folder.parent.parent.name,
         logger=config["logger"],
     )
@@ -129,6 +131,12 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
     job.pretrained = True
     job.pretrained_from = {"source": Path(found.source).name, "sha256": found.sha256, "unwrapped": found.unwrapped}
     return job, net
+
+
+def make_teacher(config: Mapping[str, Any], *, trust: bool = True) -> Teacher | None:
+    """Whom the net learns from (config group ``teacher``), None without."""
+    settings = config.get("teacher")
+    return None if settings is None else named.build("teacher", settings, expects=Teacher, trust=trust)
 
 
 def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:

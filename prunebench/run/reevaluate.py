@@ -62,6 +62,7 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
     config = read_config(folder)
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
     config["ood"] = None  # foreign pictures are not measured again
+    config["teacher"] = None  # nothing is trained
     if data is not None:
         config["paths"]["data"] = str(user_path(data).resolve())
     if not trust:

@@ -58,6 +58,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         set_threads(trainer_settings(config["trainer"]).num_threads)
         job, net = assemble.build(config, folder)
         job.method.check(net, job)
+        job.check_teacher()
     with FolderLock(folder), log_file(folder, said):
         sweep(folder)
         write_text(folder / "config.yaml", config_text)
