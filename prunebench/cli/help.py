@@ -7,7 +7,7 @@ from prunebench.errors import INSTALLED, here
 
 NOTES = {
     "ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given",
-    "teacher": "    knowledge distillation, with any method; off unless it is given or a method brings it (~teacher leaves it out)",
+    "teacher": "    knowledge distillation, with any method; off unless given or brought by a method (~teacher: none)",
 }
 
 EXAMPLES = (

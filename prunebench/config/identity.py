@@ -24,8 +24,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
     of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method starts from (``method.run_folders`` names the options) or a net learns from, so that moving them
-    changes nothing. Foreign code counts by its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
+    that a method starts from (``method.run_folders`` names the options) and the net that is a teacher, so that moving
+    them changes nothing. Foreign code counts by its source, and the data by what they are (``data``, see
+    :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
     kept["method"] = _by_content(config["method"])

@@ -1,7 +1,8 @@
 """Knowledge distillation around any method: the net also learns from the class probabilities of a trained one.
 
-Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, in the form of Dong, Yang, NeurIPS 2019, eq. 9
-(D-X-Y/AutoDL-Projects, procedures/simple_KD_main.py:60-76; arXiv v1 prints the two distributions in the wrong order).
+Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, in the form of Dong, Yang, NeurIPS 2019,
+eq. 9 (D-X-Y/AutoDL-Projects, procedures/simple_KD_main.py:60-76; arXiv v1 prints the two distributions in the wrong
+order).
 """
 
 from __future__ import annotations
@@ -139,8 +140,8 @@ class Distilled(Method):
         self._teacher = (teacher,)  # in a tuple: no part of the state
         self._options = {"weight": weight, "temperature": temperature}
         self._listening: tuple[Task, Listening] | None = None
-        self.register_state_dict_post_hook(_leave_out_inner)
-        self.register_load_state_dict_pre_hook(_put_in_inner)
+        self.register_state_dict_post_hook(_leave_out_inner)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_put_in_inner)  # type: ignore[no-untyped-call]
 
     @property
     def teacher(self) -> nn.Module:
@@ -149,20 +150,28 @@ class Distilled(Method):
 
     @property
     def alternates(self) -> bool:
+        """Whether the method does."""
         return self.inner.alternates
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        """The method's own terms, those of the task less heavy, and ``distillation``.
+
+        Raises:
+            UserError: the method asks no task for a loss.
+        """
         listening = self._with_teacher(task)
         terms = self.inner.losses(net, batch, cast(Task, listening))
         if not listening.heard:
             raise UserError(
-                "this method computes its loss from the net's output itself, so that no teacher is heard; use teacher=null"
+                "this method computes its loss from the net's output itself, so that no teacher is heard; "
+                "leave teacher out"
             )
         return terms
 
     def update(
         self, net: nn.Module, batches: Mapping[str, Batch], task: Task, minimise: Minimise, clock: Clock
     ) -> Mapping[str, Tensor]:
+        """The method's own."""
         return self.inner.update(net, batches, cast(Task, self._with_teacher(task)), minimise, clock)
 
     def _with_teacher(self, task: Task) -> Listening:

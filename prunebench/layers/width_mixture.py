@@ -101,10 +101,10 @@ class MixedConv(nn.Module):
         top = max(self.candidates[i] for i in index)
         # the same as to pad the input with zeros and to drop outputs, without computing them
         weight = self.conv.weight[:top, : x.shape[1]]
-        out = F.conv2d(x, weight, stride=self.conv.stride, padding=self.conv.padding)  # type: ignore[arg-type]
+        out = F.conv2d(x, weight, stride=self.conv.stride, padding=self.conv.padding)
         self.macs = weight.numel() * out.shape[-2] * out.shape[-1]
         found = [self.norms[i](out[:, : self.candidates[i]]) for i in index]
         if len(found) == 1:
             return found[0]  # type: ignore[no-any-return]
-        mixed = [share * interpolate_channels(part, top) for share, part in zip(shares, found, strict=True)]
-        return sum(mixed[1:], mixed[0])
+        first, second = (share * interpolate_channels(part, top) for share, part in zip(shares, found, strict=True))
+        return first + second  # type: ignore[no-any-return]

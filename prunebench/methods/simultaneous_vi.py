@@ -219,9 +219,10 @@ class SimultaneousVI(Method):
         if self.theta_grad == "exact":
             return {"expected_nll": expected_loss(members, lambda: _total(task.losses(net, batch))), "price": price}
         each = self.xi_per == "example"
-        loss_of_each = cast(Classification, task).each_loss if each else None
         first, found = arm_gradients(
-            members, lambda: loss_of_each(net, batch) if each else _total(task.losses(net, batch)), len(batch[0])
+            members,
+            lambda: cast(Classification, task).each_loss(net, batch) if each else _total(task.losses(net, batch)),
+            len(batch[0]),
         )
         # of value 0, with these gradients
         drawn = torch.stack([(gate.theta * g).sum() for gate, g in zip(members, found, strict=True)]).sum()

@@ -1,8 +1,8 @@
 """ResNets whose convolutions may have any width and whose stages any number of blocks.
 
 Dong, Yang: Network pruning via transformable architecture search, NeurIPS 2019; the nets that its search starts from
-and those that it ends with. Three stages for small pictures (depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks) or
-the four of ImageNet. Where a block halves the resolution its shortcut is a mean of 2x2 pixels and a 1x1 convolution;
+and those that it ends with. Three stages for small pictures (depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks)
+or the four of ImageNet. Where a block halves the resolution its shortcut is a mean of 2x2 pixels and a 1x1 convolution;
 where only the width changes it is a 1x1 convolution, and the identity else. For ImageNet a batch norm follows both, for
 small pictures only the second one of basic blocks. A residual stream has no width of its own: each block decides.
 """

@@ -47,6 +47,7 @@ class BareRun:
         not_pruned, achieved: what the last cut and the extraction have found.
         difference: largest difference of outputs that they have found.
         phase_records, history: one record for each finished phase and epoch.
+        pretrained: the dense net's weights came from a checkpoint.
         carry_out: carry cuts out, and compare; else they are only noted.
     """
 
@@ -61,6 +62,7 @@ class BareRun:
     not_pruned: list[Mapping[str, str]] = field(default_factory=list)
     achieved: dict[str, Any] = field(default_factory=dict)
     difference: float | None = None
+    pretrained: bool = False
     phase_records: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     carry_out: bool = True

@@ -45,8 +45,8 @@ class Job(MeasuredRun):
 
     Attributes:
         dense_folder: of a pretraining phase that other runs may share.
-        pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
-            method acts in one, it starts from those weights). ``pretrained_from``: what is known about that file.
+        pretrained_from: what is known about the checkpoint of a ``pretrained`` net, whose pretraining phases are
+            skipped (where the method acts in one, it starts from those weights).
         trained: some phase has been.
         listens_to: whom the net learns from in phases that are no pretraining; None = from nobody.
     """
@@ -54,7 +54,6 @@ class Job(MeasuredRun):
     dense_folder: Callable[[Phase], Path]
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
-    pretrained: bool = False
     pretrained_from: Mapping[str, Any] | None = None
     trained: bool = False
     listens_to: Teacher | None = None
@@ -94,16 +93,17 @@ class Job(MeasuredRun):
         Raises:
             UserError: the data are for no classification, no dense net will be trained, or the saved net does not fit.
         """
-        if self.listens_to is not None:
-            suits.check_teacher(self.listens_to, self)
+        if self.listens_to is None:
+            return
+        suits.check_teacher(self.listens_to, self)
+        if self.listens_to.missing == "alone" and not trains_dense(self.phases, pretrained=self.pretrained):
+            log.info("no dense net is trained, so that the net learns without a teacher")
+            self.listens_to = None
 
     def _with_teacher(self, hooks: Method, phase: Phase) -> Method:
         """``hooks``, and around them the teacher where it is heard in ``phase``."""
         asked = self.listens_to
         if asked is None or phase.pretrain or not hooks.hears_teacher(phase):
-            return hooks
-        if asked.missing == "alone" and not trains_dense(self.phases, pretrained=self.pretrained):
-            log.info("phase %s: no dense net was trained, so that the net learns alone", phase.name)
             return hooks
         return Distilled(hooks, self.teacher(asked.source), weight=asked.weight, temperature=asked.temperature)
 

@@ -158,8 +158,10 @@ class ShapeSuperNet(nn.Module):
         if len(found) == 1:
             return found[0]
         top = max(part.shape[1] for part in found)
-        mixed = [share * interpolate_channels(part, top) for share, part in zip(shares, found, strict=False)]
-        return sum(mixed[1:], mixed[0])
+        total = shares.new_zeros(())
+        for share, part in zip(shares, found, strict=False):
+            total = total + share * interpolate_channels(part, top)
+        return total
 
 
 def _known(candidates: Sequence[Sequence[int]]) -> Tensor:
