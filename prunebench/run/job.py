@@ -96,7 +96,8 @@ class Job(MeasuredRun):
         if self.listens_to is None:
             return
         suits.check_teacher(self.listens_to, self)
-        if self.listens_to.missing == "alone" and not trains_dense(self.phases, pretrained=self.pretrained):
+        mine = self.listens_to.folder is None
+        if mine and not trains_dense(self.phases, pretrained=self.pretrained):  # it would have been refused otherwise
             log.info("no dense net is trained, so that the net learns without a teacher")
             self.listens_to = None
 
