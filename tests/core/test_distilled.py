@@ -131,7 +131,12 @@ def test_every_hook_is_the_methods_own() -> None:
         given = tuple(object() for _ in list(inspect.signature(vars(Method)[name]).parameters)[1:])
         assert getattr(distilled(Records()), name)(*given) == name
         assert seen == [given]
-    for name, value in {"schedules": frozenset({"x"}), "narrows": True, "sizes_given": False, "objective": "elbo"}.items():
+    for name, value in {
+        "schedules": frozenset({"x"}),
+        "narrows": True,
+        "sizes_given": False,
+        "objective": "elbo",
+    }.items():
         setattr(Records, name, value)
         assert getattr(distilled(Records()), name) == value
     assert not distilled(Method()).alternates and distilled(Counts()).alternates

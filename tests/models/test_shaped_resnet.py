@@ -89,13 +89,18 @@ def test_the_start_is_that_of_the_official_code():
 
 @pytest.mark.parametrize("size", [8, 9])
 def test_can_be_traced(assert_traceable, size):
-    assert_traceable(shaped_resnet20(width=4, widths=[4, 3, 5, 2, 6, 2, 3], blocks=[1, 1, 1]), torch.randn(2, 3, size, size))
+    assert_traceable(
+        shaped_resnet20(width=4, widths=[4, 3, 5, 2, 6, 2, 3], blocks=[1, 1, 1]), torch.randn(2, 3, size, size)
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"blocks": [3, 3]}, r"model.blocks must have 3 numbers, of at most \[3, 3, 3\] for shaped_resnet20, got \[3, 3\]"),
+        (
+            {"blocks": [3, 3]},
+            r"model.blocks must have 3 numbers, of at most \[3, 3, 3\] for shaped_resnet20, got \[3, 3\]",
+        ),
         ({"blocks": [3, 3, 4]}, r"of at most \[3, 3, 3\]"),
         ({"blocks": [3, 3, 0]}, r"blocks\[2\] must be a whole number of at least 1, got 0|blocks"),
         ({"widths": [16] * 18}, r"model.widths must have 19 numbers .* the stem's, then 2 of each block; got 18"),

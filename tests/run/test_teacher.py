@@ -75,7 +75,14 @@ def test_its_passes_are_training_and_no_part_of_the_net(plain: Any, taught: Any)
     [
         (*L1, "teacher=dense"),
         # an update of its own, and buffers in checkpoints
-        (*SHORT, *NET, "method=lottery_ticket", "schedule=iterative", "schedule.phases.finetune.rounds=1", "teacher=dense"),
+        (
+            *SHORT,
+            *NET,
+            "method=lottery_ticket",
+            "schedule=iterative",
+            "schedule.phases.finetune.rounds=1",
+            "teacher=dense",
+        ),
     ],
     ids=["l1norm", "lottery_ticket"],
 )
@@ -135,7 +142,10 @@ def test_a_net_that_learns_alone_where_no_dense_net_is_trained(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("schedule=simultaneous", "method=none"), "teacher=dense needs a trained dense net, and schedule=simultaneous"),
+        (
+            ("schedule=simultaneous", "method=none"),
+            "teacher=dense needs a trained dense net, and schedule=simultaneous",
+        ),
         (("schedule=finetune", "method=slimming"), "trains none that the method leaves alone"),
         (("schedule=finetune", "method=none", "schedule.phases.pretrain.epochs=0"), "teacher=dense needs a trained"),
     ],
@@ -169,7 +179,9 @@ def test_a_saved_net_for_other_data_is_refused(plain: Any, tmp_path: Path) -> No
         with pytest.raises(UserError, match=message):
             job.check_teacher()
 
-    refused("dataset.mean=[0.5]", message=r"holds a net for other data: its mean is .* that of dataset=digits is \[0.5\]")
+    refused(
+        "dataset.mean=[0.5]", message=r"holds a net for other data: its mean is .* that of dataset=digits is \[0.5\]"
+    )
     refused(f"teacher.folder={tmp_path / 'nothing'}", message="nothing is no folder; give the folder of a finished run")
     (tmp_path / "runs").mkdir()
     refused(f"teacher.folder={tmp_path / 'runs'}", message="holds no saved net")

@@ -137,9 +137,7 @@ def test_the_depths_are_mixed_by_all_their_shares() -> None:
     torch.manual_seed(0)
     whole = shaped_resnet20(width=4)
     net = ShapeSuperNet(whole, PICTURE, width=False, depth=True).eval()
-    shallow = ShapeSuperNet(
-        shaped_resnet20(width=4, blocks=[1, 1, 1]), PICTURE, width=False, depth=False
-    ).eval()
+    shallow = ShapeSuperNet(shaped_resnet20(width=4, blocks=[1, 1, 1]), PICTURE, width=False, depth=False).eval()
     shallow.load_state_dict({k: v for k, v in net.state_dict().items() if k in shallow.state_dict()})
     with torch.no_grad():
         assert net.depth_logits is not None
