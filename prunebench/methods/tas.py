@@ -20,6 +20,7 @@ from prunebench.config.ranges import (
     NonNegativeFloat,
     OpenFraction,
     PositiveFloat,
+    PositiveFraction,
     PositiveInt,
 )
 from prunebench.core.clock import Clock
@@ -68,7 +69,8 @@ class TAS(Method):
         tau_start, tau_end, tau_schedule: temperature of an epoch, "cosine" (official, 5 to 0.1) or "linear" (the
             paper's, 10 to 0.1).
         arch_lr, arch_weight_decay: of Adam over the chances, constant.
-        search_epochs, search_lr, search_batch_size, search_weight_decay: of SGD over the weights, with a cosine.
+        search_epochs, search_lr, search_batch_size, search_weight_decay, search_epoch_share: of SGD over the weights,
+            with a cosine.
 
     Attributes:
         spent: multiply-accumulates of the search so far.
@@ -101,6 +103,7 @@ class TAS(Method):
         search_lr: PositiveFloat = 0.1,
         search_batch_size: PositiveInt | None = None,
         search_weight_decay: NonNegativeFloat = 5e-4,
+        search_epoch_share: PositiveFraction | None = None,
     ) -> None:
         super().__init__()
         low, high = target_macs - tolerance, target_macs
@@ -129,6 +132,7 @@ class TAS(Method):
             nesterov=True,
             weight_decay=search_weight_decay,
             batch_size=search_batch_size,
+            epoch_share=search_epoch_share,
         )
         self._searches = False
         self.register_buffer("spent", torch.zeros((), dtype=torch.int64))

@@ -87,8 +87,8 @@ def test_it_is_the_mean_over_the_batch_and_no_gradient_reaches_the_teacher() -> 
     batch = (torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))
     listening = Listening(TASK, said, weight=0.3, temperature=2.0)
     terms = listening.losses(net, batch)
-    torch.testing.assert_close(sum(terms.values()), listening.each_loss(net, batch).mean())
-    sum(terms.values()).backward()  # type: ignore[union-attr]
+    torch.testing.assert_close(torch.stack([*terms.values()]).sum(), listening.each_loss(net, batch).mean())
+    torch.stack([*terms.values()]).sum().backward()
     assert net.logits.grad is not None and said.logits.grad is None
 
 
@@ -126,7 +126,7 @@ def test_every_hook_is_the_methods_own() -> None:
     assert {"check", "run", "attach", "prune", "extract", "streams", "optimizers", "points", "conclude"} <= set(hooks)
     own = {"losses", "update"}
     for name in set(hooks) - own:
-        seen = []
+        seen: list[tuple[object, ...]] = []
         setattr(Records, name, lambda self, *args, seen=seen, name=name: seen.append(args) or name)
         given = tuple(object() for _ in list(inspect.signature(vars(Method)[name]).parameters)[1:])
         assert getattr(distilled(Records()), name)(*given) == name
@@ -158,7 +158,9 @@ def test_checkpoints_have_the_names_of_the_method_and_nothing_of_the_teacher() -
     assert not lit.automatic_optimization
     lit.load_state_dict({**state, "method.steps": torch.tensor(7), "method.scale": torch.tensor(3.0)})
     assert int(inner.steps) == 7 and float(inner.scale.detach()) == 3.0
-    assert len(list(lit.method.parameters())) == 1 and lit.eval() and not inner.training
+    assert len(list(lit.method.parameters())) == 1
+    lit.eval()
+    assert not inner.training
     with pytest.raises(RuntimeError, match="Missing key"):
         lit.load_state_dict({name: value for name, value in state.items() if name != "method.steps"})
 

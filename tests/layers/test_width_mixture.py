@@ -102,8 +102,8 @@ def test_a_mixture_is_that_of_padded_inputs_and_dropped_outputs() -> None:
     conv = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
     mixed = MixedConv(conv, candidate_widths(32)).eval()
     for norm in mixed.norms:
-        nn.init.normal_(norm.running_mean)
-        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.get_buffer("running_mean"))
+        nn.init.normal_(norm.get_parameter("bias"))
     x, shares = torch.randn(2, 9, 8, 8), torch.tensor([0.3, 0.7])
     whole = conv(F.pad(x, (0, 0, 0, 0, 0, 7)))
     narrow, wide = mixed.norms[1](whole[:, :12]), mixed.norms[4](whole[:, :22])
@@ -116,4 +116,4 @@ def test_each_width_has_statistics_of_its_own() -> None:
     torch.manual_seed(0)
     mixed = MixedConv(nn.Conv2d(3, 16, 1, bias=False), candidate_widths(16)).train()
     mixed(torch.randn(4, 3, 2, 2), [0, 5], torch.tensor([0.5, 0.5]))
-    assert [int(norm.num_batches_tracked) for norm in mixed.norms] == [1, 0, 0, 0, 0, 1, 0, 0]
+    assert [int(norm.get_buffer("num_batches_tracked")) for norm in mixed.norms] == [1, 0, 0, 0, 0, 1, 0, 0]
