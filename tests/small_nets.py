@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from prunebench.models.resnet_cifar import CifarResNet
+from prunebench.models.shaped_resnet import Layout, ShapedResNet
 
 
 def small_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Module:
@@ -15,3 +18,11 @@ def small_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Mo
 def without_norms(*, num_classes: int, in_channels: int) -> nn.Module:
     """For 8x8 pictures: a hidden layer and nothing that mixes the samples of a batch."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, 20), nn.ReLU(), nn.Linear(20, num_classes))
+
+
+def small_shaped_resnet(
+    *, num_classes: int, in_channels: int, widths: Sequence[int] | None = None, blocks: Sequence[int] | None = None
+) -> nn.Module:
+    """Two blocks a stage and 6 to 24 channels, of any shape."""
+    layout = Layout("small_shaped_resnet", 6, (2, 2, 2))
+    return ShapedResNet(layout, blocks=blocks, widths=widths, num_classes=num_classes, in_channels=in_channels)

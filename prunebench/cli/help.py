@@ -9,6 +9,7 @@ NOTES = {
     "ood": "    foreign pictures of the same shape: AUROC of telling them apart; off unless it is given",
     "quantize": "    the exported nets in integers, measured as ONNX Runtime executes them; off unless it is given",
     "attack": "    test pictures changed on purpose: accuracy and vulnerability under attack; off unless it is given",
+    "teacher": "    knowledge distillation, with any method; off unless given or brought by a method (~teacher: none)",
 }
 
 EXAMPLES = (
@@ -34,6 +35,10 @@ EXAMPLES = (
         "also measure both nets in 8-bit integers: accuracy, file, time",
     ),
     ("python -m prunebench attack=pgd attack.num_samples=200", "also measure the accuracy on attacked test pictures"),
+    (
+        "python -m prunebench method=l1norm model=resnet56 dataset=cifar10 teacher=dense",
+        "fine-tune the cut net with the probabilities of the dense one",
+    ),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
         "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",

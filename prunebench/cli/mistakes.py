@@ -49,8 +49,9 @@ def _refuse_value(word: str) -> None:
         raise UserError(f"{word or 'an empty word'} is no key=value")
     group = key.lstrip("+")
     if group in GROUPS and "=" in word and not _may_be_a_name(value):
-        lacks = value in ("", "null") and group in MAY_LACK
-        raise UserError(f"{word}: " + ("leave it out" if lacks else f"it can be {', '.join(options(group))}"))
+        if value in ("", "null") and group in MAY_LACK:
+            raise UserError(f"{word}: leave it out, or ~{group} where a method brings one")
+        raise UserError(f"{word}: it can be {', '.join(options(group))}")
     limit = sys.get_int_max_str_digits()
     if limit and (number := re.search(rf"\d{{{limit + 1},}}", word)):
         digits = len(number.group())

@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-GROUPS = ("method", "model", "dataset", "ood", "attack", "quantize", "schedule", "trainer", "logger", "paths")
-
-MAY_LACK = ("ood", "attack", "quantize")
+MAY_LACK = ("ood", "attack", "quantize", "teacher")
 """Groups that a run may have none of."""
+GROUPS = ("method", "model", "dataset", *MAY_LACK, "schedule", "trainer", "logger", "paths")
 
 RUN_FOLDERS = "run_folders"
 """Key of a group of :data:`FROM_RUNS` with the names of its options that are folders of finished runs."""
-FROM_RUNS = ("method", "attack")
+FROM_RUNS = ("method", "attack", "teacher")
 """Groups whose options may be such folders."""
 
 NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +25,7 @@ NOT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "ood": ("epochs", "recipe"),
     "quantize": ("name",),
     "attack": (RUN_FOLDERS, "usual"),
+    "teacher": ("name", RUN_FOLDERS),
 }
 """Keys of a group that its target does not get: they are for results, schedules, reports and weights."""
 

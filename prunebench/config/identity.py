@@ -24,8 +24,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
     of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method or an attack starts from (``run_folders`` of the group names the options), so that moving them changes
-    nothing. Foreign code counts by its source, and the data by what they are (``data``, see
+    that a method, an attack or a teacher starts from (``run_folders`` of the group names the options), so that moving
+    them changes nothing. Foreign code counts by its source, and the data by what they are (``data``, see
     :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
@@ -62,6 +62,8 @@ def run_sha256(folder: Path) -> str | None:
 
     These are plan and weights, and the settings of its method, which say what its weights mean.
     """
+    if folder.name == "model" and (folder / "plan.json").is_file():
+        folder = folder.parent
     saved = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
     files = [*saved, *sorted(folder.glob("phases/*/weights.safetensors"))]
     sums = [f"{file.relative_to(folder)} {file_sha256(file)}" for file in files if file.is_file()]

@@ -23,6 +23,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "ood": ("prunebench.data",),
     "quantize": ("prunebench.nets.quantize",),
     "attack": ("prunebench.measure.attacks",),
+    "teacher": ("prunebench.core.distilled",),
     "method": ("prunebench.methods", "prunebench.core.method", "prunebench.criteria"),
 }
 """Config group -> where all lies that is called for it without trust: public names, nothing that calls others."""

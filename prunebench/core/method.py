@@ -125,7 +125,19 @@ class Method(nn.Module):
         """``net`` (after the cut) with new random weights, for phases that train from scratch."""
         return run.fresh(net)
 
+    def hears_teacher(self, phase: Phase) -> bool:
+        """Whether the run's teacher, if it has one, is heard in ``phase``, which is no pretraining.
+
+        False in a search that only looks for a structure and keeps none of its weights.
+        """
+        return True
+
     # -- optimisation
+
+    @property
+    def alternates(self) -> bool:
+        """Whether ``update`` is the method's own, so that it moves the weights itself."""
+        return type(self).update is not Method.update
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         """Optimiser groups of ``net`` (and of the method); ``phase.decay_norm=false`` spares 1-d parameters.

@@ -95,6 +95,11 @@ class Classification:
         images, labels = batch
         return {"ce": F.cross_entropy(net(images), labels, label_smoothing=self.label_smoothing)}
 
+    def each_loss(self, net: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of each example, ``[batch]``, in float32."""
+        logits = net(batch[0]).float()
+        return F.cross_entropy(logits, batch[1], label_smoothing=self.label_smoothing, reduction="none")
+
     def refuses(self, found: Any) -> str | None:
         """Anything but logits ``[1, classes]``."""
         if not isinstance(found, Tensor):

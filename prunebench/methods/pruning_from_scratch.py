@@ -146,6 +146,9 @@ class PruningFromScratch(Method):
             net = run.fit(net, phase)
         return net
 
+    def hears_teacher(self, phase: Phase) -> bool:
+        return phase.name != SEARCH
+
     def extract(self, net: nn.Module, run: Run) -> Extracted:
         if self.structure == "random":
             return Extracted(net=net)

@@ -6,11 +6,10 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunebench.budget import Choice, describe
@@ -221,7 +220,9 @@ class SimultaneousVI(Method):
             return {"expected_nll": expected_loss(members, lambda: _total(task.losses(net, batch))), "price": price}
         each = self.xi_per == "example"
         first, found = arm_gradients(
-            members, lambda: _each(net, batch, task) if each else _total(task.losses(net, batch)), len(batch[0])
+            members,
+            lambda: cast(Classification, task).each_loss(net, batch) if each else _total(task.losses(net, batch)),
+            len(batch[0]),
         )
         # of value 0, with these gradients
         drawn = torch.stack([(gate.theta * g).sum() for gate, g in zip(members, found, strict=True)]).sum()
@@ -387,10 +388,3 @@ def _undecided(thetas: Tensor) -> float:
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
-
-
-def _each(net: nn.Module, batch: Batch, task: Task) -> Tensor:
-    """The loss of each example, ``[batch]``."""
-    assert isinstance(task, Classification)
-    logits = task.outputs(net, batch[0]).float()
-    return F.cross_entropy(logits, batch[1], label_smoothing=task.label_smoothing, reduction="none")

@@ -173,7 +173,6 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc]
         return None if x is None else {"input": numbers(x)}
 
 
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The tools print their progress, and log hints on the root logger, for example to do what was just done."""

@@ -13,7 +13,7 @@ from prunebench.report.record import Record
 
 CLAIM_SEEDS = 3
 """Fewer seeds than this support no claim (Blalock et al. 2020, appendix B)."""
-_ORDER = ("method", "phases", "model", "dataset", "trainer")
+_ORDER = ("method", "teacher", "phases", "model", "dataset", "trainer")
 _DULL = ("_target_", "name")
 _MAX_KEYS = 4
 

@@ -213,7 +213,8 @@ def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | Non
 def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("method", "model", "dataset"):
         yield from untrusted.flat(_own(result, group), group)
-    yield from untrusted.flat(result.get("trainer"), "trainer")
+    for group in ("teacher", "trainer"):
+        yield from untrusted.flat(result.get(group), group)
     for phase in untrusted.objects(result, "phases"):
         yield from untrusted.flat(phase.get("settings"), f"phases.{phase.get('name')}")
 

@@ -45,7 +45,8 @@ MEASURED: Mapping[str, Any] = {
 """Of every run that ended with numbers."""
 OPTIONAL: Mapping[str, Any] = {
     **dict.fromkeys(("error", "traceback", "row", "run.command", "run.started", "run.finished"), str),
-    **dict.fromkeys(("run.git", "run.versions", "run.hardware", "trainer", "expected", "budget", "data"), _Table),
+    **dict.fromkeys(("run.git", "run.versions", "run.hardware", "teacher", "trainer"), _Table),
+    **dict.fromkeys(("expected", "budget", "data"), _Table),
     **dict.fromkeys(("metrics", "cost", "latency", "latency.speedup", "equivalence", "guarantee"), _Table),
     **{f"{group}.settings": _Table for group in ("method", "model", "dataset", "schedule")},
     "run.seconds": _Size,

@@ -52,7 +52,9 @@ class Count:
         return self.differs and not self.note
 
 
-def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str, float]) -> list[Count]:
+def compare_counts(
+    row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str, float], *, base: ChannelGraph | None = None
+) -> list[Count]:
     """Every count that the row publishes, beside ours.
 
     Args:
@@ -60,14 +62,16 @@ def compare_counts(row: Row, graph: ChannelGraph, plan: Plan, rates: Mapping[str
         graph: of its dense net.
         plan: a cut of the row's ratios.
         rates: layer -> real-valued share of its channels that goes, for the nominal conventions.
+        base: of the net that ``plan`` cuts; None = the dense one.
     """
+    base = base or graph
     ours: dict[str, float] = {
-        "params": count_params(graph, plan, row.convention),
+        "params": count_params(base, plan, row.convention),
         "dense_params": count_params(graph, Plan(), row.convention),
     }
     if row.convention not in ("unstated", "none"):
         size = "flops" if row.convention == "flops_two_per_mac" else "macs"
-        ours[size] = count(graph, plan, row.convention, rates)
+        ours[size] = count(base, plan, row.convention, rates)
         ours[f"dense_{size}"] = count(graph, Plan(), row.convention, {})
         ours["macs_removed"] = 1 - ours[size] / ours[f"dense_{size}"]
     ours["params_removed"] = 1 - ours["params"] / ours["dense_params"]

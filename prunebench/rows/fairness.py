@@ -49,6 +49,7 @@ class Setup:
     epochs: int
     train_macs: float
     trainer: Mapping[str, Any]
+    teacher: Mapping[str, Any]
 
     def same_base(self, other: Setup) -> bool:
         """Both start from the same weights: one checkpoint, or one recipe and seed."""
@@ -92,6 +93,7 @@ def setup_of(result: Mapping[str, Any]) -> Setup:
         seed=result["run"]["seed"],
         train_macs=sum(float(record["train_macs"]) for record in records),
         trainer=result.get("trainer") or {},
+        teacher=result.get("teacher") or {},
         **_split(phases, result["dataset"]["settings"]),
     )
 
@@ -105,7 +107,8 @@ def judge(a: Setup, b: Setup) -> Fairness:
         "S1": True,
         "S2": a.same_base(b),
         "S3.1": _epochs(a.finetune) == _epochs(b.finetune),
-        "S3.2": _training(a.finetune) == _training(b.finetune),
+        # to learn from a teacher is another training
+        "S3.2": _training(a.finetune) == _training(b.finetune) and a.teacher == b.teacher,
         "S4.1": _epochs(a.pruning) == _epochs(b.pruning),
         "S4.2": _training(a.pruning) == _training(b.pruning),
     }
@@ -185,6 +188,8 @@ def _differences(a: Setup, b: Setup) -> tuple[str, ...]:
             found += [f"{group}.{key}" for key in keys if one.get(key) != other.get(key)]
     if not a.same_base(b):
         found.append("base model")
+    if a.teacher != b.teacher:
+        found.append("teacher")
     for name in ("finetune", "pruning"):
         if _training(getattr(a, name)) != _training(getattr(b, name)):
             found.append(f"{name} training")

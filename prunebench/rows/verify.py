@@ -12,11 +12,13 @@ import torch
 
 from prunebench.config import named
 from prunebench.config.phase import build_phases
+from prunebench.core.distilled import Teacher
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
 from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.rows.counting import Count, compare_counts, compare_params, nominal_rates
 from prunebench.rows.row import Row
+from prunebench.run import suits
 from prunebench.run.bare import BareRun
 from prunebench.surgery.plan import Plan
 
@@ -61,6 +63,8 @@ def verify(row: Row) -> Verified:
         carry_out=False,  # the sizes follow from the plan, and comparing ResNet-101s takes a minute
     )
     method.check(dense.template, run)
+    if config.get("teacher"):
+        suits.check_teacher(named.build("teacher", config["teacher"], expects=Teacher), run)
     if "criterion" in config["method"]:
         # how many channels go does not depend on which, and distances between the filters of a ResNet-101 take minutes
         method = named.build("method", {**config["method"], "criterion": RANDOM})
@@ -70,7 +74,7 @@ def verify(row: Row) -> Verified:
         run.note(method.cut_sizes(dense.template, run))
     if data.task == "classification":
         rates = nominal_rates(config["method"].get("prune_ratio"), dense.graph, run.plan)
-        counts = compare_counts(row, dense.graph, run.plan, rates)
+        counts = compare_counts(row, dense.graph, run.plan, rates, base=run.graph)
     else:
         # a pass through the whole window to count products would take gigabytes
         counts = compare_params(row, sum(p.numel() for p in dense.template.parameters()))

@@ -12,6 +12,7 @@ from prunebench.config import named
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
+from prunebench.core.distilled import Teacher
 from prunebench.core.method import Method
 from prunebench.core.task import task_of
 from prunebench.data.base import Data
@@ -119,6 +120,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         times_folder=Path(config["paths"]["outputs"]) / "latency",
         integers=make_integers(config, trust=trust),
         adversary=make_adversary(config.get("attack"), data, config["model"], trust=trust),
+        listens_to=make_teacher(config, trust=trust),
         name=folder.parent.parent.name,
         logger={**config["logger"], "config": _for_loggers(config)},
     )
@@ -139,6 +141,12 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
 def _for_loggers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The run's configuration without the places of this machine."""
     return {key: value for key, value in config.items() if key not in ("logger", "paths")}
+
+
+def make_teacher(config: Mapping[str, Any], *, trust: bool = True) -> Teacher | None:
+    """Whom the net learns from (config group ``teacher``), None without."""
+    settings = config.get("teacher")
+    return None if settings is None else named.build("teacher", settings, expects=Teacher, trust=trust)
 
 
 def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | None:

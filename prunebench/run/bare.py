@@ -51,6 +51,7 @@ class BareRun:
         not_pruned, achieved: what the last cut and the extraction have found.
         difference: largest difference of outputs that they have found.
         phase_records, history: one record for each finished phase and epoch.
+        pretrained: the dense net's weights came from a checkpoint.
         carry_out: carry cuts out, and compare; else they are only noted.
         times_folder: where measured times of layers are kept; None = in memory.
     """
@@ -66,6 +67,7 @@ class BareRun:
     not_pruned: list[Mapping[str, str]] = field(default_factory=list)
     achieved: dict[str, Any] = field(default_factory=dict)
     difference: float | None = None
+    pretrained: bool = False
     phase_records: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     carry_out: bool = True

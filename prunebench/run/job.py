@@ -7,6 +7,7 @@ the same way and skips what is stored, so that an interrupted run ends with the 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from prunebench.budget import Choice
 from prunebench.config.phase import Phase
+from prunebench.core.distilled import Distilled, Teacher, trains_dense
 from prunebench.core.method import Method
 from prunebench.disk import artifacts, finished
 from prunebench.disk.atomic import sweep
@@ -30,9 +32,11 @@ from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.nets import package
 from prunebench.nets.quantize import StaticInt8
+from prunebench.run import suits
 from prunebench.run.measured import MeasuredRun
 from prunebench.surgery.zero import restore
 
+log = logging.getLogger("prunebench")
 T = TypeVar("T")
 
 
@@ -42,21 +46,22 @@ class Job(MeasuredRun):
 
     Attributes:
         dense_folder: of a pretraining phase that other runs may share.
-        pretrained: the dense net's weights came from a checkpoint, so that pretraining phases are skipped (where the
-            method acts in one, it starts from those weights). ``pretrained_from``: what is known about that file.
+        pretrained_from: what is known about the checkpoint of a ``pretrained`` net, whose pretraining phases are
+            skipped (where the method acts in one, it starts from those weights).
         trained: some phase has been.
         integers: quantises the exported nets at the end; None = they are not exported.
+        listens_to: whom the net learns from in phases that are no pretraining; None = from nobody.
     """
 
     dense_folder: Callable[[Phase], Path]
     name: str = "run"
     logger: Mapping[str, Any] = field(default_factory=lambda: {"name": "csv"})
     integers: StaticInt8 | None = None
-    pretrained: bool = False
     pretrained_from: Mapping[str, Any] | None = None
     trained: bool = False
+    listens_to: Teacher | None = None
     _best: Finished | None = None
-    _best_has_method: bool = False
+    _best_hooks: Method | None = None
     _dense_weights: dict[str, Tensor] | None = None
 
     # -- facts and nets
@@ -84,6 +89,27 @@ class Job(MeasuredRun):
             net = self.dense_net()
         return self.arrange(net).eval().requires_grad_(False)
 
+    def check_teacher(self) -> None:
+        """Refuse, before anything is trained, a teacher that will not be there or is none for these data.
+
+        Raises:
+            UserError: the data are for no classification, no dense net will be trained, or the saved net does not fit.
+        """
+        if self.listens_to is None:
+            return
+        suits.check_teacher(self.listens_to, self)
+        mine = self.listens_to.folder is None
+        if mine and not trains_dense(self.phases, pretrained=self.pretrained):  # it would have been refused otherwise
+            log.info("no dense net is trained, so that the net learns without a teacher")
+            self.listens_to = None
+
+    def _with_teacher(self, hooks: Method, phase: Phase) -> Method:
+        """``hooks``, and around them the teacher where it is heard in ``phase``."""
+        asked = self.listens_to
+        if asked is None or phase.pretrain or not hooks.hears_teacher(phase):
+            return hooks
+        return Distilled(hooks, self.teacher(asked.source), weight=asked.weight, temperature=asked.temperature)
+
     def choose(self, make: Callable[[], Choice]) -> Choice:
         """The choice of channels of the phase in progress; what is stored from now on belongs to it."""
         choice = super().choose(make)
@@ -101,11 +127,13 @@ class Job(MeasuredRun):
         settings = [record["settings"] for record in self.phase_records]
         if not (all(phase["pretrain"] for phase in settings) and (self.trained or self.pretrained)):
             return
-        if any(phase["active"] for phase in settings):
-            self.measure("before_cut", net)
-        else:
+        self.measure("before_cut" if any(phase["active"] for phase in settings) else "dense", net)
+
+    def measure(self, stage: str, net: nn.Module) -> dict[str, Any]:
+        """Metrics of ``net`` on the test set, stored as ``stage``; the dense net is remembered."""
+        if stage == "dense":
             self._dense_weights = {name: value.clone() for name, value in net.state_dict().items()}
-            self.measure("dense", net)
+        return super().measure(stage, net)
 
     @property
     def dense_measured(self) -> bool:
@@ -124,7 +152,7 @@ class Job(MeasuredRun):
         if self._dense_weights is None:
             return self.dense.cost.params
         kept = self._dense_weights
-        return sum(int(torch.count_nonzero(kept[name])) for name, _ in self.template.named_parameters())
+        return sum(int(torch.count_nonzero(kept[name])) for name, _ in self.dense.template.named_parameters())
 
     def prune(self, net: nn.Module, phase: Phase, *, measured: bool = True) -> nn.Module:
         """The cut at the beginning of ``phase``, with the measurements before and after it."""
@@ -160,7 +188,7 @@ class Job(MeasuredRun):
         counted = self.count(net)
         if phase.equal_compute:
             phase = phase.stretched(self.dense.cost.macs, counted.macs)
-        hooks = method if phase.active else Method()
+        hooks = self._with_teacher(method if phase.active else Method(), phase)
         folder = self.dense_folder(phase) if phase.shared else self.folder / "phases" / phase.name
         with FolderLock(folder, wait=True) if phase.shared else nullcontext():
             done = self._finished(net, hooks, phase, folder, cost.training_macs(net, counted))
@@ -169,7 +197,7 @@ class Job(MeasuredRun):
         self.phase_records.append(dict(done.record))
         self.history += [{"phase": phase.name, **record} for record in done.history]
         self._best = done if done.has_best else None
-        self._best_has_method = phase.active
+        self._best_hooks = hooks if phase.active else None
         self.trained = True
         return net
 
@@ -179,6 +207,8 @@ class Job(MeasuredRun):
         parts = {"net": net, "method": hooks}
         state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
         after = tensors_sha256(state)
+        if isinstance(hooks, Distilled):
+            after = text_sha256(after, tensors_sha256(hooks.teacher.state_dict()))
         if (done := finished.read(folder, after=after)) is not None:
             return done
         self._train(net, hooks, phase, folder, step_macs, after)
@@ -198,6 +228,7 @@ class Job(MeasuredRun):
             streams=hooks.streams(self),
             seed=self.seed,
             step_macs=step_macs,
+            teacher_macs=self.count(hooks.teacher).macs if isinstance(hooks, Distilled) else None,
             settings=self.settings,
             logger=self.logger,
             run_name=self.name,
@@ -216,6 +247,6 @@ class Job(MeasuredRun):
         method = self.method
         last = {name: value.clone() for name, value in method.state_dict().items()}
         best = copy.deepcopy(net)
-        artifacts.load_state(self._best.best(), net=best, method=method if self._best_has_method else None)
+        artifacts.load_state(self._best.best(), net=best, method=self._best_hooks)
         self.measure("test_best_val", best)
         method.load_state_dict(last)

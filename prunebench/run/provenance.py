@@ -40,6 +40,7 @@ def head(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "model": {"name": config["model"]["name"], "settings": whole["model"]},
         "dataset": {"name": config["dataset"]["name"], "settings": whole["dataset"]},
         "schedule": {"name": config["schedule"]["name"]},
+        **({"teacher": whole["teacher"]} if whole.get("teacher") else {}),
         "trainer": whole["trainer"],
         "row": (config.get("row") or {}).get("id"),
         "expected": config.get("row"),

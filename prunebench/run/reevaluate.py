@@ -65,8 +65,8 @@ def reevaluate(folder: Path, *, data: Path | None = None, trust: bool = False) -
     stored = _read_stored(folder)
     config = read_config(folder)
     config["model"]["pretrained"] = None  # the net is saved; what it started from may be gone
-    # foreign and attacked pictures are not measured again, nothing is quantised again
-    config["ood"] = config["attack"] = config["quantize"] = None
+    # foreign and attacked pictures are not measured again, nothing is quantised again or trained
+    config["ood"] = config["attack"] = config["quantize"] = config["teacher"] = None
     if data is not None:
         config["paths"]["data"] = str(user_path(data).resolve())
     if not trust:

@@ -56,6 +56,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         job, net = assemble.build(config, folder)
         num_threads = threads.settle(job)
         job.method.check(net, job)
+        job.check_teacher()
         quantized.check(job)
     with FolderLock(folder), log_file(folder, said):
         sweep(folder)
@@ -64,6 +65,8 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         clock = time.perf_counter()
         log.info("%s", describe(job))
         known = head(config, folder)
+        if job.listens_to is None:
+            known.pop("teacher", None)
         try:
             compact, points = _run(job, net)
             result = {**known, **_measurements(job, compact, points, config)}

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunebench.config.phase import Phase
+from prunebench.core.distilled import Teacher, trains_dense
 from prunebench.core.task import Task
 from prunebench.data.base import Data
 from prunebench.errors import UserError
 from prunebench.nets.dense_net import DenseNet
+from prunebench.nets.package import read_spec
+
+
+class Taught(Protocol):
+    """What :func:`check_teacher` must know of a run."""
+
+    schedule: str
+    phases: tuple[Phase, ...]
+    pretrained: bool
+    data: Data
+    task: Task
+
+    @property
+    def example(self) -> Tensor:
+        """One input."""
+
+    def teacher(self, source: str) -> nn.Module:
+        """The net in another run's folder."""
 
 
 def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> None:
@@ -41,3 +62,44 @@ def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> N
                 f"the phase {phase.name} has batches of 1 {data.sample}, and model={name} has batch norms, which need "
                 "the statistics of several; use dataset.batch_size of 2 or more, or a net without batch norms"
             )
+
+
+def check_teacher(asked: Teacher, run: Taught) -> None:
+    """Refuse a teacher that will not be there, or that gives no prediction for the run's data.
+
+    Raises:
+        UserError: the data are for no classification, no dense net will be trained, or the saved net does not fit.
+    """
+    data = run.data
+    if data.task != "classification":
+        raise UserError(
+            f"a teacher tells class probabilities, and dataset={data.name} is for {data.task.replace('_', ' ')}; "
+            "leave teacher out"
+        )
+    if asked.folder is None:
+        if asked.missing == "refuse" and not trains_dense(run.phases, pretrained=run.pretrained):
+            raise UserError(
+                f"teacher=dense needs a trained dense net, and schedule={run.schedule} trains none that the method "
+                "leaves alone; use a schedule that pretrains, model.pretrained, or "
+                "teacher=saved_net teacher.folder=<run folder>"
+            )
+        return
+    spec, own = read_spec(asked.folder), data.input_facts()
+    for fact in ("mean", "std", "class_names"):
+        theirs, ours = getattr(spec, fact), own.get(fact)
+        if theirs and ours and list(theirs) != list(ours):
+            raise UserError(
+                f"teacher.folder={asked.folder} holds a net for other data: its {fact} is {list(theirs)[:5]}, that of "
+                f"dataset={data.name} is {list(ours)[:5]}"
+            )
+    net = run.teacher(asked.folder)
+    try:
+        with torch.no_grad():
+            found = net(run.example)
+    except Exception as error:
+        raise UserError(
+            f"teacher.folder={asked.folder} holds a net that fails on an input of dataset={data.name}, of shape "
+            f"{list(run.example.shape)}: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+    if wrong := run.task.refuses(found):
+        raise UserError(f"teacher.folder={asked.folder} does not suit dataset={data.name}: {wrong}")

@@ -60,7 +60,7 @@ class Lit(pl.LightningModule):
         self.data = data
         self.seed = seed
         self.streams = dict(streams or {})
-        self.automatic_optimization = type(method).update is Method.update
+        self.automatic_optimization = not method.alternates
         assert not (self.streams and self.automatic_optimization), "streams need an update of the method"
         self._names: list[str] = []  # of the optimisers
         self._batch = 0  # index of the batch in progress

@@ -36,6 +36,7 @@ def train_phase(
     streams: Mapping[str, Callable[[int], Batches]],
     seed: int,
     step_macs: int,
+    teacher_macs: int | None,
     settings: TrainerSettings,
     logger: Mapping[str, Any],
     run_name: str,
@@ -50,6 +51,7 @@ def train_phase(
 
     Args:
         step_macs: multiply-accumulates of one sample's forward and backward pass.
+        teacher_macs: of one sample's pass through a teacher, which counts as training too; None = there is none.
         run_folder: where loggers write; ``folder`` may be shared with other runs.
         after: what the phase starts from: the checksum of net and method.
     """
@@ -70,15 +72,20 @@ def train_phase(
         for started in loggers:
             started.close()
     best = read_checkpoint(folder / BEST, after=after) if (folder / BEST).exists() else None
-    spent = method.spent_macs()
+    spent, samples = method.spent_macs(), data.num_train * phase.epochs * (phase.epoch_share or 1)
     if spent is None:
-        spent = round(step_macs * data.num_train * phase.epochs * (phase.epoch_share or 1))
+        spent = round(step_macs * samples)
+    taught = {}
+    if teacher_macs is not None:
+        taught = {"teacher_macs": round(teacher_macs * samples)}
+        spent += taught["teacher_macs"]
     record = {
         "name": phase.name,
         "epochs": phase.epochs,
         "seconds": sum(row["seconds"] for row in history),
         "wall_seconds": time.perf_counter() - start,
         "train_macs": spent,
+        **taught,
         "lr": [row["lr"] for row in history],
         "best_epoch": int(best["epoch"]) if best else phase.epochs - 1,
         "selected_epoch": phase.epochs - 1,

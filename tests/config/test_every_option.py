@@ -53,6 +53,13 @@ def foreign(file: Path) -> dict[str, Any]:
     return {**settings, "mean": [0.5] * settings["in_channels"], "std": [0.5] * settings["in_channels"]}
 
 
+def teaching(file: Path) -> dict[str, Any]:
+    """A teacher; where one is a saved net, some folder."""
+    given = ["teacher.folder=somewhere"] if "folder: ???" in file.read_text(encoding="utf-8") else []
+    settings = configure(Path("unused"), f"teacher={file.stem}", *given)[0]["teacher"]
+    return dict(settings)
+
+
 def build(group: str, settings: dict[str, Any]) -> None:
     with torch.device("meta"):
         named.build(group, settings)
@@ -71,6 +78,7 @@ GROUPS: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, An
     "ood": (foreign, lambda settings: build("ood", settings)),
     "quantize": (composed("quantize"), lambda settings: build("quantize", settings)),
     "attack": (composed("attack"), attack),
+    "teacher": (teaching, lambda settings: build("teacher", settings)),
     "schedule": (composed("schedule"), lambda settings: build_phases(settings["phases"])),
     "trainer": (composed("trainer"), trainer_settings),
 }
