@@ -20,7 +20,8 @@ def rounded(x: Tensor) -> Tensor:
 def unit(x: Tensor, bits: int) -> Tensor:
     """Numbers in [0, 1] on the 2^bits levels from 0 to 1 (DoReFa, eq. 5)."""
     levels = 2**bits - 1
-    return rounded(x * levels) / levels
+    found: Tensor = rounded(x * levels) / levels
+    return found
 
 
 def signs(x: Tensor) -> Tensor:
@@ -100,7 +101,8 @@ def symmetric_grid(x: Tensor, largest: Tensor, bits: int) -> Tensor:
     """``x``, clipped at +- ``largest``, in 2^bits - 1 equal steps around 0; no gradient where it is clipped."""
     levels = 2 ** (bits - 1) - 1
     step = largest.clamp_min(torch.finfo(x.dtype).tiny) / levels
-    return rounded((x / step).clamp(-levels, levels)) * step
+    found: Tensor = rounded((x / step).clamp(-levels, levels)) * step
+    return found
 
 
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
