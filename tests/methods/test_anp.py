@@ -424,14 +424,14 @@ def test_a_run_is_smaller_and_says_so(tmp_path: Path) -> None:
 def test_lenet_is_robust_only_if_it_was_trained_so(tmp_path: Path, data_root: Path) -> None:
     """MNIST at eps 0.3: a LeNet of ordinary training falls below 10 %, one of adversarial training stays above 80 %."""
     words = ("dataset=mnist", "model=lenet5", "dataset.mean=[0]", "dataset.std=[1]", f"paths.data={data_root}")
-    words = (*words, "method=anp", "schedule=simultaneous", "latency=false", "trainer.progress=false")
+    common = ("method=anp", "schedule=simultaneous", "latency=false", "trainer.progress=false")
     attack = ("attack=pgd", "attack.step=0.01", "attack.num_samples=500")
     train = "schedule.phases.train"
     found = {}
     for mode, length in MNIST.items():
         epochs, share = length
         lengths = (f"{train}.epochs={epochs}", f"{train}.epoch_share={share}")
-        found[mode] = run(tmp_path, *words, *attack, f"method.mode={mode}", *lengths)[0]["metrics"]["final"]
+        found[mode] = run(tmp_path, *words, *common, *attack, f"method.mode={mode}", *lengths)[0]["metrics"]["final"]
     standard, trained = found["standard"], found["at"]
     assert standard["accuracy"] > 0.95 and standard["robust"]["accuracy"] < 0.1
     assert trained["accuracy"] > 0.95 and trained["robust"]["accuracy"] > 0.8
