@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prunebench.errors import UserError
+from prunebench.report import build
 from prunebench.report.collect import collect, find
 from prunebench.report.configurations import group
 from prunebench.report.summaries import configurations
@@ -129,3 +130,18 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder; give the folder of the runs"):
         collect(tmp_path / "nothing")
+
+
+def test_runs_without_a_result_are_unfinished(tmp_path: Path) -> None:
+    make(tmp_path, seed=0)
+    folder = make(tmp_path, seed=1)
+    (folder / "result.json").unlink()
+    (folder / "config.yaml").write_text("seed: 1\n")
+    (folder / "log.txt").write_text("2026-11-20 phase pretrain: 30 epochs\n2026-11-20 <b>epoch 3/30</b>\n\n")
+    found = collect(tmp_path)
+    assert [record.seed for record in found.records] == [0]
+    [unfinished] = found.unfinished
+    assert unfinished.place.endswith("/seed_1")
+    assert unfinished.said == "2026-11-20 <b>epoch 3/30</b>"
+    page = build(tmp_path, tmp_path / "out", pictures=False).page.read_text(encoding="utf-8")
+    assert "1 unfinished" in page and "&lt;b&gt;epoch 3/30&lt;/b&gt;" in page
