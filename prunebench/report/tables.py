@@ -244,10 +244,10 @@ def _end(cell: Cell, sign: int) -> float | None:
 _BESIDE: Mapping[str, Callable[[Cell], str | float | None]] = {
     "source": lambda cell: csv_text(cell.source),
     "detail": lambda cell: csv_text(cell.below),
-    "sd": lambda cell: cell.over and cell.over.sd,
+    "sd": lambda cell: None if cell.over is None else cell.over.sd,
     "low": lambda cell: _end(cell, -1),
     "high": lambda cell: _end(cell, 1),
-    "n": lambda cell: cell.over and cell.over.count,
+    "n": lambda cell: None if cell.over is None else cell.over.count,
 }
 
 

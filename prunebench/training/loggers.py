@@ -114,7 +114,7 @@ def _wandb(settings: Mapping[str, Any], folder: Path, run: str) -> WandbLogger:
     """The run in progress, or a new one, which is started now, inside the guard of who calls."""
     folder.mkdir(parents=True, exist_ok=True)
     group, seed = folder.parent.name, folder.name
-    online = {"resume": "allow"} if settings["online"] else {}
+    online: dict[str, Any] = {"resume": "allow"} if settings["online"] else {}
     inner = WandbLogger(
         name=f"{run}/{group}/{seed}",
         id=f"{group}-{seed}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_the_jobs_are_counted(line: str, expected: tuple[int | None, set[str]]) 
 
 
 def test_the_time_left_is_that_of_the_jobs_so_far(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(progress.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     progress.begin(0, 36, ["seed=0"], started=0.0, trained=0)
     progress.begin(6, 36, ["seed=6"], started=856.0, trained=6)  # 24 s each, 30 to go
     progress.begin(6, None, ["seed=6"], started=856.0, trained=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,14 +14,14 @@ import pytest
 
 import prunebench
 from prunebench.errors import UserError
-from prunebench.report import build, flat
+from prunebench.report import build
 from tests.report.factory import make
 
 
 @pytest.fixture
 def without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = flat.importlib.util.find_spec
-    monkeypatch.setattr(flat.importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
 
 
 @pytest.mark.usefixtures("without_pandas")
@@ -57,7 +58,7 @@ def test_with_pandas_it_is_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pandas = ModuleType("pandas")
     pandas.DataFrame = lambda rows: ("frame", rows)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pandas", pandas)
-    monkeypatch.setattr(flat.importlib.util, "find_spec", lambda name: pandas)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: pandas)
     kind, rows = prunebench.results(str(tmp_path))
     assert kind == "frame" and rows[0]["method"] == "fpgm"
 

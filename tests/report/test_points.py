@@ -37,7 +37,7 @@ def test_points_are_on_the_page_and_in_the_picture(tmp_path: Path) -> None:
     with_points(tmp_path, point("half", 0.9, 1_200_000), point("<b>", 0.7, 600_000))
     found = collect(tmp_path)
     groups = group(found.records)
-    [(key, shown)] = page_data(found, groups, drawn={})["points"].items()
+    [(key, shown)] = page_data(found, groups)["points"].items()
     assert key == found.records[0].key
     assert [(name, settings) for name, _, settings in shown] == [("half", {"removed": 0.5}), ("<b>", {"removed": 0.5})]
     assert shown[0][1]["accuracy"] == 0.9 and shown[0][1]["macs"] == 1_200_000
@@ -54,7 +54,7 @@ def test_points_are_on_the_page_and_in_the_picture(tmp_path: Path) -> None:
 def test_a_run_without_points_takes_no_place(tmp_path: Path) -> None:
     make(tmp_path)
     found = collect(tmp_path)
-    assert page_data(found, group(found.records), drawn={})["points"] == {}
+    assert page_data(found, group(found.records))["points"] == {}
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_wandb_has_one_run_grouped_by_the_configuration(tmp_path: Path) -> None:
 
 def scan(place: Path) -> dict[str, Any]:
     """What an offline run of W&B has written."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     [path] = place.glob("*.wandb")
     found: dict[str, Any] = {"config": {}, "summary": {}, "names": set()}

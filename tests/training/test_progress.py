@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_a_long_phase_says_how_long_it_will_take(
     epochs: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(callbacks, "Lit", SimpleNamespace)
     trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=0, num_training_batches=100)
     lit: Any = SimpleNamespace(phase=SimpleNamespace(name="finetune", epochs=epochs))
