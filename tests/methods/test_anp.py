@@ -439,5 +439,5 @@ def test_lenet_is_robust_only_if_it_was_trained_so(tmp_path: Path, data_root: Pa
     assert trained["robust"]["vulnerability"] < 0.5 * standard["robust"]["vulnerability"]
 
 
-MNIST = {"standard": (3, 0.2), "at": (4, 0.4)}
+MNIST = {"standard": (3, 0.2), "at": (10, 0.4)}
 """Mode -> epochs, and the share of the training pictures in each."""
