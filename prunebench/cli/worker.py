@@ -20,8 +20,13 @@ _context: ForkServerContext | None = None
 
 
 def fits(trainer: Mapping[str, Any]) -> bool:
-    """Whether jobs with these settings may be forked: on Linux, without a GPU, one process a job."""
-    return sys.platform == "linux" and not _GPU.exists() and trainer["devices"] == 1
+    """Whether jobs with these settings may be forked: on Linux, without a GPU, one process a job.
+
+    Where a launcher has brought its own way to start processes (joblib's loky), ours would be told to use that.
+    """
+    usual = (None, *multiprocessing.get_all_start_methods())
+    ours = multiprocessing.get_start_method(allow_none=True) in usual
+    return ours and sys.platform == "linux" and not _GPU.exists() and trainer["devices"] == 1
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -29,7 +29,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
-    kept |= {group: _by_content(config[group]) for group in FROM_RUNS if config.get(group)}
+    kept |= {group: _by_content(group, config[group]) for group in FROM_RUNS if config.get(group)}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")
@@ -48,12 +48,13 @@ def _sources(settings: Any) -> dict[str, str | None]:
     return {path: source_sha256(path) for path in sorted(set(targets(settings)))}
 
 
-def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _by_content(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    sha256 = run_sha256 if group == "method" else net_sha256  # others take nothing from a run but its net
     # that others are compared with a method changes none of its numbers
     found = {key: value for key, value in settings.items() if key not in (RUN_FOLDERS, "control")}
     for key in settings.get(RUN_FOLDERS) or ():
         if found.get(key):
-            found[key] = run_sha256(Path(found[key])) or found[key]
+            found[key] = sha256(Path(found[key])) or found[key]
     return found
 
 
@@ -62,14 +63,22 @@ def run_sha256(folder: Path) -> str | None:
 
     These are plan and weights, and the settings of its method, which say what its weights mean.
     """
-    if folder.name == "model" and (folder / "plan.json").is_file():
-        folder = folder.parent
     saved = [folder / "model" / name for name in ("plan.json", "weights.safetensors")]
     files = [*saved, *sorted(folder.glob("phases/*/weights.safetensors"))]
     sums = [f"{file.relative_to(folder)} {file_sha256(file)}" for file in files if file.is_file()]
     if sums and (meaning := _method_of(folder)):
         sums.append(f"method {meaning}")
     return hashlib.sha256("\n".join(sums).encode()).hexdigest() if sums else None
+
+
+def net_sha256(folder: Path) -> str | None:
+    """Checksum of the saved net in a run folder or its ``model``, 64 hex digits; None if there is none."""
+    for place in (folder / "model", folder):
+        files = [place / name for name in ("net.yaml", "plan.json", "weights.safetensors")]
+        if all(file.is_file() for file in files):
+            sums = [f"{file.name} {file_sha256(file)}" for file in files]
+            return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+    return None
 
 
 def _method_of(folder: Path) -> str:

@@ -15,6 +15,7 @@ from prunebench.budget.units import Unit
 from prunebench.core.context import Run
 from prunebench.disk.atomic import write_json, write_rows
 from prunebench.errors import UserError
+from prunebench.measure.metrics import ACCURACY, NLL
 from prunebench.run.job import Job
 from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.plan import Plan
@@ -36,7 +37,7 @@ class Width:
     Attributes:
         layer: the first of the layers that are cut; ``num_layers``: how many share its channels.
         kept, channels: how many channels stay, of how many.
-        accuracy, nll: on the validation split.
+        accuracy, loss: on the validation split, the loss as negative log-likelihood in nats.
         macs: share of the dense net's multiply-accumulates.
         time: predicted share of the dense net's time.
     """
@@ -46,7 +47,7 @@ class Width:
     kept: int
     channels: int
     accuracy: float
-    nll: float
+    loss: float
     macs: float
     time: float
 
@@ -87,8 +88,8 @@ def measure(
                 num_layers=len(unit.layers),
                 kept=kept,
                 channels=unit.size,
-                accuracy=metrics["accuracy"],
-                nll=metrics["nll"],
+                accuracy=metrics[ACCURACY.key],
+                loss=metrics[NLL.key],
                 macs=graph.macs(plan) / graph.dense_macs,
                 time=found.share(changed),
             )

@@ -75,7 +75,7 @@ STARTED = (
 )  # fmt: skip
 ENDED = (
     "run/result.json", "run/config.yaml", "run/metrics.csv", "run/predictions.npz",
-    "run/model/net.yaml", "run/model/plan.json", "run/model/weights.safetensors",
+    "run/model/net.yaml", "run/model/plan.json", "run/model/weights.safetensors", "run/model/README.md",
 )  # fmt: skip
 ALSO = ("run/phases/finetune/phase.json", "run/phases/finetune/weights.safetensors", "run/stored/metrics-final.json")
 """Files of an ended run that are read again only where its result is damaged too."""
