@@ -126,6 +126,9 @@ def show(records: Sequence[Record]) -> None:
         table.add_row(*map(Text, (" · ".join(names), f"{len(item.records)}{again}", *cells, *gone)))
     console = Console()
     console.print()
+    if not groups:
+        console.print(f"{len(records)} runs, {failed} failed")
+        return
     console.print(table)
     if any(item.repeated for item in groups):
         console.print("* seeds that end with the same net are one sample")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,10 +167,8 @@ def test_a_sweep_over_a_table(tmp_path: Path) -> None:
     options = [f"paths.data={tmp_path}", f"paths.outputs={tmp_path}"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    jobs = [line for line in done.stdout.splitlines() if line.startswith("== ")]
-    assert [line.split()[1] for line in jobs] == [
-        *("experiment=fpgm-t1_resnet20_only30", "experiment=fpgm-t1_resnet20_only40")
-    ]
+    jobs = re.findall(r"^\d: (experiment=\S+)", done.stdout, re.MULTILINE)
+    assert jobs == ["experiment=fpgm-t1_resnet20_only30", "experiment=fpgm-t1_resnet20_only40"], done.stdout
 
 
 def test_a_sweep_over_rows_may_change_their_phases() -> None:
