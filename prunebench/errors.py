@@ -35,6 +35,11 @@ def in_words(error: BaseException) -> str:
     return text if isinstance(error, UserError) and text else f"{type(error).__name__}{text and f': {text}'}"
 
 
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong: the first line of its message that is not empty, else the error's type."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def here(text: str) -> str:
     """``text`` with each ``python scripts/x.py`` as it is started where this package lies."""
     return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if INSTALLED else text

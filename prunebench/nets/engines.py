@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunebench.errors import UserError
+from prunebench.errors import UserError, first_line
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.measure.latency import TORCH, Runner
 
@@ -72,8 +72,7 @@ def traced_onnx(net: nn.Module, example: Tensor) -> bytes:
                 dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
             )
     except Exception as error:  # torch has no common error for what it cannot write
-        reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
-        raise UserError(f"onnxruntime: the net cannot be written as a graph ({reason.strip()})") from error
+        raise UserError(f"onnxruntime: the net cannot be written as a graph ({first_line(error)})") from error
     return written.getvalue()
 
 
@@ -96,7 +95,7 @@ class OnnxNet(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # each sort of damage has its own class, hidden in a binary module
-            raise UserError(f"this is no ONNX file that can be executed ({str(error).splitlines()[0]})") from error
+            raise UserError(f"this is no ONNX file that can be executed ({first_line(error)})") from error
         self.input = self.session.get_inputs()[0].name
 
     def __deepcopy__(self, memo: Any) -> OnnxNet:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Among, PositiveInt
 from prunebench.disk.paths import make_folder
-from prunebench.errors import UserError
+from prunebench.errors import UserError, first_line
 from prunebench.nets import package
 from prunebench.nets.spec import Spec
 from prunebench.nets.weights import read_into, to_bytes
@@ -189,7 +189,7 @@ def _export_errors(form: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the exporters have no common error, and each sort of failure has its own
-        reason = next(filter(str.strip, str(_root(error)).splitlines()), type(error).__name__)
+        reason = first_line(_root(error))
         raise UserError(
             f"export: {form} cannot express this net ({reason}); if its forward depends on the batch size, "
             "fix that with --batch 1"

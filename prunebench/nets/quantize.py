@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, PositiveInt, Range
-from prunebench.errors import UserError
+from prunebench.errors import UserError, first_line
 from prunebench.nets.engines import numbers
 from prunebench.nets.export import to_onnx
 
@@ -138,8 +138,7 @@ class StaticInt8:
                     extra_options={"CalibStridedMinMax": 1, "CalibPercentile": self.percentile},
                 )
             except Exception as error:  # the tools have no common error
-                reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
-                raise UserError(f"quantize: ONNX Runtime cannot quantise this net ({reason})") from error
+                raise UserError(f"quantize: ONNX Runtime cannot quantise this net ({first_line(error)})") from error
             content = quantised.read_bytes()
             counts = _executed(content, Path(name) / "executed.onnx")
             return Integers(content, folded.read_bytes(), *counts)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from prunebench.errors import UserError
+from prunebench.errors import UserError, first_line
 from prunebench.surgery.counter import Counter, plain_attention
-from prunebench.surgery.tracer import CannotFollow, describe, first_line, owner
+from prunebench.surgery.tracer import CannotFollow, describe, owner
 from prunebench.surgery.weak_numbers import Numbers
 
 SEED = 0

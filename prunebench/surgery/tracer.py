@@ -15,6 +15,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from prunebench.errors import first_line
+
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
 DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -206,11 +208,6 @@ def _arguments(node: fx.Node) -> str:
 def _place(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong; below it torch adds its graph and its stack."""
-    return str(error).partition("\n")[0]
 
 
 def _is_ours(path: str) -> bool:

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Among
 from prunebench.measure.metrics import is_number
-from prunebench.training import pictures
+from prunebench.training import logged_figures
 
 LOGGERS = ("csv", "tensorboard", "wandb")
 RESULT = "result"
@@ -152,7 +152,7 @@ def conclude(
         numbers = {
             key: float(value) for part in _ENDS for key, value in flat(result.get(part) or {}, part) if is_number(value)
         }
-        drawn = pictures.draw(result, history, folder)
+        drawn = logged_figures.draw(result, history, folder)
         (_to_tensorboard if name == "tensorboard" else _to_wandb)(settings, folder, run, numbers, drawn)
     except Exception as error:
         warnings.warn(f"the logger stopped ({error}); the run is complete, result.json has everything", stacklevel=2)

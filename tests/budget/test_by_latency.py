@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prunebench.budget import choose
-from prunebench.budget.by_latency import Allocation, Factor, added_up, eliminate
+from prunebench.budget.allocation import Allocation, Factor, added_up, eliminate
 from prunebench.errors import UserError
 from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.graph import ChannelGraph
