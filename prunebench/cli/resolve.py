@@ -96,9 +96,10 @@ def _check_groups(cfg: DictConfig) -> None:
 def _check_fit(cfg: DictConfig) -> None:
     """Refuse a net that asks for facts that the data set does not have: a net for pictures on a text."""
     asked = asked_of_data(OmegaConf.to_yaml(cfg.model))
-    missing = sorted(key for key in asked if key not in cfg.dataset)
+    facts = {str(key) for key in cfg.dataset}  # those too that only the user knows and has not given yet
+    missing = sorted(asked - facts)
     if missing:
-        nets, data = fitting(asked, {str(key) for key in cfg.dataset})
+        nets, data = fitting(asked, facts)
         raise UserError(
             f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
             f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"

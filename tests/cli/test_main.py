@@ -67,6 +67,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         (["schedule.phases.finetune.lr=-1"], ["lr", "-1"]),
         (["schedule.phases.finetune.clip_norm=big"], ["schedule.phases.finetune.clip_norm must be a number", "'big'"]),
         (["trainer.deterministic=maybe"], ["trainer.deterministic must be true or false or warn", "'maybe'"]),
+        (["dataset=folder"], ["dataset.folder must be given"]),
+        (["dataset=folder", "dataset.folder=x"], ["dataset.num_classes must be given"]),
         (["trainer.num_threads=two"], ["trainer.num_threads must be a whole number in [1, 1024] or null", "'two'"]),
         (["trainer.num_threads=1000000"], ["trainer.num_threads must be", "got 1000000"]),
         (["trainer.precision=16"], ["trainer.precision must be one of", "16-mixed", "got 16"]),
