@@ -98,10 +98,11 @@ class Allocation:
             for own, kept in zip(self._of, self.kept, strict=True)
         ]
         least = np.array([time[0] for time in times])
-        room = goal * self.dense - self.fixed - float(least.sum())
+        # a goal at the least share leaves no time at all, but for rounding; only what costs nothing fits then
+        room = max(goal * self.dense - self.fixed - float(least.sum()), 1e-12 * self.dense)
         best, came = np.zeros(BINS + 1), []
         for time, worth in zip(times, self.worth, strict=True):
-            needed = np.ceil((time - time[0]) / room * BINS - 1e-9).astype(int)
+            needed = np.minimum(np.ceil((time - time[0]) / room * BINS - 1e-9), BINS + 1).astype(int)
             tried = np.full((len(time), BINS + 1), -np.inf)
             for option, bins in enumerate(needed):
                 if bins <= BINS:

@@ -49,6 +49,14 @@ def test_separate_blocks_are_solved_exactly(seed: int, goal: float) -> None:
     assert allocation.value(found) >= best_of_all(allocation, goal * (1 - 4 / 4000)) - 1e-9
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_goal_at_the_least_share_is_met_by_what_costs_least(seed: int) -> None:
+    allocation = made_up(np.random.default_rng(seed), [(0,), (1,), (2,)], 3, 4)
+    for factor in allocation.factors:
+        factor.table[1] = factor.table[0]  # a step: the second width costs no more than the first
+    assert allocation.solve(allocation.least) == [1, 1, 1]
+
+
 @pytest.mark.parametrize("scopes", [[(0,), (0, 1), (1, 2), (2, 3), (3,)], [(0, 1), (0, 2), (0, 3), (2, 3)]])
 @pytest.mark.parametrize("seed", range(6))
 def test_chains_and_streams_come_near_the_best_of_all(seed: int, scopes: list[tuple[int, ...]]) -> None:
