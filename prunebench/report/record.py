@@ -246,5 +246,6 @@ def _checkpoint(result: Mapping[str, Any]) -> str | None:
 def _machine(result: Mapping[str, Any]) -> str:
     latency = untrusted.mapping(result, "latency", optional=True)
     parts = [latency.get("device_name"), latency.get("device")]
-    threads = f"{latency['threads']} threads" if latency.get("threads") else None
+    number = latency.get("threads")
+    threads = f"{number} thread{'s' if number != 1 else ''}" if number else None
     return " · ".join(str(part) for part in (*parts, threads) if part)

@@ -177,6 +177,7 @@ def test_a_view_is_in_the_address_and_opens_again(page: Chrome) -> None:
     select(page, "method", "fpgm")
     show_subject(page, "resnet56 on cifar10")
     head(page, "#board", "MACs −%").find_element(CSS, "button").click()
+    Select(page.find_element(By.ID, "clock")).select_by_value("batch_64_ms")
     Select(page.find_element(By.ID, "x-axis")).select_by_value("batch_1_ms")
     page.find_element(CSS, "#chart .legend button").click()
     head(page, "#all", "Seed").find_element(CSS, "button").click()
@@ -186,6 +187,8 @@ def test_a_view_is_in_the_address_and_opens_again(page: Chrome) -> None:
     page.get(address)
     assert [page.find_element(CSS, place).text for place in ("#board", "#all", "#board-count", "#count")] == shown
     assert Select(page.find_element(By.ID, "x-axis")).first_selected_option.get_attribute("value") == "batch_1_ms"
+    assert Select(page.find_element(By.ID, "clock")).first_selected_option.get_attribute("value") == "batch_64_ms"
+    assert "batch 64" in page.find_element(CSS, ".panels figure:last-child svg").text
     assert page.find_element(CSS, "#chart .legend button").get_attribute("aria-pressed") == "true"
     page.find_element(CSS, "#board tbody a").click()
     assert opened(page)

@@ -4,6 +4,7 @@ const FIELDS = ["id", "seed", "status", "method", "model", "dataset", "schedule"
 const WORDS = new Set(["status", "method", "model", "dataset", "schedule", "row", "label", "origin", "machine", "error"]);
 const COLUMN = new Map(D.names.map((name, i) => [name, i]));
 const METRICS = new Map(D.metrics.map((metric) => [metric.key, metric]));
+const CLOCKS = D.metrics.filter(({ key, place }) => place === "latency" && key.endsWith("_ms")); // engines and batches
 
 class Run {
   constructor(values) {

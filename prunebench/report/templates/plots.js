@@ -2,7 +2,7 @@
 const SUBJECTS = 3;
 const SIZE = { width: 380, height: 260, left: 40, right: 8, top: 22, bottom: 38 };
 const Y = QUALITY.filter(({ better, key }) => better && COLUMN.has(`final.${key}`));
-const X = ["macs", "params", "batch_1_ms", "batch_64_ms"].map((key) => METRICS.get(key));
+const X = [...["macs", "params", "nonzero_params"].map((key) => METRICS.get(key)).filter(Boolean), ...CLOCKS];
 const methodIndex = new Map(D.methods.map((method, i) => [method, i]));
 const plots = { limit: SUBJECTS };
 const CROWD = 24; // points; more than that are drawn smaller, with their whiskers in the background
@@ -223,7 +223,9 @@ function drawSubjects(list) {
 
 function subject(name, items) {
   const metric = metricOf(items.map((item) => item.first));
-  const shown = X.filter(({ key, place }) => place !== "latency" || key.startsWith(`batch_${state.batch}_`));
+  // where single weights are pruned the parameters stay as many as they were
+  const isSparse = items.some((item) => item.get("final.nonzero_params") && item.mean("final.nonzero_params") < item.mean("final.params"));
+  const shown = ["macs", isSparse ? "nonzero_params" : "params", state.clock].map((key) => METRICS.get(key)).filter(Boolean);
   return el("article", { class: "subject" }, el("h4", {}, name), legend(items),
     el("div", { class: "panels" }, shown.map((axis) => panel(isolated(items), axis, name, metric))));
 }
@@ -239,15 +241,16 @@ function redraw() {
 function showAxes() {
   $("#metric").value = quality()?.key ?? "";
   $("#range").value = state.range;
-  $("#batch").value = state.batch;
+  $("#clock").value = state.clock;
   $("#x-axis").value = state.x;
 }
 
 function buildPlots() {
   for (const { key, axis } of Y) $("#metric").append(el("option", { value: key }, axis));
+  for (const { key, axis } of CLOCKS) $("#clock").append(el("option", { value: key }, axis));
   for (const { key, axis } of X) $("#x-axis").append(el("option", { value: key }, axis));
   const follow = (selector, name) => $(selector).addEventListener("change", (event) => { state[name] = event.target.value; redraw(); });
-  for (const [selector, name] of [["#metric", "y"], ["#range", "range"], ["#batch", "batch"], ["#x-axis", "x"]]) follow(selector, name);
+  for (const [selector, name] of [["#metric", "y"], ["#range", "range"], ["#clock", "clock"], ["#x-axis", "x"]]) follow(selector, name);
   $("#more-subjects").addEventListener("click", () => { plots.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
   showAxes();
 }

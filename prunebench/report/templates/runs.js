@@ -9,7 +9,7 @@ const NUMBERS = [
   ofRun("params_removed", "Params −%"),
   DELTA,
   number("Masked %", "masked", (found) => percent(found.mean, 1)),
-  ...["batch_1", "batch_64"].flatMap((batch) => [ofFinal(METRICS.get(`${batch}_ms`)), ofRun(`speedup.${batch}`)]),
+  ...CLOCKS.flatMap((metric) => [ofFinal(metric), ofRun(`speedup.${metric.key.slice(0, -3)}`)]),
   ...QUALITY.filter(({ nested }) => nested).map((metric) => ofFinal(metric)),
   ...["macs", "params"].map((key) => ofFinal(METRICS.get(key), (found) => short(found.mean))),
 ].filter(({ name }) => name === "delta" || COLUMN.has(name));
@@ -25,7 +25,7 @@ const COLUMNS = [
   { key: "status", title: "Status", value: ({ first }) => first.status, cell: ({ first }) => [chip(first.status), " ", originChip(first.origin)] },
 ];
 
-const state = { picked: {}, search: "", on: "", sort: null, columns: null, x: "macs", y: "", range: "", batch: "1", only: new Set(),
+const state = { picked: {}, search: "", on: "", sort: null, columns: null, x: "macs", y: "", range: "", clock: CLOCKS[0]?.key ?? "", only: new Set(),
   runs: "method", limit: PAGE };
 
 function number(title, name, form, better = null, metric = null) {
