@@ -124,6 +124,7 @@ def lint(folder: Path) -> str:
     return "\n".join(line for line in (contracts + style).splitlines() if "newcomer" in line)
 
 
+@pytest.mark.slow
 def test_additions_are_taken_up_and_pass(copy: Path) -> None:
     assert lint(copy) == ""
     found = outcomes(copy, "newcomer or declared or every_net or every_file or contradictions")
@@ -136,6 +137,7 @@ def test_additions_are_taken_up_and_pass(copy: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_broken_is_caught(copy: Path) -> None:
     add("broken", copy)
     kinds = ("forgetful", "branchy", "alias", "wrong")

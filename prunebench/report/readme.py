@@ -1,22 +1,24 @@
 """The result tables of a README, written between markers from the published runs alone, never typed.
 
 A table stands between ``<!-- results:begin NAME -->`` and ``<!-- results:end NAME -->``. NAME is ``rows`` (rows of
-papers), ``claims`` (who is better than whom), or ``<data set>-<schedule>`` (accuracy of each method and setting on
-each net, without the rows of papers).
+papers), ``claims`` (who is better than whom), ``one-word`` (each method as ``python -m prunebench method=<name>`` runs
+it), or ``<data set>-<schedule>`` (accuracy of each method and setting on each net, without the rows of papers).
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prunebench.disk.atomic import write_text
 from prunebench.errors import UserError, nearest
-from prunebench.measure.metrics import ACCURACY, METRICS
-from prunebench.report import collect, configurations, contests, leagues, papers, summaries, tables
+from prunebench.measure.metrics import ACCURACY, BPC, CALIBRATION, METRICS
+from prunebench.report import collect, configurations, contests, leagues, papers, summaries, tables, values
 from prunebench.report.configurations import CLAIM_SEEDS, Group
 from prunebench.report.tables import Cell, Column, Table
 from prunebench.rows import Paper
@@ -24,6 +26,8 @@ from prunebench.rows import Paper
 _BLOCK = re.compile(r"(<!-- results:begin (\S+) -->\n).*?(<!-- results:end \2 -->)", re.DOTALL)
 _MARK = re.compile(r"<!-- results:(?:begin|end) ")
 _REMOVED = METRICS["macs_removed"]
+_ASIDE = ("trainer.num_threads=", "trainer.progress=", "latency=", "paths.", "seed=")
+"""Words of a command that change neither what is trained nor what is pruned."""
 
 
 def write(readme: Path, published: Path, rows: Sequence[Paper]) -> list[str]:
@@ -72,6 +76,7 @@ def made(published: Path, rows: Sequence[Paper]) -> dict[str, Callable[[], str]]
     return {
         "rows": partial(_rows, rows, grouped),
         "claims": partial(_claims, grouped),
+        "one-word": partial(_one_word, grouped, collection.pool.values),
         **{name: partial(_grid, members) for name, members in subjects.items()},
     }
 
@@ -100,6 +105,40 @@ def _claims(grouped: Sequence[Group]) -> str:
     lines = [f"- {claim}" for claim in found] or ["The tests leave it open who is better than whom."]
     rule = f"{num_pairs} pairs at equal MACs tested; a claim needs {CLAIM_SEEDS} nets of each."
     return "\n".join([*lines, "", rule]) + "\n"
+
+
+def _one_word(grouped: Sequence[Group], pool: Sequence[Any]) -> str:
+    """Every method with nothing else said: what it trains and prunes then, and how that ends."""
+    found: dict[str, Group] = {}
+    for item in grouped:
+        words = shlex.split(str(pool[item.first.facts["command"]]))[3:]  # python -m prunebench ...
+        said = [word for word in words if not word.startswith(_ASIDE)]
+        if len(said) == 1 and (method := said[0].removeprefix("method=")) != said[0]:
+            found[method] = item
+    columns = (
+        *(Column(title) for title in ("Method", "Net and data", "Schedule")),
+        *(
+            Column(title, numeric=True)
+            for title in ("Dense %", "Final %", "ECE %", "bpc", "MACs −%", "Non-zero parameters 1/×")
+        ),
+    )
+    rows = []
+    for method, item in sorted(found.items()):
+        first, estimate = item.first, item.estimate
+        fewer = values.ours(item, "compression")
+        rows.append(
+            [
+                *(Cell(text) for text in (method, f"{first.model} on {first.dataset}", first.schedule)),
+                tables.over_seeds(ACCURACY, estimate(f"dense.{ACCURACY.key}")),
+                *(
+                    tables.over_seeds(metric, estimate(f"final.{metric.key}"))
+                    for metric in (ACCURACY, CALIBRATION, BPC)
+                ),
+                tables.over_seeds(_REMOVED, estimate(_REMOVED.key)),
+                Cell() if fewer is None else Cell(values.form("compression", fewer.mean)),
+            ]
+        )
+    return _body(Table("", "", columns, rows))
 
 
 def _grid(members: Sequence[Group]) -> str:

@@ -13,6 +13,8 @@ KNOWN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
     ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a phase is resumed
     ".*is smaller than the logging interval.*",  # curves have a point per epoch
+    ".*The `srun` command is available.*",  # on a cluster's login node; the launchers start jobs, not Lightning
+    ".*find_unused_parameters=True was specified.*",  # whether a net has such parameters is its own affair
     ".*lr_scheduler.step.* before .optimizer.step.*",  # a method may let the first steps of a phase pass
 )
 

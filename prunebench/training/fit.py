@@ -13,7 +13,6 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
     SIGTERMException,
@@ -25,6 +24,7 @@ from prunebench.errors import UserError
 from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import Estimate, History, PhaseProgress
 from prunebench.training.lit import Lit
+from prunebench.training.ranks import Ranks, ended
 from prunebench.training.sealed_checkpoints import LAST, SealedCheckpoints, read_checkpoint
 
 
@@ -53,9 +53,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        # started from here, not by running the command again: in a sweep the latter would run the whole sweep on
-        # each rank, and here the plan is decided once, before the ranks exist
-        strategy=DDPStrategy(start_method="spawn") if settings.strategy == "ddp" else "auto",
+        strategy=Ranks() if settings.strategy == "ddp" else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         deterministic=settings.deterministic,  # type: ignore[arg-type]
         max_epochs=lit.phase.epochs,
@@ -88,6 +86,8 @@ def fit(
         ) from None
     except torch.multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         _reraise(error)
+    except torch.multiprocessing.ProcessExitedException as error:  # type: ignore[attr-defined]
+        raise ended(error, lit.phase.name) from None
     except SIGTERMException:  # the end of a job's time on a cluster; as a SystemExit it would look like success
         raise KeyboardInterrupt(f"phase {lit.phase.name} was terminated") from None
     if not trainer.state.finished:

@@ -48,8 +48,16 @@ def supported() -> Iterator[tuple[str, str]]:
 SUPPORTED = list(supported())
 
 
+@functools.cache
+def lengths(schedule: str) -> tuple[str, ...]:
+    """The two epochs again, for methods whose own training of digits is longer."""
+    phases = configure(Path("unused"), *SHORT, f"schedule={schedule}")[0]["schedule"]["phases"]
+    return tuple(f"schedule.phases.{name}.epochs={phase['epochs']}" for name, phase in phases.items())
+
+
 def command(method: str, schedule: str) -> tuple[str, ...]:
-    return (*SHORT, *NET, f"method={method}", f"schedule={schedule}", *conformance(method).options)
+    words = (f"method={method}", f"schedule={schedule}", *lengths(schedule))
+    return (*SHORT, *NET, *words, *conformance(method).options)
 
 
 def test_what_is_declared_belongs_to_a_method() -> None:

@@ -18,9 +18,10 @@ STORE = ROOT / "outputs" / "published"
 TEXT = "before\n<!-- results:begin {0} -->\nold\n<!-- results:end {0} -->\nafter\n"
 
 
-def test_the_readme_shows_the_published_runs() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert render(text, made(STORE, load_papers())) == text, "run python scripts/report.py --readme README.md"
+@pytest.mark.parametrize("name", ["README.md", "prunebench/methods/README.md"])
+def test_it_shows_the_published_runs(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert render(text, made(STORE, load_papers())) == text, f"run python scripts/report.py --readme {name}"
 
 
 def test_a_table_has_one_line_per_method_and_one_column_per_setting(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_two_configurations_in_one_place_are_refused(tmp_path: Path) -> None:
 def test_rows_of_papers_stand_in_their_own_table(tmp_path: Path) -> None:
     store(make(tmp_path / "runs", row={"id": "fpgm-t1_resnet20_only40"}), tmp_path / "published")
     found = made(tmp_path / "published", load_papers(papers=["fpgm"]))
-    assert list(found) == ["rows", "claims"]
+    assert list(found) == ["rows", "claims", "one-word"]
     assert "fpgm" in found["rows"]() and "|---" in found["rows"]()
     states = [row.status for row in load(papers=["fpgm"])]
     assert found["rows"]().startswith(f"Of {len(states)} rows of 1 papers {states.count('runnable')} can be run")
@@ -86,3 +87,23 @@ def test_wrong_markers_are_one_sentence(tmp_path: Path, text: str, reason: str) 
     with pytest.raises(UserError, match=reason):
         write(readme, tmp_path / "published", [])
     assert readme.read_text() == text
+
+
+def test_methods_with_one_word_stand_in_one_table(tmp_path: Path) -> None:
+    def said(*words: str) -> Any:
+        def edit(result: dict[str, Any]) -> None:
+            result["run"]["command"] = " ".join(("python -m prunebench", *words))
+
+        return edit
+
+    for method, words in (
+        ("fpgm", ("method=fpgm", "latency=false", "trainer.num_threads=1")),
+        ("random", ("method=random", "method.prune_ratio=0.2")),
+        ("l1norm", ("model=resnet56",)),
+    ):
+        store(make(tmp_path / "runs", method=method), tmp_path / "published", said(*words))
+    table = made(tmp_path / "published", [])["one-word"]()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    assert [line[0] for line in lines[2:]] == ["fpgm"]
+    shown = dict(zip(lines[0], lines[2], strict=True))
+    assert shown["Schedule"] == "oneshot" and shown["Dense %"] == "97.20" and shown["bpc"] == "–"

@@ -149,7 +149,7 @@ def test_a_run_is_measured_again_without_its_attack(pruned: tuple[dict[str, Any]
 METHODS = {
     "bbb": ("method.num_samples=3",),
     "sanp": ("method.timed_samples=0",),
-    "simultaneous_vi": (),
+    "simultaneous_vi": ("schedule.phases.train.epochs=40",),
     "vnd": ("method.num_samples=3", "method.num_widths=0"),
     "swag": ("method.num_samples=3", "method.start=0.0"),
     "dllp": ("method.num_particles=2",),

@@ -34,3 +34,14 @@ def test_a_terminated_run_leaves_no_result_and_goes_on(tmp_path: Path, monkeypat
     resumed, _ = run(tmp_path / "stopped", *NET)
     assert resumed["status"] == "complete"
     assert resumed["metrics"]["final"] == straight["metrics"]["final"]
+
+
+def test_a_login_node_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SLURM is installed Lightning asks each phase to be started with it; here a warning would be an error."""
+    command = tmp_path / "bin" / "srun"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\nexit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+    words = (*NET, "dataset.epochs.train=1")
+    assert run(tmp_path / "runs", *words)[0]["warnings"] == []
