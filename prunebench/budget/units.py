@@ -18,24 +18,33 @@ from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, to_indices
 
 
-def removal_order(scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = ()) -> list[int]:
+def removal_order(
+    scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = (), cells: Sequence[Bits] = ()
+) -> list[int]:
     """Channel indices in the order in which they go: the dead ones, then by ascending score, ties by index.
 
     Args:
         scores: ``[channels]``.
         dead: channels that an earlier step has removed.
         pieces: sets of channels; the best of each go after all others.
+        cells: sets of one size that share out the channels; they go in rounds, in each the lowest of each of the sets.
     """
     ranked: list[int] = torch.argsort(scores, stable=True).tolist()
     gone = set(dead)
     live = [channel for channel in ranked if channel not in gone]
+    if cells:
+        lines = [[c for c in [*sorted(gone), *live] if cell >> c & 1] for cell in cells]
+        return [channel for round_ in zip(*lines, strict=True) for channel in round_]
     last = set(to_indices(completed(0, pieces, live)))
     return sorted(gone) + [c for c in live if c not in last] + [c for c in live if c in last]
 
 
-def ranked_scores(scores: Tensor, order: Sequence[int], num_dead: int) -> tuple[float, ...]:
-    """The scores in the ``order`` of removal: -inf for the dead, and none below one that goes earlier."""
-    live = [float(scores[channel]) for channel in order[num_dead:]]
+def ranked_scores(scores: Tensor, order: Sequence[int], num_dead: int, *, step: int = 1) -> tuple[float, ...]:
+    """The scores in the ``order`` of removal: -inf for the dead, and none below one that goes earlier.
+
+    Channels that go ``step`` at a time have their mean.
+    """
+    live = scores[list(order[num_dead:])].view(-1, step).mean(1).repeat_interleave(step).tolist()
     return (*[-math.inf] * num_dead, *accumulate(live, max))
 
 
@@ -71,7 +80,11 @@ class Unit:
 
 def num_needed(pieces: Sequence[Bits], order: Sequence[int]) -> int:
     """How many channels, the last ones in the ``order`` of removal, leave one in each of the pieces; 1 without any."""
-    return completed(0, pieces, order).bit_count() or 1
+    missing, number = list(pieces), 0
+    while missing:
+        number += 1
+        missing = [bits for bits in missing if not bits >> order[-number] & 1]
+    return max(number, 1)
 
 
 def normalised(scores: Tensor, how: str) -> Tensor:
@@ -128,7 +141,7 @@ def make_units(
     units: list[Unit] = []
     reasons: dict[str, str] = {}
     alone = [_must_stay_whole(group, graph, fixed) for group in groups]
-    together = graph.must_stay([name for group, why in zip(groups, alone, strict=True) if not why for name in group])
+    together, cells = _together([group for group, why in zip(groups, alone, strict=True) if not why], graph)
     for group, own in zip(groups, alone, strict=True):
         scored = [name for name in group if name in scores]
         why = own or {name: together[name] for name in group if name in together}
@@ -140,17 +153,35 @@ def make_units(
         total = torch.stack([normalised(scores[name], normalise) for name in scored]).sum(dim=0)
         dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))
         pieces = sorted({piece for name in group for piece in graph.pieces(name)}, key=int.bit_count)
-        order = removal_order(total, dead=dead, pieces=pieces)
-        ranked = ranked_scores(total, order, len(dead))
-        units.append(Unit(group, tuple(order), ranked, len(dead), floor.at_least(num_needed(pieces, order))))
+        equal = cells.get(group[0], ())
+        step = len(equal) or 1
+        order = removal_order(total, dead=dead, pieces=pieces, cells=equal)
+        ranked = ranked_scores(total, order, len(dead), step=step)
+        own_floor = replace(floor, round_to=math.lcm(floor.round_to, step))
+        units.append(Unit(group, tuple(order), ranked, len(dead), own_floor.at_least(num_needed(pieces, order))))
     return units if floor.min_channels else _without_floors(units, graph), reasons
+
+
+def _together(
+    groups: Sequence[tuple[str, ...]], graph: ChannelGraph
+) -> tuple[dict[str, str], dict[str, Sequence[Bits]]]:
+    """The layers that must stay whole if all of these groups are cut, with the reason; the others' equal cells."""
+    whole: dict[str, str] = {}
+    while True:
+        left = [group for group in groups if not whole.keys() & set(group)]
+        found = graph.must_stay([name for group in left for name in group])
+        if not found:
+            cells, found = graph.equal_cells(left)
+            if not found:
+                return whole, dict(cells)
+        whole |= found
 
 
 def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collection[str]) -> dict[str, str]:
     """The members of a group that cannot or shall not be cut, with the reason."""
     why: dict[str, str] = {}
     for name in group:
-        reason = "it is to stay whole" if name in fixed else graph.why_not(name)
+        reason = "it is to stay whole" if name in fixed else graph.why_not(name, equally=True)
         if reason is not None:
             why[name] = reason
     return why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -48,8 +49,9 @@ class Operation:
         return " ".join(f"{name}={_plain(value)}" for name, value in asdict(self).items())
 
     def sized(self, reads: int, writes: int) -> Operation:
-        """The same operation in another width."""
-        groups = self.groups if self.groups == 1 else max(1, self.groups * writes // self.writes)
+        """The same operation in another width: a depthwise one loses groups, others get smaller ones."""
+        is_depthwise = 1 < self.groups == self.reads
+        groups = max(1, self.groups * writes // self.writes) if is_depthwise else math.gcd(self.groups, reads, writes)
         return replace(self, reads=reads, writes=writes, groups=groups)
 
     def torch(self, x: Tensor) -> Call:

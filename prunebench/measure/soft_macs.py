@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Add, Cat, Depthwise, Grouped, Mix, Multiply, PerChannel, Shift, Step, Through
+from prunebench.surgery.steps import (
+    Add,
+    Cat,
+    Depthwise,
+    Expanded,
+    Grouped,
+    Mix,
+    Multiply,
+    PerChannel,
+    Reorder,
+    Shift,
+    Step,
+    Through,
+)
 
 
 class SoftMacs:
@@ -38,9 +51,9 @@ class SoftMacs:
         """
         total = torch.zeros((), dtype=torch.float64, device=_device(shares))
         for step, num_in, found in self._walk(shares):
-            if isinstance(step, Mix):
+            if isinstance(step, Mix | Grouped):
                 total = total + step.macs_each * num_in * found.sum()
-            elif isinstance(step, Depthwise | Grouped) and found is not None:
+            elif isinstance(step, Depthwise) and found is not None:
                 total = total + step.macs_each * found.sum()
             else:
                 total = total + step.macs
@@ -50,16 +63,16 @@ class SoftMacs:
         """Parameters, a scalar; ``shares`` as for the call."""
         total = torch.full((), float(self._fixed_params), dtype=torch.float64, device=_device(shares))
         for step, num_in, found in self._walk(shares):
-            if isinstance(step, Mix):
+            if isinstance(step, Mix | Grouped):
                 total = total + (step.params_each * num_in + step.has_bias) * found.sum()
-            elif isinstance(step, Depthwise | Grouped | PerChannel):
+            elif isinstance(step, Depthwise | PerChannel):
                 found = _ones(step.width, total.device) if found is None else found
                 each = step.num_each * step.span if isinstance(step, PerChannel) else step.params_each
                 total = total + each * found.sum()
         return total
 
     def _walk(self, shares: Mapping[str, Tensor]) -> Iterator[tuple[Step, Any, Any]]:
-        """Each step with the number of input features of a :class:`Mix` and the shares of its output's channels."""
+        """Each step with the number of inputs of one output of a layer, and the shares of its output's channels."""
         device = _device(shares)
         live: list[Tensor | None] = []  # None = complete, whatever its dimensions mean
         for step in self._steps:
@@ -71,6 +84,8 @@ class SoftMacs:
                 found: Tensor | None = _ones(step.width, device)
                 if step.module in shares:
                     found = shares[step.module].double()
+            elif isinstance(step, Grouped):
+                num_in, found = _grouped(step, live[step.inputs[0]], shares)
             else:
                 found = _passed_on(step, live, device)
             live.append(found)
@@ -110,14 +125,22 @@ def _passed_on(step: Step, live: list[Tensor | None], device: torch.device) -> T
         case Depthwise():
             piece = live[step.inputs[0]]
             return None if piece is None else piece.repeat_interleave(step.multiplier)
-        case Grouped():  # a group is there with all that it reads
+        case Reorder():
             piece = live[step.inputs[0]]
-            groups = _ones(step.width // step.writes, device) if piece is None else piece.view(-1, step.reads).mean(1)
-            return groups.repeat_interleave(step.writes)
-        case Through():
-            return live[step.inputs[0]]
+            return None if piece is None else piece[torch.tensor(step.order, device=device)]
+        case Through() | Expanded():
+            return None if step.axis is None else live[step.inputs[0]]
         case _:
             return None
+
+
+def _grouped(step: Grouped, source: Tensor | None, shares: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """How many channels each group that is left reads, and the shares of what is written."""
+    device = _device(shares)
+    held = (_ones(step.width // step.writes * step.reads, device) if source is None else source).view(-1, step.reads)
+    left = held.amax(1)
+    own = shares[step.module].double() if step.module in shares else _ones(step.width, device)
+    return held.sum() / left.sum().clamp_min(1e-12), own * left.repeat_interleave(step.writes)
 
 
 def _ones(width: int, device: torch.device) -> Tensor:

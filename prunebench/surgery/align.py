@@ -32,6 +32,8 @@ def align(graph: ChannelGraph, plan: Plan) -> Plan:
                 continue
             for name in {name for source in step.inputs if live[source] for name in graph.writers[source]}:
                 kept = keep.get(name, full(step.width))
+                if graph.is_bound(name):  # as it keeps equally many of some sets, it may not take any others
+                    continue
                 if kept and kept | live[step.index] != kept:
                     keep[name] = kept | live[step.index]
                     changed = True

@@ -23,6 +23,8 @@ def computed_sizes(graph: ChannelGraph, plan: Plan) -> Sizes:
         writes = live[step.index].bit_count() if runs else 0
         if isinstance(step, Mix):
             found[step.module] = (step.num_features(live, choice), writes) if writes else (0, 0)
-        elif isinstance(step, Depthwise | Grouped):
+        elif isinstance(step, Grouped):
+            found[step.module] = (step.read(live, choice).bit_count(), writes) if writes else (0, 0)
+        elif isinstance(step, Depthwise):
             found[step.module] = (writes, writes)
     return found

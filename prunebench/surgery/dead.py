@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.sets import Bits, full, to_indices
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Piece, Shift, Source, Step, Through
+from prunebench.surgery.sets import Bits, full, to_bits, to_indices
+from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Piece, Reorder, Shift, Source, Step, Through
 
 _NUM_PROBES = 4  # random inputs on which a channel that must be constant is seen to be so
 _TOLERANCE = 1e-5
@@ -86,6 +86,8 @@ def _reads(step: Step, needed: Bits, everything: Sequence[Bits], net: nn.Module)
         return [needed >> step.offset]
     if isinstance(step, Piece):
         return [needed << step.offset, *whole[1:]]
+    if isinstance(step, Reorder):
+        return [to_bits(step.order[place] for place in to_indices(needed))]
     if isinstance(step, Cat):
         return [(needed >> offset) & bits for offset, bits in zip(step.offsets, whole, strict=True)]
     if isinstance(step, Depthwise):

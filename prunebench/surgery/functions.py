@@ -6,11 +6,11 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from prunebench.surgery import joins, split_rules
-from prunebench.surgery.lifts import lifted
+from prunebench.surgery import joins, shuffles, split_rules
+from prunebench.surgery.composed import composed
+from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.names import (
     ACTIVATIONS,
     COPIES,
@@ -25,7 +25,7 @@ from prunebench.surgery.names import (
     name_of,
 )
 from prunebench.surgery.rule_context import Context
-from prunebench.surgery.steps import ChannelCount, Size, Source, Split, Step
+from prunebench.surgery.steps import ChannelCount, Size, Source, Split, Step, Unfolded
 
 
 def step(context: Context, node: fx.Node) -> Step | None:
@@ -33,6 +33,8 @@ def step(context: Context, node: fx.Node) -> Step | None:
     name = name_of(node)
     if name in FACTORIES:
         return Source(index=context.index, inputs=context.inputs(node))
+    if is_lifted(context, node):
+        return lifted(context, node)
     rule = _RULES.get(name)
     return rule(context, node) if rule and node.args else None
 
@@ -43,16 +45,8 @@ def attribute(net: nn.Module, path: str) -> Any:
 
 
 def _activation(context: Context, node: fx.Node) -> Step | None:
-    if len(node.all_input_nodes) != 1:
-        return None
-    others, kwargs = node.args[1:], dict(node.kwargs)
-    zero = torch.zeros(1)
-    if node.op == "call_method":
-        value = getattr(zero, str(node.target))(*others, **kwargs)
-    else:
-        assert callable(node.target)
-        value = node.target(zero, *others, **kwargs)
-    return context.through(node) if not value.ne(0).any() else lifted(context, node, float(value))
+    """One that maps 0 to 0; the others are lifted."""
+    return context.through(node) if composed(context, node)[0] is not node else None
 
 
 def _power(context: Context, node: fx.Node) -> Step | None:
@@ -91,21 +85,14 @@ def _reduce(context: Context, node: fx.Node) -> Step | None:
 
 
 def _reshape(context: Context, node: fx.Node) -> Step | None:
-    return context.reshape(node)
+    return shuffles.reshaped(context, node) or context.reshape(node)
 
 
 def _turn(context: Context, node: fx.Node) -> Step | None:
-    source, shape = context.first(node), context.shape(node.args[0])
-    dims = [context.value(dim) for dim in joins.flat(node.args[1:])]
-    if source is None or source.axis is None or shape is None or node.kwargs:
-        return None
-    dims = [dim % len(shape) for dim in dims]
-    if name_of(node) == "permute":
-        order = dims
-    else:
-        order = list(range(len(shape)))
-        order[dims[0]], order[dims[1]] = dims[1], dims[0]
-    if order[0] != 0:
+    source, order = context.first(node), shuffles.turned(context, node)
+    if isinstance(source, Unfolded):
+        return context.through(node, Unfolded)
+    if source is None or source.axis is None or order is None or order[0] != 0:
         return None
     return context.through(node, axis=order.index(source.axis))
 
@@ -140,6 +127,8 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
     shape = context.shape(node.args[0])
     if source is None or source.axis is None or shape is None:
         return None
+    if isinstance(wanted, tuple) and None in wanted:
+        return _with_new_dimensions(context, node, wanted, source.axis)
     items = one_for_each(wanted, len(shape))
     if items is None or items[0] != slice(None) or not all(isinstance(item, slice | int) for item in items):
         return None
@@ -147,6 +136,14 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
         return split_rules.part(context, node, items)
     dropped = sum(isinstance(item, int) for item in items[: source.axis])
     return context.through(node, axis=source.axis - dropped)
+
+
+def _with_new_dimensions(context: Context, node: fx.Node, wanted: tuple[Any, ...], axis: int) -> Step | None:
+    """``x[:, :, None, None]``, where nothing but dimensions is added."""
+    if not all(item is None or item == slice(None) for item in wanted) or wanted[0] is None:
+        return None
+    kept = [place for place, item in enumerate(wanted) if item is not None]
+    return context.through(node, axis=kept[axis] if axis < len(kept) else axis + len(wanted) - len(kept))
 
 
 def one_for_each(wanted: Any, num_dims: int) -> list[Any] | None:
@@ -177,6 +174,11 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     "mul": joins.multiply,
     "div": joins.divide,
     "truediv": joins.divide,
+    "maximum": joins.extreme,
+    "minimum": joins.extreme,
+    "max": joins.extreme,
+    "min": joins.extreme,
+    "expand_as": joins.expand_as,
     "cat": joins.cat,
     "concat": joins.cat,
     "pad": joins.pad,

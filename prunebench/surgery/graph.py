@@ -7,13 +7,25 @@ from collections.abc import Collection, Sequence
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.equal import Cells, bound, equal_cells
 from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.pieces import completed, pieces
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.sets import Bits, full, to_bits
-from prunebench.surgery.steps import Blocked, Choice, Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Step
+from prunebench.surgery.steps import (
+    Blocked,
+    Choice,
+    Depthwise,
+    Grouped,
+    Mix,
+    Opaque,
+    Output,
+    PerChannel,
+    Step,
+    Uneven,
+)
 from prunebench.surgery.trace import Traced, trace
 from prunebench.surgery.unread import unfollowed_layers, unread_tensors
 
@@ -49,10 +61,12 @@ class ChannelGraph:
         self._pieces = pieces(steps)
         self._groups = surroundings.groups(self.layers)
         self._mixes = {step.module: step for step in steps if isinstance(step, Mix)}
+        self._grouped = {step.module for step in steps if isinstance(step, Grouped)}
         self._sizes = dict(traced.net.named_parameters())
         self.dense_macs = sum(traced.macs.values())
         self.dense_params = sum(parameter.numel() for parameter in self._sizes.values())
         self._never = self._never_cut(shared)
+        self._bound = bound(steps, self._operation)
         self._reasons: dict[str, str | None] = {}
         traced.net.to("meta")  # only types and shapes are of use from here on
 
@@ -79,12 +93,32 @@ class ChannelGraph:
         """
         return self._groups
 
-    def why_not(self, layer: str) -> str | None:
-        """Why a layer cannot lose channels, or None if it can."""
+    def why_not(self, layer: str, *, equally: bool = False) -> str | None:
+        """Why a layer cannot lose channels, or None if it can.
+
+        Args:
+            equally: whoever cuts keeps equally many channels of each of the layer's :meth:`equal_cells`; else a layer
+                that writes into the groups of a convolution, or has groups itself, must stay whole.
+        """
         check_names(Plan(keep={layer: ()}), self.layers)
         if layer not in self._reasons:
             self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
-        return self._reasons[layer]
+        return self._reasons[layer] or (None if equally else self._bound.get(layer))
+
+    def equal_cells(self, groups: Sequence[Sequence[str]]) -> tuple[dict[str, Cells], dict[str, str]]:
+        """The sets of a layer's channels of which equally many have to stay, so that grouped convolutions remain.
+
+        Args:
+            groups: of layers that may be cut, each of which shares one keep-set.
+
+        Returns:
+            Layer -> its sets, for layers that are bound so; and the layers that must stay whole, with the reason.
+        """
+        return equal_cells(self.steps, groups, self._operation) if self._bound else ({}, {})
+
+    def is_bound(self, layer: str) -> bool:
+        """Whether the layer may lose channels only equally from some sets."""
+        return layer in self._bound
 
     def pieces(self, layer: str) -> tuple[Bits, ...]:
         """The sets of a layer's channels that splits hand to readers of their own: of each one channel has to stay."""
@@ -141,7 +175,9 @@ class ChannelGraph:
                 continue
             if isinstance(step, Mix):
                 total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
-            elif isinstance(step, Depthwise | Grouped):
+            elif isinstance(step, Grouped):
+                total += step.macs_each * step.num_read(live, choice) * live[step.index].bit_count()
+            elif isinstance(step, Depthwise):
                 total += step.macs_each * live[step.index].bit_count()
             else:
                 total += step.macs
@@ -158,7 +194,9 @@ class ChannelGraph:
             kept = live[step.index].bit_count()
             if isinstance(step, Mix):
                 total += kept * (step.params_each * step.num_features(live, choice) + step.has_bias)
-            elif isinstance(step, Depthwise | Grouped):
+            elif isinstance(step, Grouped):
+                total += kept * (step.params_each * step.num_read(live, choice) + step.has_bias)
+            elif isinstance(step, Depthwise):
                 total += kept * step.params_each
             elif isinstance(step, PerChannel):
                 total += kept * step.span * step.num_each
@@ -175,16 +213,14 @@ class ChannelGraph:
                 reasons[name] = "it is a depthwise convolution and follows the channels that it reads"
             elif name in shared:
                 reasons[name] = shared[name]
-            elif layer.kind == "grouped":
-                reasons[name] = f"it is a grouped convolution ({layer.groups} groups), whose groups are of fixed size"
-            elif name not in self._mixes:
+            elif name not in self._mixes and name not in self._grouped:
                 reasons[name] = "its input has no dimension of channels that can be followed"
         return reasons
 
     def _blocked(self, layer: str) -> str | None:
         """What an otherwise whole net does when only one channel of the layer, or of each of its pieces, is left."""
         least = completed(0, self.pieces(layer) or (1,), range(self.layers[layer].out_channels - 1, -1, -1))
-        choice, live = Choice({layer: least}), list[Bits]()
+        choice, live = Choice({layer: least}, any_groups=True), list[Bits]()
         try:
             for step in self.steps:
                 live.append(step.live(live, choice))
@@ -205,7 +241,8 @@ class ChannelGraph:
             width = self.layers[name].in_channels
             _check_range("inputs", name, bits, width)
             if name not in self._mixes and bits != full(width):
-                reason = self._never.get(name, "its input has no channels that can be followed")
+                known = self._never.get(name) or self._bound.get(name)
+                reason = known or "its input has no channels that can be followed"
                 raise UserError(f"layer '{name}' cannot select inputs: {reason}; leave it out of the plan")
         return Choice(keep, inputs)
 
@@ -215,6 +252,12 @@ class ChannelGraph:
         return step.why if isinstance(step, Opaque | Mix | Grouped) else f"'{self.nodes[step.index].name}'"
 
     def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
+        if isinstance(blocked, Uneven):
+            sizes = ", ".join(map(str, blocked.sizes[:16])) + (", …" if len(blocked.sizes) > 16 else "")
+            return (
+                f"the groups of {self._operation(blocked.step)} must {blocked.what} equally many channels, but under "
+                f"the plan they {blocked.what} {sizes}; keep as many in each"
+            )
         names = ", ".join(self._culprits(blocked.source, live, choice))
         if not live[blocked.source]:
             return (
@@ -235,7 +278,7 @@ class ChannelGraph:
             if step.index in seen:
                 continue
             seen.add(step.index)
-            if not isinstance(step, Mix) or (not live[step.index] and not live[step.inputs[0]]):
+            if not isinstance(step, Mix | Grouped) or (not live[step.index] and not live[step.inputs[0]]):
                 waiting += step.inputs
             elif choice.keep.get(step.module, full(step.width)) != full(step.width) or not live[step.index]:
                 found.append(step.module)

@@ -10,7 +10,7 @@ from torch import fx
 from prunebench.surgery.names import name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Add, Cat, Multiply, Shift, Step, Subtract, Through, origin
+from prunebench.surgery.steps import Add, Cat, Expanded, Extreme, Multiply, Shift, Step, Subtract, Through, origin
 
 
 def _pair(context: Context, node: fx.Node) -> tuple[fx.Node, fx.Node] | fx.Node | None:
@@ -34,6 +34,29 @@ def add(context: Context, node: fx.Node) -> Step | None:
 def subtract(context: Context, node: fx.Node) -> Step | None:
     """A difference of two tensors of one shape, or of a tensor and 0; minus another number, a dead channel lives."""
     return _sum(context, node, Subtract)
+
+
+def extreme(context: Context, node: fx.Node) -> Step | None:
+    """The larger or the smaller of two tensors of one shape."""
+    pair = _pair(context, node)
+    is_pair = isinstance(pair, tuple) and context.shape(pair[0]) == context.shape(pair[1])
+    return _join(context, node, pair, Extreme) if is_pair else None  # type: ignore[arg-type]
+
+
+def expand_as(context: Context, node: fx.Node) -> Step | None:
+    """A tensor repeated to the shape of another one."""
+    other = node.args[1] if len(node.args) > 1 else node.kwargs.get("other")
+    source, before, after = context.first(node), context.shape(node.args[0]), context.shape(node)
+    if source is None or before is None or after is None or not isinstance(other, fx.Node) or len(before) < 2:
+        return None
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    base = {"index": context.index, "inputs": context.inputs(node, first)}
+    if len(before) != len(after) or before[0] != after[0] or source.axis not in (None, 1):
+        return None
+    if source.axis is None or before[1] != after[1]:
+        return Expanded(**base)
+    return Expanded(**base, axis=1, width=source.width, span=source.span)
 
 
 def _sum(context: Context, node: fx.Node, kind: type[Add]) -> Step | None:
@@ -89,16 +112,18 @@ def _join(context: Context, node: fx.Node, pair: tuple[fx.Node, fx.Node], kind: 
     """An addition or a product of two tensors, aligned at the last dimension."""
     shape = context.shape(node)
     assert shape is not None
-    layouts = []
+    layouts, complete = [], []
     for tensor in pair:
         source, own = context.of(tensor), context.shape(tensor)
         assert source is not None and own is not None
-        if source.axis is not None:
-            layouts.append((source.axis + len(shape) - len(own), source.width, source.span))
+        axis = None if source.axis is None else source.axis + len(shape) - len(own)
+        # a map of one channel goes with each channel of the other tensor
+        complete.append(axis is None or shape[axis] > own[source.axis or 0] == 1)
+        if not complete[-1]:
+            layouts.append((axis, source.width, source.span))
     if not layouts or len(set(layouts)) != 1:
         return None
     axis, width, span = layouts[0]
-    complete = [context.of(tensor).axis is None for tensor in pair]  # type: ignore[union-attr]
     inputs = context.inputs(node, *pair) if pair[0] is not pair[1] else context.inputs(node) * 2
     whole = tuple(full(width) if always else 0 for always in complete)
     return kind(index=context.index, inputs=inputs, axis=axis, width=width, span=span, whole=whole)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from prunebench.surgery.pieces import surely_live
 from prunebench.surgery.sets import Bits, full
-from prunebench.surgery.steps import Blocked, Choice, Mix, Multiply, Piece, Source, Step, origin
+from prunebench.surgery.steps import Blocked, Choice, Expanded, Grouped, Mix, Multiply, Piece, Source, Step, origin
 
 
 class _Product(Blocked):
@@ -74,8 +74,12 @@ def _sure(step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
     if isinstance(step, Mix):
         step.source(sure)  # raises where its input must be complete
         return 0 if step.module in cut else full(step.width)
+    if isinstance(step, Grouped):  # each group has something to read, whoever cuts it
+        return 0 if step.module in cut else full(step.width)
     if isinstance(step, Source):
         return 1
+    if isinstance(step, Expanded):
+        return 1 if step.axis is None else sure[step.inputs[0]]
     return step.live(sure, Choice())
 
 
@@ -95,7 +99,7 @@ def _writers(steps: Sequence[Step], index: int, cut: Collection[str]) -> set[str
         if step.index in seen:
             continue
         seen.add(step.index)
-        if not isinstance(step, Mix):
+        if not isinstance(step, Mix | Grouped):
             waiting += step.inputs
         elif step.module in cut:
             found.add(step.module)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions
-from prunebench.surgery.lifts import lifted
+from prunebench.surgery.lifts import is_lifted, lifted
+from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step
@@ -93,6 +94,8 @@ def _module(context: Context, node: fx.Node) -> Step | None:
     module = context.net.get_submodule(name)
     if name in context.shared or len(node.all_input_nodes) != 1 or not node.args:
         return None
+    if is_lifted(context, node):
+        return lifted(context, node)
     for types, rule in _RULES:
         if isinstance(module, types) and _inherits(module, types):
             return rule(context, node, module)
@@ -106,6 +109,8 @@ def _module(context: Context, node: fx.Node) -> Step | None:
 
 def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
     """Whether it computes what its base class does (a subclass may standardise or mask its weights)."""
+    if is_norm_with_parts(module):
+        return True
     base = next(kind for kind in types if isinstance(module, kind))
     methods = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]
     return all(getattr(type(module), name) is getattr(base, name) for name in methods)
@@ -122,14 +127,16 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
     if source.axis != 1 or source.span != 1:
         return None
     if module.groups != module.in_channels:
-        reads = module.in_channels // module.groups
+        if context.complete(source.index) != full(module.in_channels):
+            return None  # channels that a shortcut padded
         return Grouped(
             **context.base(node, axis=1, width=module.out_channels),
-            reads=reads,
+            reads=module.in_channels // module.groups,
             writes=module.out_channels // module.groups,
             why=context.why(node),
-            macs_each=area * spots * reads,
-            params_each=area * reads + (module.bias is not None),
+            macs_each=area * spots,
+            params_each=area,
+            has_bias=module.bias is not None,
         )
     return Depthwise(
         **context.base(node, axis=1, width=module.out_channels),
@@ -181,6 +188,15 @@ def _norm(context: Context, node: fx.Node, module: nn.BatchNorm2d) -> Step | Non
     )
 
 
+def _group_norm(context: Context, node: fx.Node, module: nn.GroupNorm) -> Step | None:
+    """Of one channel a group; statistics of several would change with what is dead."""
+    source = context.first(node)
+    if module.num_groups != module.num_channels or source is None or source.axis != 1 or source.span != 1:
+        return None
+    base = context.base(node, axis=1, width=source.width)
+    return PerChannel(**base, num_each=len(list(module.parameters())), is_norm=True)
+
+
 def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
     parameters = list(module.parameters())
     width = parameters[0].numel() if parameters else 1
@@ -188,7 +204,7 @@ def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | No
     with torch.no_grad():
         value = module(zero)
     if bool(value.ne(0).any()):
-        return None if parameters else lifted(context, node, float(value))
+        return None
     if width == 1:
         return context.through(node, module=str(node.target), params=context.parameters(str(node.target)))
     source = context.first(node)
@@ -210,6 +226,7 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS, _convolution),
     (LINEAR, _linear),
     (NORMS, _norm),
+    ((nn.GroupNorm,), _group_norm),
     ((*ACTIVATIONS, *LIFTS), _activation),
     (COPIES, _copy),
     ((nn.Flatten,), _flatten),

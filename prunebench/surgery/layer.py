@@ -16,6 +16,7 @@ from prunebench.surgery.steps import (
     Add,
     Cat,
     Depthwise,
+    Expanded,
     Grouped,
     Mix,
     Multiply,
@@ -23,6 +24,7 @@ from prunebench.surgery.steps import (
     Output,
     PerChannel,
     Piece,
+    Reorder,
     Shift,
     Step,
     Through,
@@ -196,7 +198,7 @@ class Surroundings:
             meets_addition |= known and is_sum(step)
             if step.params and isinstance(step, Opaque):  # a recurrent layer, for example
                 continue
-            known = known and isinstance(step, Through | Shift | Cat | Piece | Add | Depthwise)
+            known = known and isinstance(step, Through | Shift | Cat | Piece | Reorder | Expanded | Add | Depthwise)
             same = same and isinstance(step, Through | Multiply | Depthwise)
             waiting += [(reader, known, same) for reader in self._readers[step.index]]
         return tuple(sorted(readers, key=self._place)), meets_addition, is_output

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import fx, nn
 
+from prunebench.surgery.composed import composed
 from prunebench.surgery.names import RESHAPES, name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import Bits, full, positions
-from prunebench.surgery.steps import Lifted, Mix, Reshape, Step
+from prunebench.surgery.steps import Lifted, Mix, Reshape, Step, Through
 
-_KEEPING = (nn.Flatten, nn.Identity)
+_KEEPING = (nn.Flatten,)
 _READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def lifted(context: Context, node: fx.Node, value: float) -> Step | None:
-    """The step of an elementwise function of ``value`` at 0; None where somebody reads it who cannot take it over."""
-    return context.through(node, Lifted, value=value) if _can_move(context, node) else None
+def is_lifted(context: Context, node: fx.Node) -> bool:
+    """Whether a node is an elementwise function of a tensor that is not 0 where the tensor is, or is made of one."""
+    root, value = composed(context, node)
+    return root is not node and (value != 0 or any(isinstance(context.of(o), Lifted) for o in node.all_input_nodes))
+
+
+def lifted(context: Context, node: fx.Node) -> Step | None:
+    """The step of such a function; None where it is not 0 and somebody reads it who cannot take the constant over."""
+    tensor, (_, value) = node.all_input_nodes[0], composed(context, node)
+    source = context.of(tensor)
+    if source is None or source.axis is None or (value != 0 and not _can_move(context, node)):
+        return None
+    base = {"index": context.index, "inputs": context.inputs(node, tensor), "axis": source.axis}
+    base |= {"width": source.width, "span": source.span}
+    base["module"] = str(node.target) if node.op == "call_module" else ""
+    return Lifted(**base, value=value) if value else Through(**base)
 
 
 def _can_move(context: Context, node: fx.Node) -> bool:
-    """Whether only layers with a bias read it, perhaps behind a flatten; a padded image has zeros beside constants."""
+    """Whether only functions that make it 0 again read it, or layers with a bias, perhaps behind a flatten.
+
+    A padded image has zeros beside constants.
+    """
+    root, value = composed(context, node)
+    if not math.isfinite(value):
+        return False
     for user in node.users:
+        (other, end) = composed(context, user)
+        if other is root:
+            if end == 0 or _can_move(context, user):
+                continue
+            return False
         name = str(user.target)
         if user.op == "call_module" and name not in context.shared:
             module = context.net.get_submodule(name)

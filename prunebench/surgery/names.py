@@ -12,9 +12,9 @@ from torch.nn import functional as F
 # elementwise functions; whether they map 0 to 0 is tried out, since some have options
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardswish", "hardtanh"}
-    | {"softsign", "tanhshrink", "softshrink", "hardshrink", "clamp", "abs", "neg", "sign", "square"}
+    | {"softsign", "tanhshrink", "softshrink", "hardshrink", "clamp", "abs", "neg", "sign", "square", "expm1", "erf"}
 )
-LIFTS = frozenset({"sigmoid", "softplus", "logsigmoid", "hardsigmoid"})
+LIFTS = frozenset({"sigmoid", "softplus", "logsigmoid", "hardsigmoid", "exp"})
 """Elementwise functions that map 0 to another number."""
 COPIES = frozenset(
     {"clone", "contiguous", "detach", "to", "float", "half", "bfloat16", "double", "zeros_like"}
@@ -29,8 +29,9 @@ TURNS = frozenset({"permute", "transpose", "swapaxes"})
 SIZES = frozenset({"size", "dim", "getattr"})
 FACTORIES = frozenset({"zeros", "ones", "full", "empty", "arange", "new_zeros", "new_ones", "new_full"})
 JOINS = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "cat", "concat", "pad"})
+ARITHMETIC = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "pow"})
 SPLITS = frozenset({"split", "chunk", "tensor_split"})
-OTHERS = frozenset({"interpolate", "getitem", "pow"})
+OTHERS = frozenset({"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as"})
 
 
 def name_of(node: fx.Node) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.resize import Slice, set_sizes, slices, taken
+from prunebench.surgery.resize import Kept, Slice, set_sizes, slices, taken
 
 Find = Callable[[str], nn.Module]
 """Path of a layer in the dense net -> the same layer in the net that is trained."""
@@ -28,14 +29,14 @@ class Narrowed:
 
     parameter: nn.Parameter
     before: tuple[int, ...]
-    kept: tuple[tuple[int, ...], ...]
+    kept: Kept
 
     def take(self, tensor: Tensor) -> Tensor:
         """The part of a tensor of the shape ``before`` that stays."""
         return taken(tensor, self.kept)
 
 
-def narrow_parameter(parameter: nn.Parameter, *kept: Sequence[int]) -> Narrowed:
+def narrow_parameter(parameter: nn.Parameter, *kept: Sequence[Any]) -> Narrowed:
     """Leave only ``kept`` along the first dimensions, in place; its gradient is dropped."""
     found = Narrowed(parameter, tuple(parameter.shape), tuple(tuple(indices) for indices in kept))
     parameter.grad = None
@@ -56,18 +57,22 @@ def narrow(net_layer: Find, graph: ChannelGraph, *, before: Plan, after: Plan) -
     """
     found: list[Narrowed] = []
     for old, new in zip(slices(graph, before), slices(graph, after), strict=True):
-        if (old.rows, old.columns) == (new.rows, new.columns):
+        if (old.rows, old.columns, old.inside) == (new.rows, new.columns, new.inside):
             continue
         assert new.rows, f"{new.step.module} loses all its channels"
         columns = None if old.columns is None or new.columns is None else _places(new.columns, old.columns)
-        part = replace(new, rows=_places(new.rows, old.rows), columns=columns)
+        rows = _places(new.rows, old.rows)
+        inside = None
+        if old.inside is not None and new.inside is not None:
+            inside = [_places(now, old.inside[row]) for now, row in zip(new.inside, rows, strict=True)]
+        part = replace(new, rows=rows, columns=columns, inside=inside)
         module = net_layer(part.step.module)
         for name, tensor in list(part.tensors(module)):
             if isinstance(tensor, nn.Parameter):
                 found.append(narrow_parameter(tensor, *part.kept(tensor)))
             else:
                 setattr(module, name, taken(tensor, part.kept(tensor)))
-        set_sizes(module, part)
+        set_sizes(module, new)
     return found
 
 
@@ -98,7 +103,7 @@ def resize_parameter(parameter: nn.Parameter, shape: Sequence[int]) -> None:
 
 
 def _shape(part: Slice, tensor: Tensor) -> tuple[int, ...]:
-    sizes = [len(indices) for indices in part.kept(tensor)]
+    sizes = (len(part.rows), part.num_columns or 0)[: len(part.kept(tensor))]
     return (*sizes, *tensor.shape[len(sizes) :])
 
 

@@ -1,20 +1,39 @@
-"""Layers whose channels are split: each piece has readers of its own, so that each must keep a channel."""
+"""Layers whose channels are split, also into groups: each piece is read by itself, so that each must keep a channel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Multiply, Piece, Shift, Step, Through, origin
+from prunebench.surgery.steps import (
+    Add,
+    Cat,
+    Depthwise,
+    Expanded,
+    Grouped,
+    Mix,
+    Multiply,
+    Piece,
+    Reorder,
+    Shift,
+    Step,
+    Through,
+    origin,
+)
 
 
 def pieces(steps: Sequence[Step]) -> dict[str, tuple[Bits, ...]]:
-    """Layer -> the sets of its channels that splits and slices hand on, the smallest first."""
+    """Layer -> the sets of its channels that splits, slices and groups hand on, the smallest first."""
     found: dict[str, dict[Bits, None]] = {}
     for step in steps:
         if isinstance(step, Piece):
-            for name, bits in _written_by(steps, step.inputs[0], full(step.width) << step.offset):
+            for name, bits in written_by(steps, step.inputs[0], full(step.width) << step.offset):
                 found.setdefault(name, {})[bits] = None
+        if isinstance(step, Grouped):
+            for place in range(step.width // step.writes):
+                for name, bits in written_by(steps, step.inputs[0], full(step.reads) << (place * step.reads)):
+                    found.setdefault(name, {})[bits] = None
+                found.setdefault(step.module, {})[full(step.writes) << (place * step.writes)] = None
     return {name: tuple(sorted(sets, key=int.bit_count)) for name, sets in found.items()}
 
 
@@ -45,7 +64,7 @@ def surely_live(steps: Sequence[Step], step: Piece, sure: Sequence[Bits], everyt
         if not bits or (index, bits) in seen:
             continue
         seen.add((index, bits))
-        if sure[index] & bits or isinstance(source, Mix):
+        if sure[index] & bits or isinstance(source, Mix | Grouped):
             return True
         if isinstance(source, Multiply):
             waiting += _sure_factor(steps, source, bits, sure)
@@ -63,7 +82,7 @@ def _sure_factor(steps: Sequence[Step], step: Multiply, bits: Bits, sure: Sequen
     return [(own, bits) for own, other in ((left, sets[1]), (right, sets[0])) if not bits & ~other][:1]
 
 
-def _written_by(steps: Sequence[Step], index: int, bits: Bits) -> Iterator[tuple[str, Bits]]:
+def written_by(steps: Sequence[Step], index: int, bits: Bits) -> Iterator[tuple[str, Bits]]:
     """The layers that write some channels of a step's output, and which of theirs these are."""
     waiting, seen = [(index, bits)], set[tuple[int, Bits]]()
     while waiting:
@@ -72,7 +91,7 @@ def _written_by(steps: Sequence[Step], index: int, bits: Bits) -> Iterator[tuple
             continue
         seen.add(place)
         step = steps[place[0]]
-        if isinstance(step, Mix):
+        if isinstance(step, Mix | Grouped):
             yield step.module, place[1]
         else:
             waiting += _before(steps, step, place[1])
@@ -82,12 +101,14 @@ def _before(steps: Sequence[Step], step: Step, bits: Bits) -> Iterator[tuple[int
     """The inputs of a step, with the channels that ``bits`` of its output come from."""
     if isinstance(step, Add):
         yield from ((source, bits) for source, whole in zip(step.inputs, step.whole, strict=True) if not whole)
-    elif isinstance(step, Through):
+    elif isinstance(step, Through | Expanded):
         yield step.inputs[0], bits
     elif isinstance(step, Shift):
         yield step.inputs[0], bits >> step.offset & full(steps[step.inputs[0]].width)
     elif isinstance(step, Piece):
         yield step.inputs[0], bits << step.offset
+    elif isinstance(step, Reorder):
+        yield step.inputs[0], to_bits(step.order[place] for place in to_indices(bits))
     elif isinstance(step, Depthwise):
         yield step.inputs[0], to_bits(channel // step.multiplier for channel in to_indices(bits))
     elif isinstance(step, Cat):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import full, to_indices
 from prunebench.surgery.steps import Depthwise, Grouped, Mix, PerChannel, Step
+
+Kept = Sequence[Sequence[Any]]
+"""Indices along the first dimensions; of the second also one list for each row."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,21 @@ class Slice:
         rows: live outputs (channels of a norm).
         columns: inputs that are still read; None if the module has no input dimension.
         selected: columns that the plan selects, all if it does not say; the others must be zero in the dense net.
+        inside: of a grouped convolution, for each row the inputs of its group that are still read; else None.
     """
 
     step: Step
     rows: list[int]
     columns: list[int] | None
     selected: list[int] | None
+    inside: list[list[int]] | None = None
+
+    @property
+    def num_columns(self) -> int | None:
+        """Length of the second dimension of the small weight; None if there is none."""
+        if self.inside is not None:
+            return len(self.inside[0]) if self.inside else 0
+        return None if self.columns is None else len(self.columns)
 
     def tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """The tensors whose first dimension are the rows."""
@@ -37,9 +50,10 @@ class Slice:
             if tensor.dim() > 0:
                 yield name, tensor
 
-    def kept(self, tensor: Tensor) -> list[list[int]]:
+    def kept(self, tensor: Tensor) -> Kept:
         """The live indices of one of these tensors, along its first dimension or its first two."""
-        return [self.rows] if self.columns is None or tensor.dim() < 2 else [self.rows, self.columns]
+        second = self.columns if self.inside is None else self.inside
+        return [self.rows] if second is None or tensor.dim() < 2 else [self.rows, second]
 
 
 def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
@@ -54,12 +68,15 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
         if not isinstance(step, Mix | Depthwise | Grouped | PerChannel):
             continue
         rows = to_indices(live[step.index] if needed else 0, step.span)
-        columns = selected = None
+        columns = selected = inside = None
         if isinstance(step, Mix):
             width = step.in_width * step.in_span
             columns = to_indices(step.features(live, choice) if rows else 0)
             selected = to_indices(choice.inputs.get(step.module, full(width)))
-        found.append(Slice(step, rows, columns, selected))
+        if isinstance(step, Grouped):
+            groups = [to_indices(held) for held, _ in step.groups(live, choice)]
+            inside = [groups[row // step.writes] for row in rows]
+        found.append(Slice(step, rows, columns, selected, inside))
     return found
 
 
@@ -92,11 +109,15 @@ def cut(module: nn.Module, part: Slice) -> None:
     set_sizes(module, part)
 
 
-def taken(tensor: Tensor, kept: Sequence[Sequence[int]]) -> Tensor:
+def taken(tensor: Tensor, kept: Kept) -> Tensor:
     """A copy of the entries ``kept`` along the first dimensions, in the memory format of ``tensor``."""
     small = tensor.detach()
     for dim, indices in enumerate(kept):
-        small = small.index_select(dim, torch.tensor(indices, dtype=torch.long, device=small.device))
+        places = torch.tensor(indices, dtype=torch.long, device=small.device)
+        if places.dim() == 2:  # each row its own
+            small = small[torch.arange(len(places), device=small.device)[:, None], places]
+        else:
+            small = small.index_select(dim, places)
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         return small.contiguous(memory_format=torch.channels_last)
     return small.contiguous()
@@ -105,7 +126,7 @@ def taken(tensor: Tensor, kept: Sequence[Sequence[int]]) -> Tensor:
 def set_sizes(module: nn.Module, part: Slice) -> None:
     """Make what a module says of its sizes fit its tensors."""
     if isinstance(part.step, PerChannel):
-        for name in ("num_features", "num_parameters"):
+        for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
             if hasattr(module, name):
                 setattr(module, name, len(part.rows))
         return
@@ -114,8 +135,8 @@ def set_sizes(module: nn.Module, part: Slice) -> None:
     if part.columns is not None:
         setattr(module, "in_features" if linear else "in_channels", len(part.columns))
     elif isinstance(part.step, Grouped):
-        module.groups = len(part.rows) // part.step.writes  # type: ignore[assignment]
-        module.in_channels = module.groups * part.step.reads  # type: ignore[operator, assignment]
+        groups, columns = len({row // part.step.writes for row in part.rows}), part.num_columns or 0
+        module.groups, module.in_channels = groups, groups * columns  # type: ignore[assignment]
     else:
         assert isinstance(part.step, Depthwise)
         groups = len(part.rows) // part.step.multiplier

@@ -27,6 +27,7 @@ class Context:
         self.net = traced.net
         self.shared = shared
         self.steps: list[Step] = []
+        self.composed: dict[fx.Node, tuple[fx.Node, float]] = {}  # kept by prunebench.surgery.composed
         self._live: list[Bits] = []
         self._places: dict[fx.Node, int] = {}
         self._names: dict[int, str] = {}  # a tied parameter has one name
@@ -121,6 +122,8 @@ class Context:
         if source.axis != 1 or before[0] != after[0] or len(after) < 2:
             return None
         extent, rest = math.prod(before[2:]), math.prod(after[2:])
+        if len(after) == 3 < len(before) and after[1] == before[1]:
+            return self.through(node, Reshape, inputs=inputs)
         if after[1] == before[1] * extent and rest == 1:
             return self.through(node, Reshape, inputs=inputs, span=source.span * extent)
         return None

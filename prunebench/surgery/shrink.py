@@ -77,4 +77,4 @@ def _has_wide_form(part: Slice, net: nn.Module) -> bool:
 
 
 def _sizes(part: Slice) -> tuple[int, int | None]:
-    return len(part.rows), None if part.columns is None else len(part.columns)
+    return len(part.rows), part.num_columns

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prunebench.surgery.sets import Bits, full, widen
+from prunebench.surgery.sets import Bits, full, to_bits, widen
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan as sets: output channels that stay, and input channels that are still read."""
+    """A plan as sets: output channels that stay, and input channels that are still read.
+
+    ``any_groups``: for a look ahead, grouped convolutions take what they get.
+    """
 
     keep: Mapping[str, Bits] = field(default_factory=dict)
     inputs: Mapping[str, Bits] = field(default_factory=dict)
+    any_groups: bool = False
 
 
 class Blocked(Exception):
@@ -23,6 +27,14 @@ class Blocked(Exception):
         super().__init__(step, source)
         self.step = step
         self.source = source  # index of the operation whose output has the dead channels
+
+
+class Uneven(Blocked):
+    """The groups of a convolution would be of different sizes: ``sizes`` are the channels that each reads or writes."""
+
+    def __init__(self, step: Step, source: int, what: str, sizes: Sequence[int]) -> None:
+        super().__init__(step, source)
+        self.what, self.sizes = what, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +153,21 @@ class Piece(Step):
         return live[self.inputs[0]] >> self.offset & full(self.width)
 
 
+class Unfolded(Through):
+    """A tensor whose channels lie along two dimensions for a while, on the way to a :class:`Reorder`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reorder(Step):
+    """The channels in another order: a channel shuffle. ``order`` says for each place which channel comes there."""
+
+    order: tuple[int, ...]
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        bits = live[self.inputs[0]]
+        return to_bits(place for place, channel in enumerate(self.order) if bits >> channel & 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PerChannel(Through):
     """The same with ``num_each`` parameters a feature; a norm's affine part must be zeroed for dead channels."""
@@ -185,7 +212,14 @@ class Add(Step):
     whole: tuple[Bits, ...]
 
     def sets(self, live: Sequence[Bits]) -> tuple[Bits, Bits]:
-        """Live channels of the two inputs."""
+        """Live channels of the two inputs.
+
+        Raises:
+            Blocked: one that is always complete is not there at all.
+        """
+        for source, whole in zip(self.inputs, self.whole, strict=True):
+            if whole and not live[source]:
+                raise Blocked(self, source)
         left, right = (whole or live[source] for source, whole in zip(self.inputs, self.whole, strict=True))
         return left, right
 
@@ -206,6 +240,20 @@ class Subtract(Add):
     """Difference of two tensors of one shape: the union as well."""
 
 
+class Extreme(Add):
+    """The larger or the smaller of two tensors of one shape, entry by entry: the union as well."""
+
+
+class Expanded(Step):
+    """A tensor repeated to the shape of another one, whose channels do not matter; complete if those are repeated."""
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        for source in self.inputs:
+            if not live[source]:
+                raise Blocked(self, source)
+        return 1 if self.axis is None else live[self.inputs[0]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Depthwise(Step):
     """A convolution with one group a channel and ``multiplier`` outputs each; it follows the channels it reads."""
@@ -220,12 +268,15 @@ class Depthwise(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped(Step):
-    """A convolution in groups of several channels: each group is there with all that it reads, or not at all.
+    """A convolution in groups of several channels; the plan says which outputs stay.
+
+    All groups that are left read equally many channels and write equally many: one weight holds them all. A group that
+    has nothing to read, or nothing to write, is gone.
 
     Attributes:
         reads: channels of the input that each group reads; ``writes``: outputs of each group.
         why: what it is and where, for messages.
-        macs_each, params_each: of one output channel, its bias included.
+        macs_each, params_each: of one input channel and one output, the bias apart.
     """
 
     reads: int
@@ -233,15 +284,42 @@ class Grouped(Step):
     why: str
     macs_each: int
     params_each: int
+    has_bias: bool
+
+    def groups(self, live: Sequence[Bits], choice: Choice) -> list[tuple[Bits, Bits]]:
+        """For each group what it reads and what it writes, counted from its own first channel; zeros if it is gone."""
+        source, kept = live[self.inputs[0]], choice.keep.get(self.module, full(self.width))
+        found = []
+        for place in range(self.width // self.writes):
+            held = source >> (place * self.reads) & full(self.reads)
+            own = kept >> (place * self.writes) & full(self.writes)
+            found.append((held, own) if held and own else (0, 0))
+        return found
+
+    def read(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        """The channels of the input that groups read."""
+        bits = 0
+        for place, (held, _) in enumerate(self.groups(live, choice)):
+            bits |= held << (place * self.reads)
+        return bits
+
+    def num_read(self, live: Sequence[Bits], choice: Choice) -> int:
+        """How many channels each group reads."""
+        return max(held.bit_count() for held, _ in self.groups(live, choice))
 
     def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
-        source, group = live[self.inputs[0]], full(self.reads)
+        groups = self.groups(live, choice)
+        sides = (
+            ("read", self.inputs[0], [held for held, _ in groups]),
+            ("write", self.index, [own for _, own in groups]),
+        )
+        for what, source, parts in sides:
+            sizes = [part.bit_count() for part in parts]
+            if len(set(sizes) - {0}) > 1 and not choice.any_groups:
+                raise Uneven(self, source, what, sizes)
         bits = 0
-        for place in range(self.width // self.writes):
-            held = (source >> (place * self.reads)) & group
-            if held not in (0, group):
-                raise Blocked(self, self.inputs[0])
-            bits |= full(self.writes) << (place * self.writes) if held else 0
+        for place, (_, own) in enumerate(groups):
+            bits |= own << (place * self.writes)
         return bits
 
 
@@ -296,6 +374,6 @@ class Mix(Step):
 
 def origin(steps: Sequence[Step], index: int) -> int:
     """The operation whose live channels a step's output has: two tensors of one origin have the same."""
-    while isinstance(steps[index], Through):
-        index = steps[index].inputs[0]
+    while isinstance(step := steps[index], Through) or (isinstance(step, Expanded) and step.axis is not None):
+        index = step.inputs[0]
     return index

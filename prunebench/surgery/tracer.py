@@ -16,6 +16,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prunebench.errors import first_line
+from prunebench.surgery.names import name_of
+from prunebench.surgery.norm_forms import norms_with_parts
 
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
 DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
@@ -63,7 +65,7 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
         CannotFollow: names file and line.
     """
     with _switched(training):
-        tracer = _Tracer(leaves)
+        tracer = _Tracer({*leaves, *norms_with_parts(net)})
         try:
             return tracer.trace(net.train(training))
         except Exception as error:
@@ -123,6 +125,22 @@ class _Proxy(fx.Proxy):
     """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``."""
 
 
+class _Pieces(_Proxy):
+    """What a split returns, which a loop may go through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[place] for place in range(_num_pieces(self.node) or 0)])
+
+
+def _num_pieces(node: fx.Node) -> int | None:
+    """How many pieces a split has, where it is written as a list of sizes or as a number of chunks."""
+    given = node.args[1] if len(node.args) > 1 else next(iter(node.kwargs.values()), None)
+    name = name_of(node)
+    if name in ("split", "split_with_sizes") and isinstance(given, list | tuple):
+        return len(given)
+    return given if name == "chunk" and isinstance(given, int) else None
+
+
 def _written(name: str) -> Callable[[Any, Any], Any]:
     function = getattr(operator, name)
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
@@ -172,7 +190,7 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """One that records what is written in place."""
-        return _Proxy(node, self)
+        return _Proxy(node, self) if _num_pieces(node) is None else _Pieces(node, self)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

@@ -15,21 +15,27 @@ from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
 from prunebench.surgery.functions import one_for_each
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.joins import channel_padding, pad_arguments
+from prunebench.surgery.names import name_of
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
 from prunebench.surgery.steps import (
     Add,
     Cat,
     ChannelCount,
+    Expanded,
+    Extreme,
+    Grouped,
     Mix,
     Multiply,
     Opaque,
     Piece,
+    Reorder,
     Reshape,
     Shift,
     Split,
     Step,
     Subtract,
+    Unfolded,
 )
 from prunebench.surgery.tracer import DROPOUTS
 
@@ -140,11 +146,16 @@ class Writer:
         return self._call(node, "scatter", ScatterAdd(first=places[0], second=places[1], **fields), left, right)
 
     def _subtract(self, step: Subtract, node: fx.Node) -> fx.Node:
-        sets, union = step.sets(self.live), self.live[step.index]
+        sets = step.sets(self.live)
         if not sets[1]:
             return self._alias(node, self._source(step, 0))
         if not sets[0]:
             return self.new.call_function(torch.neg, (self._value(self._source(step, 1)),))
+        return self._spread_both(step, node)
+
+    def _spread_both(self, step: Add, node: fx.Node) -> fx.Node:
+        """The operation on two tensors that both have the union of their channels."""
+        sets, union = step.sets(self.live), self.live[step.index]
         assert step.axis is not None
         changed = {}
         for place, held in enumerate(sets):
@@ -154,6 +165,20 @@ class Writer:
                 spread = Spread(width=width, places=places, axis=step.axis)
                 changed[source] = self._call(node, f"spread_{source.name}", spread, self._value(source))
         return self._copy(node, changed)
+
+    def _extreme(self, step: Extreme, node: fx.Node) -> fx.Node:
+        left, right = step.sets(self.live)
+        if left and right:
+            return self._spread_both(step, node)
+        value = self._value(self._source(step, 0 if left else 1))
+        bound = "min" if name_of(node) in ("max", "maximum") else "max"
+        return self.new.call_function(torch.clamp, (value,), {bound: 0})
+
+    def _expanded(self, step: Expanded, node: fx.Node) -> fx.Node:
+        what, like = (self._value(self._source(step, place)) for place in (0, -1))
+        shape = self.graph.traced.values[node].shape
+        sizes = [self.new.call_method("size", (like, dim)) for dim in range(2, len(shape))]
+        return self.new.call_method("expand", (what, -1, shape[1] if step.axis is None else -1, *sizes))
 
     def _multiply(self, step: Multiply, node: fx.Node) -> fx.Node:
         both, dims = self.live[step.index], len(self.graph.traced.values[node].shape)
@@ -197,6 +222,14 @@ class Writer:
         wanted = map_arg(tuple(items), lambda other: self.written[other])
         return self.new.call_function(operator.getitem, (self._value(self._source(step, 0)), wanted))
 
+    def _unfolded(self, step: Unfolded, node: fx.Node) -> fx.Node:
+        return self._value(self._source(step, 0))
+
+    def _reorder(self, step: Reorder, node: fx.Node) -> fx.Node:
+        ranks = {channel: rank for rank, channel in enumerate(to_indices(self.live[step.inputs[0]]))}
+        places = [ranks[channel] for channel in step.order if channel in ranks]
+        return self._call(node, "order", Gather(places=places, axis=1), self._value(self._source(step, 0)))
+
     def _shift(self, step: Shift, node: fx.Node) -> fx.Node:
         source = self._source(step, 0)
         dims = len(self.graph.traced.values[source].shape)
@@ -216,6 +249,8 @@ class Writer:
             return self.new.call_function(torch.flatten, (self._alias(node, source), 1))
         if shape == self.graph.traced.values[source].shape:
             return self._alias(node, source)
+        if len(shape) == 3 < len(self.graph.traced.values[source].shape):
+            return self.new.call_function(torch.flatten, (self._alias(node, source), 2))
         width = self.live[step.index].bit_count() * step.span
         return self.new.call_method("reshape", (self._alias(node, source), -1, width, *shape[2:]))
 
@@ -229,6 +264,11 @@ class Writer:
         if widen(held, step.in_span) == wanted:
             return self._copy(node)
         return self._copy(node, {source: self._gathered(node, source, widen(held, step.in_span), wanted, 1, axis)})
+
+    def _grouped(self, step: Grouped, node: fx.Node) -> fx.Node:
+        """Groups that write nothing any more read nothing."""
+        source, wanted = self._source(step, 0), step.read(self.live, self.choice)
+        return self._copy(node, {source: self._gathered(node, source, self.live[step.inputs[0]], wanted, 1, 1)})
 
     def _opaque(self, step: Step, node: fx.Node) -> fx.Node:
         """Channels that a shortcut padded are zeros in a tensor that is read as a whole."""
@@ -247,12 +287,17 @@ _RULES: dict[type[Step], Callable[..., Any]] = {
     ChannelCount: Writer._count,
     Multiply: Writer._multiply,  # before Add, of which it is one
     Subtract: Writer._subtract,
+    Extreme: Writer._extreme,
+    Expanded: Writer._expanded,
     Add: Writer._add,
     Cat: Writer._cat,
     Split: Writer._split,
     Piece: Writer._piece,
     Shift: Writer._shift,
     Reshape: Writer._reshape,
+    Unfolded: Writer._unfolded,
+    Reorder: Writer._reorder,
     Mix: Writer._mix,
+    Grouped: Writer._grouped,
     Opaque: Writer._opaque,
 }

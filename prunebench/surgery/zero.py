@@ -83,12 +83,12 @@ def _write_back(part: Slice, module: nn.Module, small: nn.Module | None) -> None
             continue
         rows = torch.tensor(part.rows, device=tensor.device)
         value = values[name].to(tensor)
-        matrix = part.columns is not None and tensor.dim() > 1
-        shape = (len(part.rows), len(part.columns)) if matrix and part.columns is not None else (len(part.rows),)
+        kept = part.kept(tensor)
+        shape = (len(part.rows), part.num_columns) if len(kept) > 1 else (len(part.rows),)
         if tuple(value.shape[: len(shape)]) != shape:
             raise UserError(_wrong(part, f"has {name} of shape {tuple(value.shape)} in"))
-        if matrix:
-            tensor[rows[:, None], torch.tensor(part.columns, device=tensor.device)] = value
+        if len(kept) > 1:
+            tensor[rows[:, None], torch.tensor(kept[1], device=tensor.device)] = value
         else:
             tensor[rows] = value
 

@@ -91,6 +91,11 @@ class RandomNet(nn.Module):
         left, right = torch.split(values[places[0]], values[places[0]].shape[1] // 2, dim=1)
         return torch.cat([right, left], 1)
 
+    def _shuffle(self, values: list[Tensor], places: tuple[int, ...], option: int) -> Tensor:
+        batch, width, height, length = values[places[0]].shape
+        parts = values[places[0]].view(batch, option, width // option, height, length)
+        return parts.transpose(1, 2).contiguous().view(batch, width, height, length)
+
     def _flat(self, values: list[Tensor], places: tuple[int, ...], option: str) -> Tensor:
         return FLAT[option](values[places[0]])
 
@@ -101,6 +106,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "swish": lambda x: x * torch.sigmoid(x),
+    "hard swish": lambda x: x * F.relu6(x + 3.0, inplace=True) / 6.0,
+    "mish": lambda x: torch.tanh(F.softplus(x)).mul_(x),
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+    "softsign": lambda x: x / (1 + x.abs()),
+    "shifted": lambda x: torch.sigmoid(x - 1) - x.exp(),
     "product with itself": lambda x: x * torch.relu(x),
     "double": lambda x: 2 * x,
     "shift": lambda x: x + 1,
@@ -167,7 +177,7 @@ class _Drawer:
     def conv(self, place: int, width: int | None = None, *, stride: int = 1) -> int:
         num_in, size = self.shapes[place]
         width = width or self.rng.choice(WIDTHS)
-        groups = 2 if num_in % 2 == 0 and width % 2 == 0 and self.rng.random() < 0.1 else 1
+        groups = 2 if num_in % 2 == 0 and width % 2 == 0 and self.rng.random() < 0.2 else 1
         kernel = self.rng.choice((1, 3))
         layer = nn.Conv2d(num_in, width, kernel, stride, kernel // 2, groups=groups, bias=self.rng.random() < 0.5)
         return self.call(place, layer, (width, -(-size // stride)))
@@ -175,7 +185,7 @@ class _Drawer:
     def step(self) -> None:
         kinds = ["conv"] * 4 + ["depthwise", "norm", "norm", "activation", "function", "function", "write", "write"]
         kinds += ["join"] * 4 + ["write_join", "write_join", "pool", "ignored", "dropout"]
-        kinds += ["split", "slice", "parts", "parts"]
+        kinds += ["split", "slice", "parts", "parts", "shuffle"]
         getattr(self, f"draw_{self.rng.choice(kinds)}")(self.pick())
 
     def draw_conv(self, place: int) -> None:
@@ -244,6 +254,12 @@ class _Drawer:
             self.put("piece", (place,), self.rng.randint(0, 1), (width // 2, size))
         elif width % 2 == 0:
             self.put("swap", (place,), None, (width, size))
+
+    def draw_shuffle(self, place: int) -> None:
+        width, _ = self.shapes[place]
+        groups = [number for number in (2, 3) if width % number == 0 and width > number]
+        if groups:
+            self.put("shuffle", (place,), self.rng.choice(groups), self.shapes[place])
 
     def draw_slice(self, place: int) -> None:
         width, size = self.shapes[place]

@@ -124,7 +124,7 @@ def test_why_not() -> None:
     assert "depthwise" in str(mobile.why_not("depth2"))
     assert mobile.why_not("expand1.0") is None
     assert "grouped convolution (2 groups)" in str(grouped.why_not("layer2.0.conv2.0"))
-    assert "needs all of them" in str(grouped.why_not("layer2.0.conv1.0"))
+    assert "groups must stay of one size" in str(grouped.why_not("layer2.0.conv1.0"))
     assert grouped.why_not("layer2.0.conv3.0") is None
 
 

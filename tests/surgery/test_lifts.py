@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prunebench.surgery.dead import unread, without_constants
 from prunebench.surgery.graph import ChannelGraph
@@ -61,6 +62,70 @@ def test_the_small_net_computes_what_the_zeroed_one_does(activation: Callable[[T
     assert largest_difference(zeroed, net, x) > 1e-3
     assert (graph.macs(PLAN), graph.params(PLAN)) == counted(small, x)
     assert largest_difference(restore(net, graph, PLAN, small), small, x) < 1e-5
+
+
+BY_HAND: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x * torch.sigmoid(x),
+    lambda x: x.sigmoid().mul(x),
+    lambda x: x * functional.relu6(x + 3.0, inplace=True) / 6.0,
+    lambda x: x * (functional.hardtanh(x + 3, 0.0, 6.0) / 6),
+    lambda x: x.mul(functional.softplus(x).tanh()),
+    lambda x: 0.5 * x * (1.0 + torch.erf(x / 2**0.5)),
+    lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.0447 * torch.pow(x, 3)))),
+    lambda x: x / (1 + torch.abs(x)),
+    lambda x: torch.relu(x + 0.5) * x,
+    lambda x: 2 * torch.sigmoid(x) - 1,
+]
+
+
+@pytest.mark.parametrize("activation", BY_HAND)
+def test_what_is_zero_in_the_end_may_be_read_by_anyone(activation: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    net, x = Small(activation, bias=False, padding=1).eval(), torch.randn(5, 1, 6, 6)
+    graph = ChannelGraph.trace(net, X)
+    assert all(graph.why_not(name) is None for name in PLAN.keep)
+    zeroed, small = zero(net, graph, PLAN), shrink(net, graph, PLAN)
+    assert largest_difference(zeroed, small, x) < 1e-5
+    assert largest_difference(zeroed, net, x) > 1e-3
+    assert (graph.macs(PLAN), graph.params(PLAN)) == counted(small, x)
+    small(x).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in small.parameters())
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda x: x + 1,
+        lambda x: 1 - x,
+        lambda x: x.sub(0.5),
+        lambda x: torch.relu(torch.exp(x) - 3 * torch.sigmoid(x) + 1),
+    ],
+)
+def test_a_constant_that_is_left_goes_into_the_bias(activation: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    net, x = Small(activation).eval(), torch.randn(5, 1, 6, 6)
+    graph = ChannelGraph.trace(net, X)
+    assert largest_difference(zero(net, graph, PLAN), shrink(net, graph, PLAN), x) < 1e-5
+    padded = ChannelGraph.trace(Small(activation, padding=1), X)
+    assert padded.why_not("one") is not None and padded.why_not("two") is None
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda x: torch.sigmoid(x) * torch.relu(x.flip(1)),
+        lambda x: torch.log(x.abs()),
+        lambda x: x / x.abs(),
+    ],
+)
+def test_no_function_of_each_entry_by_itself(activation: Callable[[Tensor], Tensor]) -> None:
+    """What mixes entries, or has no value at 0, stays whole, or is a product of followed factors."""
+    torch.manual_seed(0)
+    net, x = Small(activation, padding=1).eval(), torch.randn(5, 1, 6, 6)
+    graph = ChannelGraph.trace(net, X)
+    plan = Plan({name: kept for name, kept in PLAN.keep.items() if graph.why_not(name) is None})
+    assert "one" not in plan.keep
+    assert largest_difference(zero(net, graph, plan), shrink(net, graph, plan), x) < 1e-5
 
 
 @torch.no_grad()

@@ -1,0 +1,154 @@
+"""What public nets do beside layers and additions: extremes, maps, loops over pieces, norms under other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunebench import budget
+from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.norm_forms import is_norm_with_parts
+from prunebench.surgery.plan import Plan
+from tests.surgery.kit import images
+from tests.surgery.nets import randomise
+from tests.surgery.test_split_rules import carried_out
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm whose forward adds a dropout and an activation, and writes the norm out."""
+
+    def __init__(self, width: int, act: nn.Module) -> None:
+        super().__init__(width)
+        self.drop, self.act = nn.Identity(), act
+
+    def forward(self, input: Tensor) -> Tensor:
+        share = self.momentum or 0.0
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        found = functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, share, self.eps
+        )
+        return self.act(self.drop(found))  # type: ignore[no-any-return]
+
+
+class Backwards(NormAct):
+    """The activation comes first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.BatchNorm2d.forward(self, self.act(input))
+
+
+class Net(nn.Module):
+    """Two convolutions of 6 channels, statements between them and a last one."""
+
+    def __init__(self, middle: Callable[[Net, Tensor], Tensor], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 6, 3, padding=1)
+        self.one, self.left, self.right = nn.Conv2d(6, 1, 1), nn.Conv2d(2, 3, 1), nn.Conv2d(4, 3, 1)
+        self.norm = norm or nn.BatchNorm2d(6)
+        self.last, self.out, self.middle = nn.Conv2d(6, 4, 3), nn.Linear(4, 5), middle
+        randomise(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(torch.relu(self.last(self.middle(self, x))).mean((2, 3)))
+        return logits
+
+
+def gate(net: Net, x: Tensor) -> Tensor:
+    """As in bottleneck attention modules."""
+    y = net.a(x)
+    channels = net.b(x).mean((2, 3)).unsqueeze(2).unsqueeze(3).expand_as(y)
+    return y * (1 + torch.sigmoid(channels * net.one(y).expand_as(y)))
+
+
+def loop(net: Net, x: Tensor) -> Tensor:
+    """As in nets that mix kernel sizes."""
+    pieces = zip((net.left, net.right), torch.split(net.a(x), [2, 4], dim=1), strict=True)
+    return torch.cat([layer(piece) for layer, piece in pieces], 1)
+
+
+def chunks(net: Net, x: Tensor) -> Tensor:
+    return torch.cat([piece + 2 * piece for piece in net.a(x).chunk(3, 1)], 1)
+
+
+def flat(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return y * y.flatten(2).mean(2)[:, :, None, None]
+
+
+def resized(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return y + functional.interpolate(net.b(functional.avg_pool2d(x, 2)), size=y.shape[-2:], mode="bilinear")
+
+
+FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
+    "max": (lambda net, x: torch.max(net.a(x), net.b(x)), {"a", "b"}),
+    "minimum": (lambda net, x: net.a(x).minimum(net.b(x)), {"a", "b"}),
+    "map": (lambda net, x: net.a(x) * torch.sigmoid(net.one(net.b(x))), {"a", "b"}),
+    "gate": (gate, {"a"}),
+    "repeated": (lambda net, x: (lambda y: y * torch.relu(y).amax((2, 3), True).expand_as(y))(net.a(x)), {"a"}),
+    "loop": (loop, {"a", "left", "right"}),
+    "chunks": (chunks, {"a"}),
+    "flat": (flat, {"a"}),
+    "resized": (resized, {"a", "b"}),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_followed(name: str) -> None:
+    torch.manual_seed(0)
+    middle, cut = FOLLOWED[name]
+    net = Net(middle)
+    graph = ChannelGraph.trace(net, images(1))
+    scores = {layer: torch.rand(graph.layers[layer].out_channels) for layer in graph.layers if layer != "out"}
+    for coupling in ("free", "aligned"):
+        choice = budget.choose(scores, graph, prune_ratio=0.5, coupling=coupling)
+        assert {*choice.plan.keep} == cut | {"last"}
+        small = carried_out(net, graph, choice.plan)
+        small(torch.randn(3, 3, 10, 12)).square().sum().backward()  # another size
+        assert all(p.grad is None or p.grad.isfinite().all() for p in small.parameters())
+
+
+@pytest.mark.parametrize("function", [torch.max, torch.minimum])
+def test_an_extreme_of_a_layer_that_is_gone(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    net = Net(lambda net, x: function(net.a(x), net.b(x)))
+    graph = ChannelGraph.trace(net, images(1))
+    for plan in (Plan({"a": (), "b": (1, 3)}), Plan({"a": (0, 5), "b": ()})):
+        assert not hasattr(carried_out(net, graph, plan), "ab"[bool(plan.keep["a"])])
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.SiLU(), nn.Identity()])
+def test_a_norm_with_an_activation_is_a_norm(act: nn.Module) -> None:
+    net = Net(lambda net, x: net.norm(net.a(x)) + net.b(x), NormAct(6, act))
+    graph = ChannelGraph.trace(net, images(1))
+    assert graph.layers["a"].norm == "norm"
+    for plan in (Plan({"a": (0, 2, 5), "b": (1, 2)}), Plan({"a": (0, 4), "b": (0, 4)})):
+        small = carried_out(net, graph, plan)
+        again = Net(net.middle, NormAct(6, act))
+        other = carried_out(again, ChannelGraph.trace(again, images(1)), plan)
+        other.load_state_dict(small.state_dict())
+        x = images()
+        assert torch.equal(other(x), small(x))
+
+
+def test_norms_that_are_no_such_thing() -> None:
+    assert is_norm_with_parts(NormAct(6, nn.ReLU()))
+    assert not is_norm_with_parts(NormAct(6, nn.Sigmoid())), "a dead channel is no longer dead"
+    assert not is_norm_with_parts(NormAct(6, nn.PReLU())), "it has a state of its own"
+    assert not is_norm_with_parts(Backwards(6, nn.ReLU()))
+    assert not is_norm_with_parts(nn.BatchNorm2d(6))
+
+
+def test_group_norm() -> None:
+    """Statistics of single channels do not change with others; those of several do."""
+    net = Net(lambda net, x: net.norm(net.a(x)), nn.GroupNorm(6, 6))
+    graph = ChannelGraph.trace(net, images(1))
+    small = carried_out(net, graph, Plan({"a": (0, 2, 5)}))
+    assert (small.norm.num_groups, small.norm.num_channels) == (3, 3)
+    graph = ChannelGraph.trace(Net(lambda net, x: net.norm(net.a(x)), nn.GroupNorm(3, 6)), images(1))
+    assert "GroupNorm 'norm'" in str(graph.why_not("a"))
