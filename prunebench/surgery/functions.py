@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunebench.surgery import joins, split_rules
+from prunebench.surgery import head_rules, joins, split_rules
 from prunebench.surgery.lifts import lifted
 from prunebench.surgery.names import (
     ACTIVATIONS,
@@ -34,7 +34,8 @@ def step(context: Context, node: fx.Node) -> Step | None:
     if name in FACTORIES:
         return Source(index=context.index, inputs=context.inputs(node))
     rule = _RULES.get(name)
-    return rule(context, node) if rule and node.args else None
+    found = rule(context, node) if rule and node.args else None
+    return found or (head_rules.weights(context, node) if name in ("add", "sub") else None)
 
 
 def attribute(net: nn.Module, path: str) -> Any:
@@ -84,30 +85,21 @@ def _reduce(context: Context, node: fx.Node) -> Step | None:
     if not all(isinstance(dim, int) for dim in listed):
         return None
     gone = {int(dim) % len(before) for dim in listed}  # type: ignore[arg-type]
-    if 0 in gone or source.axis in gone:
+    if source.axis in gone:
         return None
     kept = len(after) == len(before)
     return context.through(node, axis=source.axis if kept else source.axis - sum(d < source.axis for d in gone))
 
 
 def _reshape(context: Context, node: fx.Node) -> Step | None:
-    return context.reshape(node)
+    return context.reshape(node) or head_rules.regroup(context, node)
 
 
 def _turn(context: Context, node: fx.Node) -> Step | None:
     source, shape = context.first(node), context.shape(node.args[0])
-    dims = [context.value(dim) for dim in joins.flat(node.args[1:])]
     if source is None or source.axis is None or shape is None or node.kwargs:
         return None
-    dims = [dim % len(shape) for dim in dims]
-    if name_of(node) == "permute":
-        order = dims
-    else:
-        order = list(range(len(shape)))
-        order[dims[0]], order[dims[1]] = dims[1], dims[0]
-    if order[0] != 0:
-        return None
-    return context.through(node, axis=order.index(source.axis))
+    return context.through(node, axis=head_rules.turned(context, node, len(shape)).index(source.axis))
 
 
 def _size(context: Context, node: fx.Node) -> Step | None:
@@ -141,7 +133,7 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
     if source is None or source.axis is None or shape is None:
         return None
     items = one_for_each(wanted, len(shape))
-    if items is None or items[0] != slice(None) or not all(isinstance(item, slice | int) for item in items):
+    if items is None or not all(isinstance(item, slice | int) for item in items):
         return None
     if items[source.axis] != slice(None):
         return split_rules.part(context, node, items)
@@ -171,6 +163,12 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     "pow": _power,
     "getitem": _getitem,
     **dict.fromkeys(SPLITS, split_rules.split),
+    "unbind": split_rules.unbind,
+    "matmul": head_rules.product,
+    "bmm": head_rules.product,
+    "einsum": head_rules.einsum,
+    "scaled_dot_product_attention": head_rules.attention,
+    **dict.fromkeys(("softmax", "masked_fill", "where"), head_rules.weights),
     "add": joins.add,
     "sub": joins.subtract,
     "subtract": joins.subtract,
