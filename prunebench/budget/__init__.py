@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunebench.budget.choose import Choice, choose, counted, describe
 from prunebench.budget.counts import Count, keep_floor, mixed_floor, prune_floor, ratio_table
-from prunebench.budget.units import removal_order
+from prunebench.budget.ranked import removal_order
 
 __all__ = [
     "Choice",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from prunebench.budget.counts import Count, prune_floor, step_ratio
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.errors import UserError
 
 Counts = tuple[int, ...]
@@ -45,10 +45,7 @@ def by_table(units: Sequence[Unit], ratios: Mapping[str, float], count: Count, f
         named = {name: ratios[name] for name in unit.layers if name in ratios}
         if len(set(named.values())) > 1:
             told = ", ".join(f"{name}: {ratio:g}" for name, ratio in named.items())
-            raise UserError(
-                f"these layers share their channels (coupling=aligned) but have different ratios: {told}; "
-                "give them one ratio or use coupling=free"
-            )
+            raise UserError(unit.differing(told))
         ratio = next(iter(named.values()), 0.0)
         counts.append(unit.prune(count(unit.size, step_ratio(ratio, fraction))))
     return tuple(counts)

@@ -17,7 +17,7 @@ import numpy as np
 
 from prunebench.budget.allocation import Allocation, Factor, Table
 from prunebench.budget.allotments import Counts
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.surgery.computed import Sizes
 from prunebench.surgery.plan import Plan
 

@@ -16,7 +16,8 @@ from prunebench.budget.allotments import Counts, Family
 from prunebench.budget.choose import Choice, counted
 from prunebench.budget.counts import Floor, PruneRatio, prune_floor
 from prunebench.budget.meet import meet
-from prunebench.budget.units import Unit, num_needed, ranked_scores, removal_order
+from prunebench.budget.ranked import Unit, ranked_scores, removal_order
+from prunebench.budget.units import num_needed
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveFraction, PositiveInt
 from prunebench.errors import UserError

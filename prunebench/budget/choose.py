@@ -15,7 +15,8 @@ from prunebench.budget.by_latency import Timing
 from prunebench.budget.counts import COUNTS, Count, CountName, Floor, PruneRatio, ratio_table, step_ratio
 from prunebench.budget.meet import meet
 from prunebench.budget.meet_latency import TOLERANCE, meet_latency
-from prunebench.budget.units import Unit, check_scores, make_units
+from prunebench.budget.ranked import Unit
+from prunebench.budget.units import check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.surgery.graph import ChannelGraph
@@ -140,7 +141,7 @@ def _plan(units: Sequence[Unit], counts: Counts, before: Plan) -> Plan:
     keep = dict(before.keep)
     for unit, num_pruned in zip(units, counts, strict=True):
         if num_pruned:
-            keep |= dict.fromkeys(unit.layers, unit.keep(num_pruned))
+            keep |= unit.kept(num_pruned)
     return Plan(keep=keep, inputs=before.inputs)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from prunebench.budget.allotments import Counts, Family
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.errors import UserError
 
 _TOLERANCE = 0.005  # of the goal: near enough; half of what the result counts as missed

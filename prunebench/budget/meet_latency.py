@@ -7,7 +7,7 @@ from typing import Any
 
 from prunebench.budget import by_latency
 from prunebench.budget.allotments import Counts
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan

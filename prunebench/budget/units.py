@@ -1,81 +1,22 @@
-"""What is ranked as one: a layer, or under ``coupling: aligned`` the layers whose outputs meet in an addition."""
+"""What is ranked as one: a layer, layers that only work together, or those that meet in an addition (``aligned``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from prunebench.budget.bundles import bundle_unit
 from prunebench.budget.counts import Floor
+from prunebench.budget.ranked import Unit, ranked_scores, removal_order
 from prunebench.errors import UserError, nearest
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.sets import Bits, to_indices
-
-
-def removal_order(
-    scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = (), cells: Sequence[Bits] = ()
-) -> list[int]:
-    """Channel indices in the order in which they go: the dead ones, then by ascending score, ties by index.
-
-    Args:
-        scores: ``[channels]``.
-        dead: channels that an earlier step has removed.
-        pieces: sets of channels; the best of each go after all others.
-        cells: sets of one size that share out the channels; they go in rounds, in each the lowest of each of the sets.
-    """
-    ranked: list[int] = torch.argsort(scores, stable=True).tolist()
-    gone = set(dead)
-    live = [channel for channel in ranked if channel not in gone]
-    if cells:
-        lines = [[c for c in [*sorted(gone), *live] if cell >> c & 1] for cell in cells]
-        return [channel for round_ in zip(*lines, strict=True) for channel in round_]
-    last = set(to_indices(completed(0, pieces, live)))
-    return sorted(gone) + [c for c in live if c not in last] + [c for c in live if c in last]
-
-
-def ranked_scores(scores: Tensor, order: Sequence[int], num_dead: int, *, step: int = 1) -> tuple[float, ...]:
-    """The scores in the ``order`` of removal: -inf for the dead, and none below one that goes earlier.
-
-    Channels that go ``step`` at a time have their mean.
-    """
-    live = scores[list(order[num_dead:])].view(-1, step).mean(1).repeat_interleave(step).tolist()
-    return (*[-math.inf] * num_dead, *accumulate(live, max))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Layers that share one keep-set, and the order in which their channels go."""
-
-    layers: tuple[str, ...]
-    order: tuple[int, ...]
-    scores: tuple[float, ...]  # in the order of removal; -inf for the dead ones
-    num_dead: int
-    floor: Floor
-
-    @property
-    def size(self) -> int:
-        """Number of channels in the dense net."""
-        return len(self.order)
-
-    def prune(self, num_wanted: int) -> int:
-        """How many really go when ``num_wanted`` should: the floor keeps more, the dead stay dead."""
-        return max(self.size - self.floor.keep(self.size, self.size - num_wanted), self.num_dead)
-
-    def neighbours(self, num_pruned: int) -> tuple[int, ...]:
-        """The next smaller and the next larger number that can go."""
-        step = self.floor.round_to
-        around = {self.prune(max(num_pruned - step, 0)), self.prune(min(num_pruned + step, self.size))}
-        return tuple(sorted(around - {num_pruned}))
-
-    def keep(self, num_pruned: int) -> tuple[int, ...]:
-        """Indices that stay, ascending."""
-        return tuple(sorted(self.order[num_pruned:]))
+from prunebench.surgery.sets import Bits
+from prunebench.surgery.ties import Tie
 
 
 def num_needed(pieces: Sequence[Bits], order: Sequence[int]) -> int:
@@ -140,8 +81,11 @@ def make_units(
         groups += [(name,) for name in scores if name not in grouped]  # depthwise ones follow: they say why not
     units: list[Unit] = []
     reasons: dict[str, str] = {}
-    alone = [_must_stay_whole(group, graph, fixed) for group in groups]
-    together, cells = _together([group for group, why in zip(groups, alone, strict=True) if not why], graph)
+    tied = [tie for tie in graph.ties if _is_cut(tie, scores, graph, fixed)]
+    groups, of_tie = with_ties(groups, tied)
+    alone = [{} if group in of_tie else _must_stay_whole(group, graph, fixed) for group in groups]
+    free = [group for group, why in zip(groups, alone, strict=True) if not why]
+    together, cells = _together(free, graph, tied)
     for group, own in zip(groups, alone, strict=True):
         scored = [name for name in group if name in scores]
         why = own or {name: together[name] for name in group if name in together}
@@ -149,6 +93,10 @@ def make_units(
             culprit, text = next(iter(why.items()))
             shared = f"it shares its channels with {culprit}: {text}"
             reasons |= {name: why.get(name, shared) for name in scored}
+            continue
+        if group in of_tie:
+            own_scores = {name: normalised(scores[name], normalise) for name in scored}
+            units.append(bundle_unit(of_tie[group], own_scores, graph, before, floor))
             continue
         total = torch.stack([normalised(scores[name], normalise) for name in scored]).sum(dim=0)
         dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))
@@ -162,19 +110,35 @@ def make_units(
     return units if floor.min_channels else _without_floors(units, graph), reasons
 
 
+def _is_cut(tie: Tie, scores: Collection[str], graph: ChannelGraph, fixed: Collection[str]) -> bool:
+    """Whether a tie may lose bundles: some layer has scores, none is to stay whole or writes into groups."""
+    members = set(tie.layers)
+    return bool(members.intersection(scores)) and not members & {*fixed} and not any(map(graph.is_bound, members))
+
+
 def _together(
-    groups: Sequence[tuple[str, ...]], graph: ChannelGraph
+    groups: Sequence[tuple[str, ...]], graph: ChannelGraph, tied: Sequence[Tie]
 ) -> tuple[dict[str, str], dict[str, Sequence[Bits]]]:
     """The layers that must stay whole if all of these groups are cut, with the reason; the others' equal cells."""
+    of_tie = {tie.layers for tie in tied}
     whole: dict[str, str] = {}
     while True:
         left = [group for group in groups if not whole.keys() & set(group)]
-        found = graph.must_stay([name for group in left for name in group])
+        found = graph.must_stay([name for group in left for name in group], tied)
         if not found:
-            cells, found = graph.equal_cells(left)
+            cells, found = graph.equal_cells([group for group in left if group not in of_tie])
             if not found:
                 return whole, dict(cells)
         whole |= found
+
+
+def with_ties(
+    groups: Sequence[tuple[str, ...]], tied: Sequence[Tie]
+) -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], Tie]]:
+    """The groups with tied layers as one, in the place of the first of them."""
+    of_tie = {tie.layers: tie for tie in tied}
+    of_layer = {name: tie.layers for tie in tied for name in tie.layers}
+    return list(dict.fromkeys(of_layer.get(group[0], group) for group in groups)), of_tie
 
 
 def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collection[str]) -> dict[str, str]:

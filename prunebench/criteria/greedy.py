@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunebench.budget.units import removal_order
+from prunebench.budget.ranked import removal_order
 from prunebench.criteria.scorers import Criterion, look_at
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan

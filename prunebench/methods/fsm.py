@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
-from prunebench.budget.units import removal_order
+from prunebench.budget.ranked import removal_order
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt

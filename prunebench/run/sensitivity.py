@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prunebench.budget.by_latency import allocation, numbers_kept
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.core.context import Run
 from prunebench.disk.atomic import write_json, write_rows
 from prunebench.errors import UserError
@@ -71,7 +71,7 @@ def measure(
     options = [numbers_kept(unit) for unit in units]
 
     def sizes(counts: Sequence[int]) -> dict[str, tuple[int, int]]:
-        cut = {name: u.keep(n) for u, n in zip(units, counts, strict=True) if n for name in u.layers}
+        cut = {name: kept for u, n in zip(units, counts, strict=True) if n for name, kept in u.kept(n).items()}
         return computed_sizes(graph, Plan(keep=cut))
 
     found = allocation(units, sizes, job.timing(engine, batch))
@@ -79,7 +79,7 @@ def measure(
     total, widths = sum(map(len, options)), []
     for place, option, unit in _all(units, options):
         kept = options[place][option]
-        plan = Plan(keep=dict.fromkeys(unit.layers, unit.keep(unit.size - kept)) if kept < unit.size else {})
+        plan = Plan(keep=unit.kept(unit.size - kept) if kept < unit.size else {})
         metrics = job.validate(zero(net, graph, plan))
         changed = [*widest[:place], option, *widest[place + 1 :]]
         widths.append(

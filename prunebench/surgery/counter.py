@@ -7,7 +7,7 @@ are halved. What has no formula must be known to be free of products, or the cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -167,7 +167,16 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         aten.addmv: lambda summand, matrix, vector, out_val, **_: 2 * matrix.numel(),
         aten.addbmm: lambda summand, left, right, out_val, **_: bmm(left, right),
         aten._scaled_dot_product_flash_attention_for_cpu: known[aten._scaled_dot_product_flash_attention],
+        aten.mkldnn_rnn_layer: lambda x, *tensors, out_val, **_: _recurrent(x, tensors[:2]),
+        aten._cudnn_rnn: lambda x, weights, *_, out_val, **__: _recurrent(x, weights),
+        aten.miopen_rnn: lambda x, weights, *_, out_val, **__: _recurrent(x, weights),
     }
+
+
+def _recurrent(inputs: Tensor, weights: Sequence[Tensor]) -> int:
+    """Every matrix of a recurrent layer is multiplied with one vector a step and sample; gates are elementwise."""
+    steps = inputs.numel() // inputs.shape[-1]
+    return 2 * steps * sum(weight.numel() for weight in weights if weight.dim() > 1)
 
 
 def _describe(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.heads import Attend, HeadProduct, Heads, Weights
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
@@ -78,6 +79,10 @@ def _reads(step: Step, needed: Bits, everything: Sequence[Bits], net: nn.Module)
     whole = [everything[source] for source in step.inputs]
     if isinstance(step, Mix):
         return [_columns(step, needed, net, everything[step.inputs[0]]), *whole[1:]]
+    if isinstance(step, Heads):
+        return [step.channels(needed), *whole[1:]]
+    if isinstance(step, HeadProduct | Attend | Weights):
+        return [needed if axis is not None else all_of for axis, all_of in zip(step.axes, whole, strict=True)]
     if isinstance(step, Through | Add):
         known = [full(step.width) & needed] * len(whole)
         broadcast = step.whole if isinstance(step, Add) else (0,) * len(whole)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from prunebench.surgery import joins, shuffles, split_rules
+from prunebench.surgery import head_rules, joins, shuffles, split_rules
 from prunebench.surgery.composed import composed
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.names import (
@@ -36,7 +36,8 @@ def step(context: Context, node: fx.Node) -> Step | None:
     if is_lifted(context, node):
         return lifted(context, node)
     rule = _RULES.get(name)
-    return rule(context, node) if rule and node.args else None
+    found = rule(context, node) if rule and node.args else None
+    return found or (head_rules.weights(context, node) if name in ("add", "sub") else None)
 
 
 def attribute(net: nn.Module, path: str) -> Any:
@@ -78,21 +79,21 @@ def _reduce(context: Context, node: fx.Node) -> Step | None:
     if not all(isinstance(dim, int) for dim in listed):
         return None
     gone = {int(dim) % len(before) for dim in listed}  # type: ignore[arg-type]
-    if 0 in gone or source.axis in gone:
+    if source.axis in gone:
         return None
     kept = len(after) == len(before)
     return context.through(node, axis=source.axis if kept else source.axis - sum(d < source.axis for d in gone))
 
 
 def _reshape(context: Context, node: fx.Node) -> Step | None:
-    return shuffles.reshaped(context, node) or context.reshape(node)
+    return shuffles.reshaped(context, node) or context.reshape(node) or head_rules.regroup(context, node)
 
 
 def _turn(context: Context, node: fx.Node) -> Step | None:
     source, order = context.first(node), shuffles.turned(context, node)
     if isinstance(source, Unfolded):
         return context.through(node, Unfolded)
-    if source is None or source.axis is None or order is None or order[0] != 0:
+    if source is None or source.axis is None or order is None:
         return None
     return context.through(node, axis=order.index(source.axis))
 
@@ -130,7 +131,7 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
     if isinstance(wanted, tuple) and None in wanted:
         return _with_new_dimensions(context, node, wanted, source.axis)
     items = one_for_each(wanted, len(shape))
-    if items is None or items[0] != slice(None) or not all(isinstance(item, slice | int) for item in items):
+    if items is None or not all(isinstance(item, slice | int) for item in items):
         return None
     if items[source.axis] != slice(None):
         return split_rules.part(context, node, items)
@@ -168,6 +169,12 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     "pow": _power,
     "getitem": _getitem,
     **dict.fromkeys(SPLITS, split_rules.split),
+    "unbind": split_rules.unbind,
+    "matmul": head_rules.product,
+    "bmm": head_rules.product,
+    "einsum": head_rules.einsum,
+    "scaled_dot_product_attention": head_rules.attention,
+    **dict.fromkeys(("softmax", "masked_fill", "where"), head_rules.weights),
     "add": joins.add,
     "sub": joins.subtract,
     "subtract": joins.subtract,

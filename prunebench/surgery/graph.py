@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.equal import Cells, bound, equal_cells
+from prunebench.surgery.heads import Attend, HeadProduct
 from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
@@ -26,6 +28,7 @@ from prunebench.surgery.steps import (
     Step,
     Uneven,
 )
+from prunebench.surgery.ties import Tie, ties
 from prunebench.surgery.trace import Traced, trace
 from prunebench.surgery.unread import unfollowed_layers, unread_tensors
 
@@ -102,7 +105,8 @@ class ChannelGraph:
         """
         check_names(Plan(keep={layer: ()}), self.layers)
         if layer not in self._reasons:
-            self._reasons[layer] = self._never.get(layer) or self._blocked(layer)
+            reason = self._never.get(layer) or self._blocked(layer)
+            self._reasons[layer] = reason or self.must_stay([layer]).get(layer)
         return self._reasons[layer] or (None if equally else self._bound.get(layer))
 
     def equal_cells(self, groups: Sequence[Sequence[str]]) -> tuple[dict[str, Cells], dict[str, str]]:
@@ -124,13 +128,23 @@ class ChannelGraph:
         """The sets of a layer's channels that splits hand to readers of their own: of each one channel has to stay."""
         return self._pieces.get(layer, ())
 
-    def must_stay(self, layers: Collection[str]) -> dict[str, str]:
+    @cached_property
+    def ties(self) -> tuple[Tie, ...]:
+        """Layers of which some channels only work together, where each of them can be cut with the others."""
+        alone = [group[0] for group in self._groups if len(group) == 1 and group[0] not in self._never]
+        return tuple(tie for tie in ties(self.steps, alone) if self._blocked_by(self._least(tie)) is None)
+
+    def must_stay(self, layers: Collection[str], tied: Collection[Tie] = ()) -> dict[str, str]:
         """Which of some layers must stay whole if all of them may lose any channels, with the reason.
 
         Each of them could be cut alone. Together they write a stream that an operation needs complete, or their product
         might have no channel left.
+
+        Args:
+            layers: that may be cut.
+            tied: what loses whole bundles only.
         """
-        return must_stay(self.steps, layers, self._operation)
+        return must_stay(self.steps, layers, self._operation, tied)
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that cannot be carried out.
@@ -177,7 +191,7 @@ class ChannelGraph:
                 total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
             elif isinstance(step, Grouped):
                 total += step.macs_each * step.num_read(live, choice) * live[step.index].bit_count()
-            elif isinstance(step, Depthwise):
+            elif isinstance(step, Depthwise | HeadProduct | Attend):
                 total += step.macs_each * live[step.index].bit_count()
             else:
                 total += step.macs
@@ -220,7 +234,20 @@ class ChannelGraph:
     def _blocked(self, layer: str) -> str | None:
         """What an otherwise whole net does when only one channel of the layer, or of each of its pieces, is left."""
         least = completed(0, self.pieces(layer) or (1,), range(self.layers[layer].out_channels - 1, -1, -1))
-        choice, live = Choice({layer: least}, any_groups=True), list[Bits]()
+        return self._blocked_by(Choice({layer: least}, any_groups=True))
+
+    def _least(self, tie: Tie) -> Choice:
+        """As little of the layers of a tie as may be left: the first bundle, and those that their pieces need."""
+        kept = dict.fromkeys(tie.layers, 0)
+        pieces = [(name, piece) for name in tie.layers for piece in (self.pieces(name) or (-1,))]
+        for name, piece in pieces:
+            if not kept[name] & piece:
+                bundle = next(bundle for bundle in tie.bundles if bundle.get(name, 0) & piece)
+                kept = {other: bits | bundle.get(other, 0) for other, bits in kept.items()}
+        return Choice(kept, any_groups=True)
+
+    def _blocked_by(self, choice: Choice) -> str | None:
+        live = list[Bits]()
         try:
             for step in self.steps:
                 live.append(step.live(live, choice))
@@ -249,7 +276,7 @@ class ChannelGraph:
     def _operation(self, step: Step) -> str:
         if isinstance(step, Output):
             return "the output of the net"
-        return step.why if isinstance(step, Opaque | Mix | Grouped) else f"'{self.nodes[step.index].name}'"
+        return step.why if isinstance(step, Opaque | Mix | Grouped | Attend) else f"'{self.nodes[step.index].name}'"
 
     def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
         if isinstance(blocked, Uneven):

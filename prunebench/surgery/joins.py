@@ -130,13 +130,15 @@ def _join(context: Context, node: fx.Node, pair: tuple[fx.Node, fx.Node], kind: 
 
 
 def cat(context: Context, node: fx.Node) -> Step | None:
-    """A concatenation along the channels."""
+    """A concatenation along the channels, or of parts of one tensor along another dimension."""
     pieces, shape = node.args[0], context.shape(node)
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     if shape is None or not isinstance(pieces, list | tuple) or not isinstance(dim, int):
         return None
     axis = dim % len(shape)
     steps = [context.of(piece) for piece in pieces]
+    if (same := _put_together(context, node, axis)) is not None:
+        return same
     spans = {step.span for step in steps if step is not None and step.axis is not None}
     if len(spans) != 1 or any(step is None or step.axis not in (axis, None) for step in steps):
         return None
@@ -162,6 +164,19 @@ def cat(context: Context, node: fx.Node) -> Step | None:
         offsets=tuple(offsets),
         whole=tuple(whole),
     )
+
+
+def _put_together(context: Context, node: fx.Node, axis: int) -> Step | None:
+    """Tensors with the same live channels under any plan, one behind the other along another dimension."""
+    steps = [context.of(piece) for piece in node.all_input_nodes]
+    layouts = {(step.axis, step.width, step.span) for step in steps if step is not None}
+    origins = {origin(context.steps, step.index) for step in steps if step is not None}
+    if len(layouts) != 1 or len(origins) != 1 or None in steps:
+        return None
+    own, width, span = layouts.pop()
+    if own is None or own == axis:
+        return None
+    return Through(index=context.index, inputs=context.inputs(node), axis=own, width=width, span=span)
 
 
 def is_zero(node: Any) -> bool:

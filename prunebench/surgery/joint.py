@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from prunebench.surgery.heads import Attend, heads_of
 from prunebench.surgery.pieces import surely_live
 from prunebench.surgery.sets import Bits, full
 from prunebench.surgery.steps import Blocked, Choice, Expanded, Grouped, Mix, Multiply, Piece, Source, Step, origin
+from prunebench.surgery.ties import Tie
 
 
 class _Product(Blocked):
@@ -17,7 +19,9 @@ class _Empty(Blocked):
     """A piece of a tensor that may have no channel."""
 
 
-def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[Step], str]) -> dict[str, str]:
+def must_stay(
+    steps: Sequence[Step], layers: Collection[str], name: Callable[[Step], str], tied: Collection[Tie] = ()
+) -> dict[str, str]:
     """Which of some layers must stay whole if all of them may lose any channels, with the reason.
 
     Each tensor has the channels that are live under every plan: none of what a layer writes that may be cut. Where an
@@ -27,6 +31,7 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
         steps: of the net.
         layers: that may be cut.
         name: what a step is, for the reasons.
+        tied: what loses whole bundles only, so that its products have equal sets.
     """
     cut = {step.module for step in steps if step.module in layers and step.width > 1}
     whole: dict[str, str] = {}
@@ -34,8 +39,9 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
     for step in steps:
         everything.append(step.live(everything, Choice()))
     while True:
+        equal = {join for tie in tied if cut.issuperset(tie.layers) for join in tie.joins}
         try:
-            _follow(steps, cut, everything)
+            _follow(steps, cut, everything, equal)
         except _Product as blocked:
             left, right = (_writers(steps, source, cut) for source in blocked.step.inputs)
             if left and right and not left & right:
@@ -50,20 +56,23 @@ def must_stay(steps: Sequence[Step], layers: Collection[str], name: Callable[[St
             reason = f"its channels reach {name(blocked.step)}, which needs all of them"
         else:
             return whole
+        found = found.union(*(tie.layers for tie in tied if found.intersection(tie.layers)))
         assert found, "an operation is blocked, but nothing that it reads may be cut"
         whole |= dict.fromkeys(found, reason)
         cut -= found
 
 
-def _follow(steps: Sequence[Step], cut: Collection[str], everything: Sequence[Bits]) -> None:
-    """Raise Blocked where something that the ``cut`` layers may lose is needed."""
+def _follow(steps: Sequence[Step], cut: Collection[str], everything: Sequence[Bits], equal: Collection[int]) -> None:
+    """Raise Blocked where something that the ``cut`` layers may lose is needed; ``equal`` products lose the same."""
     sure: list[Bits] = []
     for step in steps:
-        if isinstance(step, Multiply) and not _surely_meet(steps, step, sure, everything):
+        _check_heads(steps, step, sure, everything, equal)
+        met = step.index in equal
+        if isinstance(step, Multiply) and not met and not _surely_meet(steps, step, sure, everything):
             writers = [_writers(steps, source, cut) for source in step.inputs]
             if any(writers):
                 raise _Product(step, step.inputs[0])
-        may_be_empty = isinstance(step, Piece) and not surely_live(steps, step, sure, everything)
+        may_be_empty = isinstance(step, Piece) and not surely_live(steps, step, sure, everything, equal)
         if may_be_empty and _writers(steps, step.inputs[0], cut):
             raise _Empty(step, step.inputs[0])
         sure.append(_sure(step, sure, cut))
@@ -81,6 +90,19 @@ def _sure(step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
     if isinstance(step, Expanded):
         return 1 if step.axis is None else sure[step.inputs[0]]
     return step.live(sure, Choice())
+
+
+def _check_heads(
+    steps: Sequence[Step], step: Step, sure: Sequence[Bits], everything: Sequence[Bits], equal: Collection[int]
+) -> None:
+    """Raise Blocked where values may have heads whose weights are gone."""
+    if not isinstance(step, Attend) or step.index in equal:
+        return
+    values = step.inputs[step.values]
+    for source, axis, whole in zip(step.inputs, step.axes, step.whole, strict=True):
+        lost = everything[values] & ~(whole or sure[source])
+        if axis is not None and lost and heads_of(steps, source) != heads_of(steps, values):
+            raise Blocked(step, source)
 
 
 def _surely_meet(steps: Sequence[Step], step: Multiply, sure: Sequence[Bits], everything: Sequence[Bits]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunebench.surgery import functions
+from prunebench.surgery import functions, head_rules
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
@@ -60,7 +60,9 @@ def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
     shared = {**_shared(traced, net), **traced.leaves}
     context = Context(traced, net, shared)
     for node in traced.graph.nodes:
-        context.append(node, _step(context, node) or _opaque(context, node))
+        step = _step(context, node)
+        exact = step is not None and not head_rules.misread(context, step)
+        context.append(node, step if step is not None and exact else _opaque(context, node))
     return context.steps, shared
 
 
@@ -150,9 +152,14 @@ def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
     shape = context.shape(node)
     if shape is None or len(shape) < 2:
         return None
-    spots = math.prod(shape[1:-1])
+    spots = positions(context.traced.macs[node], module)
     sizes = (1, spots, module.bias is not None)
     return _mix(context, node, module.in_features, module.out_features, len(shape) - 1, sizes)
+
+
+def positions(macs: int, module: nn.Linear) -> int:
+    """Tokens of one sample that a linear layer reads: what it was counted with, wherever the batch lies."""
+    return macs // (module.in_features * module.out_features)
 
 
 def _mix(
@@ -218,8 +225,12 @@ def _copy(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
     return context.through(node, module=str(node.target))
 
 
+def _softmax(context: Context, node: fx.Node, module: nn.Softmax) -> Step | None:
+    return head_rules.weights(context, node, dim=module.dim)
+
+
 def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
-    return context.reshape(node)
+    return context.reshape(node) or head_rules.regroup(context, node)
 
 
 _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
@@ -230,6 +241,8 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     ((*ACTIVATIONS, *LIFTS), _activation),
     (COPIES, _copy),
     ((nn.Flatten,), _flatten),
+    ((nn.LayerNorm, nn.RMSNorm), head_rules.norm),
+    ((nn.Softmax,), _softmax),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import fx, nn
 
-from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR
+from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR, positions
 from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
 from prunebench.surgery.names import name_of
 from prunebench.surgery.steps import (
@@ -133,7 +133,7 @@ class Surroundings:
         kind: Kind = "linear"
         if isinstance(module, nn.Linear):
             sizes = {"in_channels": module.in_features, "out_channels": module.out_features}
-            sizes |= {"kernel_area": 1, "groups": 1, "positions": math.prod(shape[1:-1])}
+            sizes |= {"kernel_area": 1, "groups": 1, "positions": positions(self._traced.macs[node], module)}
         else:
             assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
             kind = "conv" if module.groups == 1 else "depthwise" if isinstance(step, Depthwise) else "grouped"

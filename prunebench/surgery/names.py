@@ -27,11 +27,14 @@ REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
 RESHAPES = frozenset({"flatten", "view", "reshape", "squeeze", "unsqueeze"})
 TURNS = frozenset({"permute", "transpose", "swapaxes"})
 SIZES = frozenset({"size", "dim", "getattr"})
-FACTORIES = frozenset({"zeros", "ones", "full", "empty", "arange", "new_zeros", "new_ones", "new_full"})
+FACTORIES = frozenset(
+    {"zeros", "ones", "full", "empty", "arange", "eye", "linspace", "new_zeros", "new_ones", "new_full"}
+)
 JOINS = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "cat", "concat", "pad"})
 ARITHMETIC = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "pow"})
 SPLITS = frozenset({"split", "chunk", "tensor_split"})
-OTHERS = frozenset({"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as"})
+ATTENTION = frozenset({"scaled_dot_product_attention", "softmax", "masked_fill", "where", "matmul", "bmm", "einsum"})
+OTHERS = frozenset({"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as", "unbind"})
 
 
 def name_of(node: fx.Node) -> str:
@@ -55,6 +58,7 @@ def _spellings() -> dict[Any, str]:
         | FACTORIES
         | JOINS
         | SPLITS
+        | ATTENTION
         | OTHERS
     )
     for space in (torch, F, operator):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from prunebench.surgery.heads import Heads
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
 from prunebench.surgery.steps import (
     Add,
@@ -46,7 +47,9 @@ def completed(kept: Bits, sets: Sequence[Bits], order: Sequence[int]) -> Bits:
     return kept
 
 
-def surely_live(steps: Sequence[Step], step: Piece, sure: Sequence[Bits], everything: Sequence[Bits]) -> bool:
+def surely_live(
+    steps: Sequence[Step], step: Piece, sure: Sequence[Bits], everything: Sequence[Bits], equal: Collection[int] = ()
+) -> bool:
     """Whether a piece has a channel under every plan that keeps one of each of the sets that :func:`pieces` names.
 
     Args:
@@ -54,6 +57,7 @@ def surely_live(steps: Sequence[Step], step: Piece, sure: Sequence[Bits], everyt
         step: the piece.
         sure: the channels of each operation that are live under every plan.
         everything: those that are live in the dense net.
+        equal: products whose factors lose the same channels.
     """
 
     waiting, seen = [(step.inputs[0], full(step.width) << step.offset)], set[tuple[int, Bits]]()
@@ -66,7 +70,9 @@ def surely_live(steps: Sequence[Step], step: Piece, sure: Sequence[Bits], everyt
         seen.add((index, bits))
         if sure[index] & bits or isinstance(source, Mix | Grouped):
             return True
-        if isinstance(source, Multiply):
+        if isinstance(source, Multiply) and index in equal:
+            waiting.append((source.inputs[0], bits))
+        elif isinstance(source, Multiply):
             waiting += _sure_factor(steps, source, bits, sure)
         else:
             waiting += _before(steps, source, bits)
@@ -109,6 +115,8 @@ def _before(steps: Sequence[Step], step: Step, bits: Bits) -> Iterator[tuple[int
         yield step.inputs[0], bits << step.offset
     elif isinstance(step, Reorder):
         yield step.inputs[0], to_bits(step.order[place] for place in to_indices(bits))
+    elif isinstance(step, Heads):
+        yield step.inputs[0], step.channels(bits)
     elif isinstance(step, Depthwise):
         yield step.inputs[0], to_bits(channel // step.multiplier for channel in to_indices(bits))
     elif isinstance(step, Cat):

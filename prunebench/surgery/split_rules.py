@@ -32,6 +32,18 @@ def split(context: Context, node: fx.Node) -> Step | None:
     return context.through(node, Split, inputs=(source.index,), widths=widths)
 
 
+def unbind(context: Context, node: fx.Node) -> Step | None:
+    """The slices along another dimension than the channels, each of which is read by its number."""
+    source, shape = context.first(node), context.shape(node.args[0])
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if source is None or source.axis is None or shape is None or not isinstance(dim, int):
+        return None
+    place = dim % len(shape)
+    if place == source.axis or not _read_one_by_one(node):
+        return None
+    return context.through(node, Split, widths=(), axis=source.axis - (place < source.axis))
+
+
 def piece(context: Context, node: fx.Node) -> Step | None:
     """One item of what :func:`split` returns."""
     source, place = context.first(node), node.args[1]

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from prunebench.errors import first_line
-from prunebench.surgery.names import name_of
 from prunebench.surgery.norm_forms import norms_with_parts
+from prunebench.surgery.torch_blocks import followed
 
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
 DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
@@ -27,6 +28,7 @@ DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
     F.dropout3d: nn.Dropout3d,
 }
 
+_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace")
 _DEVICES = ("cpu", "cuda")
 _ADVICE = (
     "put what a list of operations cannot hold into a module of its own, which then stays whole, or use a method that "
@@ -64,12 +66,13 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
     Raises:
         CannotFollow: names file and line.
     """
-    with _switched(training):
-        tracer = _Tracer({*leaves, *norms_with_parts(net)})
+    with _switched(training), _sizes_noted(tracer := _Tracer({*leaves, *norms_with_parts(net)})):
         try:
             return tracer.trace(net.train(training))
         except Exception as error:
-            reason = first_line(error).partition(" by default. If you want")[0]  # torch's advice is for its own users
+            reason = first_line(error)
+            for advice in (" by default. If you want", ". This can be attempted when"):  # torch's, for its own users
+                reason = reason.partition(advice)[0]
             text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {reason}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
 
@@ -122,23 +125,11 @@ def owner(node: fx.Node) -> str:
 
 
 class _Proxy(fx.Proxy):
-    """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``."""
+    """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``; some know their length."""
 
-
-class _Pieces(_Proxy):
-    """What a split returns, which a loop may go through."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[place] for place in range(_num_pieces(self.node) or 0)])
-
-
-def _num_pieces(node: fx.Node) -> int | None:
-    """How many pieces a split has, where it is written as a list of sizes or as a number of chunks."""
-    given = node.args[1] if len(node.args) > 1 else next(iter(node.kwargs.values()), None)
-    name = name_of(node)
-    if name in ("split", "split_with_sizes") and isinstance(given, list | tuple):
-        return len(given)
-    return given if name == "chunk" and isinstance(given, int) else None
+    def __len__(self) -> int:
+        number = _num_items(self.node)
+        return super().__len__() if number is None else number
 
 
 def _written(name: str) -> Callable[[Any, Any], Any]:
@@ -163,10 +154,17 @@ class _Tracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.failed = ""
         self._leaves = leaves
+        self._modes: tuple[bool, ...] = ()
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """As torch's, in the present modes."""
         self._modes = _modes()
+        return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """True for a layer of torch."""
+        """True for a layer of torch, but for those made of several."""
+        if module_qualified_name not in self._leaves and followed(m) is not None:
+            return False
         own = not isinstance(m, nn.Sequential) and type(m).forward.__module__.startswith("torch.nn.")
         return own or module_qualified_name in self._leaves
 
@@ -174,6 +172,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """As torch's, and notes where it fails."""
+        if not self.is_leaf_module(m, self.path_of_module(m)):
+            forward = followed(m) or forward
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -190,7 +190,12 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """One that records what is written in place."""
-        return _Proxy(node, self) if _num_pieces(node) is None else _Pieces(node, self)
+        return _Proxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """As torch's, and one by one what tells its number: ``chunk(3)``, ``split([4, 8])``, ``shape[:2]``."""
+        number = _num_items(obj.node)
+        return super().iter(obj) if number is None else (obj[place] for place in range(number))
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -198,6 +203,22 @@ class _Tracer(fx.Tracer):
         """Only the input is symbolic; arguments with a default keep it."""
         name = next(iter(inspect.signature(self.root.forward).parameters), "x")
         return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
+
+
+def _num_items(node: fx.Node) -> int | None:
+    """How many items a node has, if its arguments say so; the net that is traced is compared with the net anyway."""
+    wanted = (
+        node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
+    )
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "chunk" and isinstance(wanted, int):
+        return wanted
+    if name in ("split", "split_with_sizes") and isinstance(wanted, list | tuple):
+        return len(wanted)
+    if name == "getitem" and isinstance(wanted, slice) and isinstance(wanted.stop, int) and wanted.step is None:
+        start = wanted.start or 0
+        return wanted.stop - start if isinstance(start, int) and 0 <= start <= wanted.stop else None
+    return None
 
 
 def _modes() -> tuple[bool, ...]:
@@ -219,6 +240,28 @@ def _switched(on: bool) -> Iterator[None]:
             torch.set_autocast_enabled(device, was_on)
 
 
+@contextmanager
+def _sizes_noted(tracer: fx.Tracer) -> Iterator[None]:
+    """Functions that make tensors from sizes ask no proxy what to do with it, as all others do."""
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            symbolic = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+            make = tracer.create_proxy if symbolic else None
+            return make("call_function", function, args, kwargs) if make else function(*args, **kwargs)
+
+        return call
+
+    before = {name: getattr(torch, name) for name in _FACTORIES}
+    try:
+        for name, function in before.items():
+            setattr(torch, name, noted(function))
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(torch, name, function)
+
+
 def _arguments(node: fx.Node) -> str:
     return str((node.args, node.kwargs))
 
@@ -229,8 +272,9 @@ def _place(error: BaseException) -> str:
 
 
 def _is_ours(path: str) -> bool:
-    """Torch's or this file's, not the net's."""
-    return Path(torch.__file__).parent in Path(path).parents or path.startswith("<") or path == __file__
+    """Torch's or this package's, not the net's."""
+    places = (Path(torch.__file__).parent, Path(__file__).parent)
+    return path.startswith("<") or any(place in Path(path).parents for place in places)
 
 
 def _short(path: str) -> str:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
 from prunebench.surgery.functions import one_for_each
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.joins import channel_padding, pad_arguments
+from prunebench.surgery.heads import Attend, HeadProduct, Heads, Regroup, Weights
+from prunebench.surgery.joins import channel_padding, flat, pad_arguments
 from prunebench.surgery.names import name_of
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, positions, to_indices, widen
@@ -254,6 +255,43 @@ class Writer:
         width = self.live[step.index].bit_count() * step.span
         return self.new.call_method("reshape", (self._alias(node, source), -1, width, *shape[2:]))
 
+    def _regroup(self, step: Regroup, node: fx.Node) -> fx.Node:
+        return self._resized(node, self._source(step, 0), step.axis, self.live[step.index].bit_count() * step.span)
+
+    def _heads(self, step: Heads, node: fx.Node) -> fx.Node:
+        """A head that has lost some of its channels has zeros there."""
+        source = self._source(step, 0)
+        held, wanted = self.live[step.inputs[0]], step.channels(self.live[step.index])
+        changed: dict[fx.Node, fx.Node] = {}
+        if held != wanted:
+            axis = self.graph.steps[step.inputs[0]].axis
+            assert axis is not None
+            spread = Spread(width=wanted.bit_count(), places=positions(held, wanted), axis=axis)
+            changed[source] = self._call(node, f"spread_{source.name}", spread, self._value(source))
+        return self._resized(node, source, step.axis, self.live[step.index].bit_count(), changed)
+
+    def _resized(
+        self, node: fx.Node, source: fx.Node, axis: int | None, size: int, changed: dict[fx.Node, fx.Node] | None = None
+    ) -> fx.Node:
+        """A reshape with another size of the channels; those of the image and the batch stay as they are written."""
+        sizes = flat(node.args[1:])
+        assert axis is not None
+        if name_of(node) not in ("view", "reshape") or self.graph.traced.values[node].dim() != len(sizes):
+            return self._copy(node, changed)  # it names no sizes
+        sizes[axis] = size
+        value = (changed or {}).get(source) or self._alias(node, source)
+        return self.new.call_method("reshape", (value, *map_arg(tuple(sizes), lambda other: self.written[other])))
+
+    def _by_head(self, step: HeadProduct | Attend | Weights, node: fx.Node) -> fx.Node:
+        """The heads of the result, of all tensors that have some."""
+        wanted, changed = self.live[step.index], dict[fx.Node, fx.Node]()
+        for index, axis in zip(step.inputs, step.axes, strict=True):
+            source, own = self.graph.nodes[index], self.graph.steps[index]
+            if axis is not None:
+                held = full(step.width) if own.axis is None else self.live[index]
+                changed[source] = self._gathered(node, source, held, wanted, 1, axis)
+        return self._copy(node, changed)
+
     def _mix(self, step: Mix, node: fx.Node) -> fx.Node:
         if step.complete:
             return self._opaque(step, node)
@@ -285,6 +323,11 @@ class Writer:
 
 _RULES: dict[type[Step], Callable[..., Any]] = {
     ChannelCount: Writer._count,
+    Regroup: Writer._regroup,
+    Heads: Writer._heads,
+    HeadProduct: Writer._by_head,
+    Attend: Writer._by_head,
+    Weights: Writer._by_head,
     Multiply: Writer._multiply,  # before Add, of which it is one
     Subtract: Writer._subtract,
     Extreme: Writer._extreme,

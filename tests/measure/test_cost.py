@@ -137,10 +137,19 @@ def test_counts_are_half_of_torchs_own() -> None:
     assert count(net, x).flops == counter.get_total_flops()
 
 
-def test_lstm_is_refused_by_name() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 5, batch_first=True))
-    with pytest.raises(UserError, match=r"layer '1' \(LSTM\) runs aten.mkldnn_rnn_layer"):
-        count(net, torch.randn(1, 3, 4))
+@pytest.mark.parametrize(
+    ("layer", "each"),
+    [
+        (nn.LSTM(4, 5, batch_first=True), 4 * (4 * 5 + 5 * 5)),  # 4 gates of the input and of the state
+        (nn.LSTM(4, 5, batch_first=True, bias=False, bidirectional=True), 2 * 4 * (4 * 5 + 5 * 5)),
+        (nn.LSTM(4, 5, num_layers=2, batch_first=True), 4 * (4 * 5 + 5 * 5) + 4 * (5 * 5 + 5 * 5)),
+        (nn.GRU(4, 5, batch_first=True), 3 * (4 * 5 + 5 * 5)),
+        (nn.GRU(4, 5, num_layers=2, bidirectional=True, batch_first=True), 2 * 3 * (4 * 5 + 25 + 10 * 5 + 25)),
+    ],
+)
+def test_recurrent_layers_match_their_closed_form(layer: nn.Module, each: int) -> None:
+    steps = 3
+    assert count(layer, torch.randn(2, steps, 4)).macs == steps * each
 
 
 def test_recurrent_layer_of_plain_products_counts() -> None:

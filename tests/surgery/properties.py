@@ -24,6 +24,7 @@ from prunebench.surgery.shrink import shrink
 from prunebench.surgery.steps import Piece, Split, Subtract, Through
 from prunebench.surgery.zero import restore, zero
 from tests.surgery.random_nets import SIZE, random_net
+from tests.surgery.random_token_nets import TOKENS, random_token_net
 
 EXACT = 1e-8  # in float64, relative
 
@@ -31,6 +32,18 @@ EXACT = 1e-8  # in float64, relative
 def check(seed: int, folder: Path) -> bool:
     """Draw a net and plans from ``seed`` and try them; False if the net was refused by line."""
     net, x = random_net(seed), torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return check_net(net, x, seed, folder)
+
+
+def check_tokens(seed: int, folder: Path) -> bool:
+    """The same with a token net, whose layers can all be followed."""
+    net, x = random_token_net(seed), torch.randn(4, TOKENS, 3, generator=torch.Generator().manual_seed(seed))
+    assert not ChannelGraph.trace(net, x).unfollowed
+    return check_net(net, x, seed, folder)
+
+
+def check_net(net: nn.Module, x: Tensor, seed: int, folder: Path) -> bool:
+    """Try plans drawn from ``seed``; False if the net was refused by line."""
     try:
         graph = ChannelGraph.trace(net, x)
     except UserError as error:

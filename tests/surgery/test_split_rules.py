@@ -272,8 +272,25 @@ def factors(net: Net, x: Tensor) -> Tensor:
     return net.left((net.a(x) * torch.tanh(net.b(x)))[:, :2])
 
 
+def test_factors_lose_the_same_channels_and_leave_one_of_each_piece() -> None:
+    net, graph = traced(factors, width=3)
+    scores = {"a": torch.tensor([1.0, 2, 3, 9, 9, 9]), "b": torch.tensor([1.0, 3, 3, 0, 0, 0])}
+    choice = budget.choose(scores, graph, prune_ratio=0.5)
+    # the sums are 2, 5, 6, 9, 9, 9; of the piece 0, 1 the better one stays
+    assert choice.plan.keep == dict.fromkeys(("a", "b"), (1, 4, 5))
+    carried_out(net, graph, choice.plan)
+    choice = budget.choose(scores, graph, prune_ratio=0.5, fixed=("b",))
+    assert "b" not in choice.plan.keep
+
+
 def test_a_piece_that_might_be_empty_keeps_its_layers_whole() -> None:
-    _, graph = traced(factors, width=3)
+    """Two factors that meet in a sum too have no common sets."""
+
+    def middle(net: Net, x: Tensor) -> Tensor:
+        y, z = net.a(x), net.b(x)
+        return net.left((y * torch.tanh(z))[:, :2]) + (y + z)[:, 2:5]
+
+    _, graph = traced(middle, width=3)
     scores = {"a": torch.rand(6), "b": torch.rand(6)}
     choice = budget.choose(scores, graph, prune_ratio=0.5)
     assert len(choice.plan.keep) == 1, "one factor may be cut if the other is whole"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from prunebench import budget
 from prunebench.budget import Choice, amounts
 from prunebench.budget.counts import CountName, Floor, PruneRatio
-from prunebench.budget.units import Unit, check_scores, make_units
+from prunebench.budget.ranked import Unit
+from prunebench.budget.units import check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt
 from prunebench.core.context import Extracted, Run

@@ -11,7 +11,7 @@ from prunebench.budget import amounts, counted, ratio_table
 from prunebench.budget.allotments import Counts, by_ratio, by_table
 from prunebench.budget.counts import COUNTS, CountName, Floor, PruneRatio, step_ratio
 from prunebench.budget.meet import meet
-from prunebench.budget.units import Unit
+from prunebench.budget.ranked import Unit
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import PositiveInt
 from prunebench.core.method import match_layers

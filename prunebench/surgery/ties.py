@@ -1,0 +1,135 @@
+"""Channels that only work together: the two factors of a product, the queries, keys and values of one head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prunebench.surgery.heads import Attend, HeadProduct, Heads
+from prunebench.surgery.sets import Bits, full, to_bits, to_indices
+from prunebench.surgery.steps import Depthwise, Lifted, Mix, Multiply, Piece, Step, Through, origin
+
+Bundle = Mapping[str, Bits]
+"""Layer -> its channels in the bundle."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Layers that lose bundles of channels: what is left of one of them alone would be computed in vain.
+
+    Attributes:
+        layers: in the order of execution.
+        bundles: each channel of each layer is in one; most have channels of all layers.
+        joins: indices of the operations that then have equal sets.
+    """
+
+    layers: tuple[str, ...]
+    bundles: tuple[Bundle, ...]
+    joins: frozenset[int]
+
+
+def ties(steps: Sequence[Step], free: Iterable[str]) -> tuple[Tie, ...]:
+    """The ties of a net.
+
+    Args:
+        steps: of the net.
+        free: layers that may be tied; those whose channels are added to others' have partners already.
+    """
+    known = set(free)
+    found = _Union()
+    joins: list[tuple[int, str]] = []
+    for step in steps:
+        parts = [_written(steps, source) for source in _joined(steps, step)]
+        if len(parts) < 2 or any(part is None for part in parts):
+            continue
+        bundles = [_merged(pieces) for pieces in zip(*(part for part in parts if part), strict=True)]
+        if {name for bundle in bundles for name in bundle} <= known:
+            joins.append((step.index, next(iter(bundles[0]))))
+            for bundle in bundles:
+                found.join(bundle)
+    widths = {step.module: step.width for step in steps if isinstance(step, Mix)}
+    return tuple(
+        Tie(names, tuple(bundles), frozenset(index for index, name in joins if name in names))
+        for names, bundles in _grouped(found.bundles(), widths)
+    )
+
+
+def _joined(steps: Sequence[Step], step: Step) -> list[int]:
+    """The inputs of a product that should have equal sets."""
+    if not isinstance(step, Multiply | Attend):
+        return []
+    inputs = [source for source, whole in zip(step.inputs, step.whole, strict=False) if not whole]
+    same = len({origin(steps, source) for source in inputs}) == 1 and not isinstance(step, Attend | HeadProduct)
+    return [] if same else inputs
+
+
+def _written(steps: Sequence[Step], index: int) -> list[Bundle] | None:
+    """For each channel of a step's output the layers' channels that it comes from; None where others have a part."""
+    step = steps[index]
+    if isinstance(step, Mix):
+        return [{step.module: 1 << channel} for channel in range(step.width)] if step.width > 1 else None
+    if isinstance(step, Lifted):
+        return None
+    if isinstance(step, Through) or (isinstance(step, Depthwise) and step.multiplier == 1):
+        return _written(steps, step.inputs[0])
+    if isinstance(step, Piece):
+        source = _written(steps, step.inputs[0])
+        return None if source is None else source[step.offset : step.offset + step.width]
+    if isinstance(step, Heads):
+        source = _written(steps, step.inputs[0])
+        return None if source is None else [_merged(source[c] for c in to_indices(own)) for own in step.members]
+    if isinstance(step, HeadProduct):
+        parts = [_written(steps, source) for source in _joined(steps, step)]
+        known = [part for part in parts if part is not None]
+        return [_merged(pieces) for pieces in zip(*known, strict=True)] if known and len(known) == len(parts) else None
+    return None
+
+
+def _merged(bundles: Iterable[Bundle]) -> Bundle:
+    together: dict[str, Bits] = {}
+    for bundle in bundles:
+        for name, bits in bundle.items():
+            together[name] = together.get(name, 0) | bits
+    return together
+
+
+class _Union:
+    """Channels of layers, joined to bundles."""
+
+    def __init__(self) -> None:
+        self._leader: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def _root(self, channel: tuple[str, int]) -> tuple[str, int]:
+        self._leader.setdefault(channel, channel)
+        while self._leader[channel] != channel:
+            self._leader[channel] = self._leader[self._leader[channel]]
+            channel = self._leader[channel]
+        return channel
+
+    def join(self, bundle: Bundle) -> None:
+        """Let these channels be in one bundle."""
+        first, *others = [(name, channel) for name, bits in bundle.items() for channel in to_indices(bits)]
+        for channel in others:
+            self._leader[self._root(channel)] = self._root(first)
+
+    def bundles(self) -> list[Bundle]:
+        """All of them, in the order of their first channels."""
+        members: dict[tuple[str, int], dict[str, list[int]]] = {}
+        for name, channel in sorted(self._leader):
+            members.setdefault(self._root((name, channel)), {}).setdefault(name, []).append(channel)
+        return [{name: to_bits(own) for name, own in found.items()} for found in members.values()]
+
+
+def _grouped(bundles: Sequence[Bundle], widths: Mapping[str, int]) -> Iterator[tuple[tuple[str, ...], list[Bundle]]]:
+    """Layers that are in common bundles, each with all of its channels."""
+    partners: dict[str, set[str]] = {}
+    for bundle in bundles:
+        together = set(bundle).union(*(partners.get(name, ()) for name in bundle))
+        if any(partners.get(name) != together for name in together):
+            partners |= dict.fromkeys(together, together)
+    for name in widths:
+        layers = tuple(other for other in widths if other in partners.get(name, ()))
+        if layers and layers[0] == name:
+            own = [bundle for bundle in bundles if not partners[name].isdisjoint(bundle)]
+            alone = [(other, full(widths[other]) & ~_merged(own)[other]) for other in layers]
+            yield layers, own + [{other: 1 << channel} for other, bits in alone for channel in to_indices(bits)]
