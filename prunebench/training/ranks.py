@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from multiprocessing.connection import wait
 
@@ -28,6 +29,12 @@ class Ranks(DDPStrategy):
         if (parent := multiprocessing.parent_process()) is not None:
             threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
         super().setup_environment()
+
+    def on_train_start(self) -> None:
+        """A rank is ended at once, also while it waits for the others: Lightning's handler would wait as well."""
+        super().on_train_start()
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_exception(self, exception: BaseException) -> None:
         """Where training ends early the ranks do, before their folder is unlocked."""
