@@ -22,6 +22,7 @@ from prunebench.surgery.steps import (
     Shift,
     Step,
     Through,
+    Transposed,
 )
 
 Cells = tuple[Bits, ...]
@@ -107,6 +108,8 @@ def _owners(steps: Sequence[Step], leaders: Mapping[str, str]) -> _Owners:
 def _owner(owners: _Owners, step: Step) -> Tensor:
     if isinstance(step, Mix | Grouped):
         return owners.written(step)
+    if isinstance(step, Transposed):
+        return _same(_WHOLE, step.width)
     read = [owners.of[source] for source in step.inputs]
     if isinstance(step, Add):
         left, right = (_same(_WHOLE, step.width) if whole else own for own, whole in zip(read, step.whole, strict=True))
