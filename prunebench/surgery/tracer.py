@@ -129,7 +129,8 @@ class _Pieces(_Proxy):
     """What a split returns, which a loop may go through."""
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[place] for place in range(_num_pieces(self.node) or 0)])
+        places = range(_num_pieces(self.node) or 0)
+        return iter([self.tracer.create_proxy("call_function", operator.getitem, (self, p), {}) for p in places])
 
 
 def _num_pieces(node: fx.Node) -> int | None:
