@@ -18,7 +18,7 @@ Family = Callable[[float], Counts]
 
 def by_ratio(units: Sequence[Unit], count: Count) -> Family:
     """The same ratio in each unit."""
-    return lambda ratio: tuple(unit.prune(count(unit.size, ratio)) for unit in units)
+    return lambda ratio: tuple(unit.share(count, ratio) for unit in units)
 
 
 def by_threshold(units: Sequence[Unit]) -> Family:
@@ -47,5 +47,5 @@ def by_table(units: Sequence[Unit], ratios: Mapping[str, float], count: Count, f
             told = ", ".join(f"{name}: {ratio:g}" for name, ratio in named.items())
             raise UserError(unit.differing(told))
         ratio = next(iter(named.values()), 0.0)
-        counts.append(unit.prune(count(unit.size, step_ratio(ratio, fraction))))
+        counts.append(unit.share(count, step_ratio(ratio, fraction)))
     return tuple(counts)

@@ -7,16 +7,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from prunebench.budget.counts import Floor
+from prunebench.budget.counts import Count, Floor
+from prunebench.surgery.equal import Cells
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.sets import Bits, to_indices
 
 
 def removal_order(
-    scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = (), cells: Sequence[Bits] = ()
+    scores: Tensor, *, dead: Collection[int] = (), pieces: Sequence[Bits] = (), cells: Cells = ()
 ) -> list[int]:
     """Channel indices in the order in which they go: the dead ones, then by ascending score, ties by index.
 
@@ -24,16 +27,37 @@ def removal_order(
         scores: ``[channels]``.
         dead: channels that an earlier step has removed.
         pieces: sets of channels; the best of each go after all others.
-        cells: sets of one size that share out the channels; they go in rounds, in each the lowest of each of the sets.
+        cells: one or two ways to share out the channels; they go in rounds, in each one channel of each of the sets.
     """
     ranked: list[int] = torch.argsort(scores, stable=True).tolist()
     gone = set(dead)
     live = [channel for channel in ranked if channel not in gone]
     if cells:
-        lines = [[c for c in [*sorted(gone), *live] if cell >> c & 1] for cell in cells]
-        return [channel for round_ in zip(*lines, strict=True) for channel in round_]
+        return [*_rounds(sorted(gone), cells), *_rounds(live, cells)]
     last = set(to_indices(completed(0, pieces, live)))
     return sorted(gone) + [c for c in live if c not in last] + [c for c in live if c in last]
+
+
+def _rounds(channels: Sequence[int], cells: Cells) -> list[int]:
+    """The ``channels``, of which each cell has equally many, in rounds of one of each; the first ones go first."""
+    waiting: dict[tuple[int, int], list[int]] = {}
+    for channel in channels:
+        waiting.setdefault((_place(channel, cells[0]), _place(channel, cells[-1])), []).append(channel)
+    ranks = {channel: rank for rank, channel in enumerate(channels)}
+    size, order = len(cells[0]), list[int]()
+    while len(order) < len(channels):
+        # equally many are left for each cell of both ways, so that there is a perfect matching (Koenig)
+        cost = np.full((size, size), float(size * len(channels) + 1))
+        for place, line in waiting.items():
+            cost[place] = ranks[line[0]] if line else cost[place]
+        firsts, lasts = linear_sum_assignment(cost)
+        taken = [waiting[place].pop(0) for place in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+        order += sorted(taken, key=ranks.__getitem__)
+    return order
+
+
+def _place(channel: int, way: Sequence[Bits]) -> int:
+    return next(place for place, cell in enumerate(way) if cell >> channel & 1)
 
 
 def ranked_scores(scores: Tensor, order: Sequence[int], num_dead: int, *, step: int = 1) -> tuple[float, ...]:
@@ -54,6 +78,7 @@ class Unit:
     scores: tuple[float, ...]  # in the order of removal; -inf for the dead ones
     num_dead: int
     floor: Floor
+    step: int = 1  # so many go together, one of each group of a convolution
 
     def differing(self, ratios: str) -> str:
         """What to tell who asks for several ``ratios``."""
@@ -70,6 +95,10 @@ class Unit:
     def prune(self, num_wanted: int) -> int:
         """How many really go when ``num_wanted`` should: the floor keeps more, the dead stay dead."""
         return max(self.size - self.floor.keep(self.size, self.size - num_wanted), self.num_dead)
+
+    def share(self, count: Count, prune_ratio: float) -> int:
+        """How many go at a ratio: the count is that of each group."""
+        return self.prune(self.step * count(self.size // self.step, prune_ratio))
 
     def neighbours(self, num_pruned: int) -> tuple[int, ...]:
         """The next smaller and the next larger number that can go."""

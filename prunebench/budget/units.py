@@ -13,6 +13,7 @@ from prunebench.budget.bundles import bundle_unit
 from prunebench.budget.counts import Floor
 from prunebench.budget.ranked import Unit, ranked_scores, removal_order
 from prunebench.errors import UserError, nearest
+from prunebench.surgery.equal import Cells
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits
@@ -102,11 +103,12 @@ def make_units(
         dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))
         pieces = sorted({piece for name in group for piece in graph.pieces(name)}, key=int.bit_count)
         equal = cells.get(group[0], ())
-        step = len(equal) or 1
+        step = len(equal[0]) if equal else 1
         order = removal_order(total, dead=dead, pieces=pieces, cells=equal)
         ranked = ranked_scores(total, order, len(dead), step=step)
         own_floor = replace(floor, round_to=math.lcm(floor.round_to, step))
-        units.append(Unit(group, tuple(order), ranked, len(dead), own_floor.at_least(num_needed(pieces, order))))
+        own_floor = own_floor.at_least(num_needed(pieces, order))
+        units.append(Unit(group, tuple(order), ranked, len(dead), own_floor, step))
     return units if floor.min_channels else _without_floors(units, graph), reasons
 
 
@@ -118,7 +120,7 @@ def _is_cut(tie: Tie, scores: Collection[str], graph: ChannelGraph, fixed: Colle
 
 def _together(
     groups: Sequence[tuple[str, ...]], graph: ChannelGraph, tied: Sequence[Tie]
-) -> tuple[dict[str, str], dict[str, Sequence[Bits]]]:
+) -> tuple[dict[str, str], dict[str, Cells]]:
     """The layers that must stay whole if all of these groups are cut, with the reason; the others' equal cells."""
     of_tie = {tie.layers for tie in tied}
     whole: dict[str, str] = {}
@@ -128,7 +130,7 @@ def _together(
         if not found:
             cells, found = graph.equal_cells([group for group in left if group not in of_tie])
             if not found:
-                return whole, dict(cells)
+                return whole, cells
         whole |= found
 
 

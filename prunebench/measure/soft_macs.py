@@ -22,6 +22,7 @@ from prunebench.surgery.steps import (
     Shift,
     Step,
     Through,
+    Transposed,
 )
 
 
@@ -53,6 +54,8 @@ class SoftMacs:
         for step, num_in, found in self._walk(shares):
             if isinstance(step, Mix | Grouped):
                 total = total + step.macs_each * num_in * found.sum()
+            elif isinstance(step, Transposed):
+                total = total + step.macs_each * num_in
             elif isinstance(step, Depthwise) and found is not None:
                 total = total + step.macs_each * found.sum()
             else:
@@ -65,6 +68,8 @@ class SoftMacs:
         for step, num_in, found in self._walk(shares):
             if isinstance(step, Mix | Grouped):
                 total = total + (step.params_each * num_in + step.has_bias) * found.sum()
+            elif isinstance(step, Transposed):
+                total = total + step.params_each * num_in + step.num_fixed
             elif isinstance(step, Depthwise | PerChannel):
                 found = _ones(step.width, total.device) if found is None else found
                 each = step.num_each * step.span if isinstance(step, PerChannel) else step.params_each
@@ -86,13 +91,17 @@ class SoftMacs:
                     found = shares[step.module].double()
             elif isinstance(step, Grouped):
                 num_in, found = _grouped(step, live[step.inputs[0]], shares)
+            elif isinstance(step, Transposed):
+                source, found = live[step.inputs[0]], _ones(step.width, device)
+                assert source is not None
+                num_in = source.sum()
             else:
                 found = _passed_on(step, live, device)
             live.append(found)
             yield step, num_in, found
 
 
-_CUT = (Mix, Depthwise, Grouped, PerChannel)
+_CUT = (Mix, Depthwise, Grouped, Transposed, PerChannel)
 """Steps whose parameters a plan cuts."""
 
 

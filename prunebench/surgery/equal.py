@@ -22,10 +22,11 @@ from prunebench.surgery.steps import (
     Shift,
     Step,
     Through,
+    Transposed,
 )
 
-Cells = tuple[Bits, ...]
-"""Sets of one size that share out a layer's channels."""
+Cells = tuple[tuple[Bits, ...], ...]
+"""One or two ways to share out a layer's channels in as many sets of one size, of which equally many have to stay."""
 
 _DEAD, _WHOLE, _UNKNOWN = -1, -2, -3  # in place of the number of a channel
 
@@ -58,21 +59,19 @@ def equal_cells(
     whole: dict[str, str] = {}
     while True:
         owners = _owners(steps, {layer: leader for layer, leader in leaders.items() if layer not in whole})
-        labels: dict[str, Tensor] = {}
+        labels: dict[str, list[Tensor]] = {}
         failed: dict[str, str] = {}
         for step in steps:
             if isinstance(step, Grouped):
                 reason = f"its channels reach the groups of {name(step)} and cannot be cut equally in all of them"
-                for leader, label in _shared_out(steps, owners, step).items():
-                    refined = _refined(labels[leader], label) if leader in labels else label
-                    if refined is None:
-                        failed.setdefault(leader, reason)
-                    else:
-                        labels[leader] = refined
+                for leader, found in _shared_out(steps, owners, step).items():
+                    for label in found:
+                        if label is None or not _take_in(labels.setdefault(leader, []), label):
+                            failed.setdefault(leader, reason)
         if not failed:
             break
         whole |= {layer: failed[leader] for layer, leader in leaders.items() if leader in failed}
-    cells = {leader: _cells(label) for leader, label in labels.items()}
+    cells = {leader: tuple(map(_cells, found)) for leader, found in labels.items()}
     return {layer: cells[leader] for layer, leader in leaders.items() if leader in cells}, whole
 
 
@@ -107,6 +106,8 @@ def _owners(steps: Sequence[Step], leaders: Mapping[str, str]) -> _Owners:
 def _owner(owners: _Owners, step: Step) -> Tensor:
     if isinstance(step, Mix | Grouped):
         return owners.written(step)
+    if isinstance(step, Transposed):
+        return _same(_WHOLE, step.width)
     read = [owners.of[source] for source in step.inputs]
     if isinstance(step, Add):
         left, right = (_same(_WHOLE, step.width) if whole else own for own, whole in zip(read, step.whole, strict=True))
@@ -144,12 +145,12 @@ def _joined(left: Tensor, right: Tensor, *, is_product: bool) -> Tensor:
     return torch.where((left == strong) | (right == strong), strong, found)
 
 
-def _shared_out(steps: Sequence[Step], owners: _Owners, step: Grouped) -> dict[str, Tensor | None]:
-    """For each leader that a grouped convolution depends on a label of each of its channels, or None without cells."""
+def _shared_out(steps: Sequence[Step], owners: _Owners, step: Grouped) -> dict[str, list[Tensor | None]]:
+    """For each leader that a grouped convolution depends on labels of its channels; None where there are no such."""
     num_groups = step.width // step.writes
     read = owners.of[step.inputs[0]].view(num_groups, step.reads)
     numbers = read.flatten().tolist()
-    found: dict[str, Tensor | None] = {}
+    found: dict[str, list[Tensor | None]] = {}
     even = not bool((read == _UNKNOWN).any())
     for fixed in (_WHOLE, _DEAD):
         counts = (read == fixed).sum(1)
@@ -162,14 +163,12 @@ def _shared_out(steps: Sequence[Step], owners: _Owners, step: Grouped) -> dict[s
         label = _same(_UNKNOWN, width)
         label[torch.tensor([numbers[place] - first for place in places])] = torch.tensor(places) // step.reads
         once = len(places) == width and bool((label != _UNKNOWN).all())
-        found[leader] = label if even and once and _is_even(label, num_groups) else None
+        found[leader] = [label if even and once and _is_even(label, num_groups) else None]
     if not even:  # sums and products hide whose channels they are
         writers = {layer for layer, _ in written_by(steps, step.inputs[0], full(steps[step.inputs[0]].width))}
-        found |= {owners.leaders[layer]: None for layer in writers if layer in owners.leaders}
+        found |= {owners.leaders[layer]: [None] for layer in writers if layer in owners.leaders}
     if step.module in owners.leaders:
-        leader = owners.leaders[step.module]
-        blocks = torch.arange(step.width) // step.writes
-        found[leader] = _refined(found[leader], blocks) if leader in found else blocks
+        found.setdefault(owners.leaders[step.module], []).append(torch.arange(step.width) // step.writes)
     return found
 
 
@@ -179,13 +178,20 @@ def _is_even(label: Tensor, number: int | None = None) -> bool:
     return bool((counts == counts[0]).all()) and number in (None, len(counts))
 
 
-def _refined(label: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Labels of both at once; None where they are not equally frequent."""
-    if label is None or other is None:
-        return None
-    both: Tensor = torch.stack([label, other], 1).unique(dim=0, return_inverse=True)[1]
-    return both if _is_even(both) else None
+def _take_in(known: list[Tensor], label: Tensor) -> bool:
+    """Add a label to those that hold at once; False where no plan could keep equally many for all of them.
+
+    Two labels are one if each channel of the first is as often with each of the second. Otherwise both stand, if they
+    have equally many values: as many channels can go at a time, one of each value of both.
+    """
+    for place, other in enumerate(known):
+        both: Tensor = torch.stack([label, other], 1).unique(dim=0, return_inverse=True)[1]
+        if _is_even(both):
+            known[place] = both
+            return len({len(one.unique()) for one in known}) == 1
+    known.append(label)
+    return len(known) <= 2 and len({len(one.unique()) for one in known}) == 1
 
 
-def _cells(label: Tensor) -> Cells:
+def _cells(label: Tensor) -> tuple[Bits, ...]:
     return tuple(to_bits((label == value).nonzero().flatten().tolist()) for value in label.unique().tolist())

@@ -26,6 +26,7 @@ from prunebench.surgery.steps import (
     Output,
     PerChannel,
     Step,
+    Transposed,
     Uneven,
 )
 from prunebench.surgery.ties import Tie, ties
@@ -191,6 +192,8 @@ class ChannelGraph:
                 total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
             elif isinstance(step, Grouped):
                 total += step.macs_each * step.num_read(live, choice) * live[step.index].bit_count()
+            elif isinstance(step, Transposed):
+                total += step.macs_each * live[step.inputs[0]].bit_count()
             elif isinstance(step, Depthwise | HeadProduct | Attend):
                 total += step.macs_each * live[step.index].bit_count()
             else:
@@ -210,6 +213,8 @@ class ChannelGraph:
                 total += kept * (step.params_each * step.num_features(live, choice) + step.has_bias)
             elif isinstance(step, Grouped):
                 total += kept * (step.params_each * step.num_read(live, choice) + step.has_bias)
+            elif isinstance(step, Transposed):
+                total += step.params_each * live[step.inputs[0]].bit_count() + step.num_fixed
             elif isinstance(step, Depthwise):
                 total += kept * step.params_each
             elif isinstance(step, PerChannel):

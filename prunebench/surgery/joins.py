@@ -51,7 +51,7 @@ def expand_as(context: Context, node: fx.Node) -> Step | None:
         return None
     first = node.args[0]
     assert isinstance(first, fx.Node)
-    base = {"index": context.index, "inputs": context.inputs(node, first)}
+    base: dict[str, Any] = {"index": context.index, "inputs": context.inputs(node, first)}
     if len(before) != len(after) or before[0] != after[0] or source.axis not in (None, 1):
         return None
     if source.axis is None or before[1] != after[1]:

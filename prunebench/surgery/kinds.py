@@ -15,7 +15,7 @@ from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step
+from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step, Transposed
 from prunebench.surgery.trace import Traced
 
 Rule = Callable[[Context, fx.Node, Any], Step | None]
@@ -148,6 +148,19 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
     )
 
 
+def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> Step | None:
+    source, shape = context.first(node), context.shape(node.args[0])
+    if source is None or shape is None or module.groups > 1 or (source.axis, source.span) != (1, 1):
+        return None
+    taps = math.prod(module.kernel_size) * module.out_channels
+    return Transposed(
+        **context.base(node, axis=1, width=module.out_channels),
+        macs_each=taps * math.prod(shape[2:]),
+        params_each=taps,
+        num_fixed=module.out_channels if module.bias is not None else 0,
+    )
+
+
 def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
     shape = context.shape(node)
     if shape is None or len(shape) < 2:
@@ -235,6 +248,7 @@ def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
 
 _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS, _convolution),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     (LINEAR, _linear),
     (NORMS, _norm),
     ((nn.GroupNorm,), _group_norm),

@@ -28,6 +28,7 @@ from prunebench.surgery.steps import (
     Shift,
     Step,
     Through,
+    Transposed,
 )
 from prunebench.surgery.trace import Traced
 
@@ -196,7 +197,7 @@ class Surroundings:
                 continue
             is_output |= isinstance(step, Output)
             meets_addition |= known and is_sum(step)
-            if step.params and isinstance(step, Opaque):  # a recurrent layer, for example
+            if isinstance(step, Transposed) or (step.params and isinstance(step, Opaque)):  # a recurrent layer, say
                 continue
             known = known and isinstance(step, Through | Shift | Cat | Piece | Reorder | Expanded | Add | Depthwise)
             same = same and isinstance(step, Through | Multiply | Depthwise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -30,7 +31,7 @@ def lifted(context: Context, node: fx.Node) -> Step | None:
     source = context.of(tensor)
     if source is None or source.axis is None or (value != 0 and not _can_move(context, node)):
         return None
-    base = {"index": context.index, "inputs": context.inputs(node, tensor), "axis": source.axis}
+    base: dict[str, Any] = {"index": context.index, "inputs": context.inputs(node, tensor), "axis": source.axis}
     base |= {"width": source.width, "span": source.span}
     base["module"] = str(node.target) if node.op == "call_module" else ""
     return Lifted(**base, value=value) if value else Through(**base)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.resize import Kept, Slice, set_sizes, slices, taken
+from prunebench.surgery.resize import Kept, set_sizes, slices, taken
 
 Find = Callable[[str], nn.Module]
 """Path of a layer in the dense net -> the same layer in the net that is trained."""
@@ -84,7 +84,7 @@ def take_shapes(net_layer: Find, graph: ChannelGraph, plan: Plan) -> None:
     for part in slices(graph, plan):
         module = net_layer(part.step.module)
         for name, tensor in list(part.tensors(module)):
-            shape = _shape(part, tensor)
+            shape = part.sizes(tensor)
             if shape == tuple(tensor.shape):
                 continue
             if isinstance(tensor, nn.Parameter):
@@ -100,11 +100,6 @@ def resize_parameter(parameter: nn.Parameter, shape: Sequence[int]) -> None:
     empty = parameter.data.new_zeros(tuple(shape))
     parameter.grad = None
     parameter.data = empty.contiguous(memory_format=torch.channels_last) if last else empty
-
-
-def _shape(part: Slice, tensor: Tensor) -> tuple[int, ...]:
-    sizes = (len(part.rows), part.num_columns or 0)[: len(part.kept(tensor))]
-    return (*sizes, *tensor.shape[len(sizes) :])
 
 
 def _places(wanted: Sequence[int], among: Sequence[int]) -> list[int]:

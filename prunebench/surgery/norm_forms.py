@@ -30,7 +30,8 @@ def is_norm_with_parts(module: nn.Module) -> bool:
     parts = list(module.children())
     if any(part.state_dict() for part in parts) or len(module.state_dict()) != len(base(1).state_dict()):
         return False
-    x = torch.randn(4, module.num_features, *[3] * (_BASES.index(base) + 1), generator=torch.Generator().manual_seed(0))
+    shape = [4, len(module.get_parameter("weight")), *[3] * (_BASES.index(base) + 1)]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return all(_agree(module, base, x, training=training) for training in (False, True))
 
 

@@ -13,7 +13,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import full, to_indices
-from prunebench.surgery.steps import Depthwise, Grouped, Mix, PerChannel, Step
+from prunebench.surgery.steps import Depthwise, Grouped, Mix, PerChannel, Step, Transposed
 
 Kept = Sequence[Sequence[Any]]
 """Indices along the first dimensions; of the second also one list for each row."""
@@ -53,7 +53,16 @@ class Slice:
     def kept(self, tensor: Tensor) -> Kept:
         """The live indices of one of these tensors, along its first dimension or its first two."""
         second = self.columns if self.inside is None else self.inside
-        return [self.rows] if second is None or tensor.dim() < 2 else [self.rows, second]
+        if second is None or tensor.dim() < 2:
+            return [self.rows]
+        # the weight of a transposed convolution is [in, out, ...], and all outputs stay
+        return [second] if isinstance(self.step, Transposed) else [self.rows, second]
+
+    def sizes(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape of what is left of one of these tensors."""
+        kept = self.kept(tensor)
+        first = (len(kept[0]), self.num_columns or 0)[: len(kept)]
+        return (*first, *tensor.shape[len(first) :])
 
 
 def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
@@ -65,7 +74,7 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
     live, choice = graph.live(plan)
     found: list[Slice] = []
     for step, needed in zip(graph.steps, graph.needed(live), strict=True):
-        if not isinstance(step, Mix | Depthwise | Grouped | PerChannel):
+        if not isinstance(step, Mix | Depthwise | Grouped | Transposed | PerChannel):
             continue
         rows = to_indices(live[step.index] if needed else 0, step.span)
         columns = selected = inside = None
@@ -73,6 +82,8 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
             width = step.in_width * step.in_span
             columns = to_indices(step.features(live, choice) if rows else 0)
             selected = to_indices(choice.inputs.get(step.module, full(width)))
+        if isinstance(step, Transposed):
+            columns = to_indices(live[step.inputs[0]] if rows else 0)
         if isinstance(step, Grouped):
             groups = [to_indices(held) for held, _ in step.groups(live, choice)]
             inside = [groups[row // step.writes] for row in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from prunebench.surgery.joins import flat
@@ -21,7 +23,7 @@ def reshaped(context: Context, node: fx.Node) -> Step | None:
     if swap is not None and isinstance(context.of(swap), Unfolded):
         rows, columns = before[1:3]  # [batch, rows, columns, ...], where a channel was column * rows + row
         order = tuple(column * rows + row for row in range(rows) for column in range(columns))
-        base = {"index": context.index, "inputs": (source.index,), "axis": 1, "width": source.width}
+        base: dict[str, Any] = {"index": context.index, "inputs": (source.index,), "axis": 1, "width": source.width}
         return Reorder(**base, order=order)
     return context.through(node, Unfolded, inputs=(source.index,)) if _begins(context, node) else None
 

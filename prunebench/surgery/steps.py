@@ -324,6 +324,23 @@ class Grouped(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transposed(Step):
+    """A transposed convolution: it reads the live channels, and all of its outputs stay. Without any it is dead itself.
+
+    Attributes:
+        macs_each, params_each: of one input channel, the bias apart.
+        num_fixed: parameters that no plan changes.
+    """
+
+    macs_each: int
+    params_each: int
+    num_fixed: int
+
+    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
+        return full(self.width) if live[self.inputs[0]] else 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mix(Step):
     """A convolution or a linear layer: each output reads all inputs; the plan says which outputs stay.
 

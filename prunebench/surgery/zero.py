@@ -11,6 +11,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, slices
+from prunebench.surgery.steps import Transposed
 
 
 def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -33,6 +34,8 @@ def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     with torch.no_grad():
         for part in parts:
             for name, tensor in part.tensors(net.get_submodule(part.step.module)):
+                if isinstance(part.step, Transposed) and part.rows:
+                    continue  # what it reads is zero where it is dead, and what it writes stays
                 _fill(name, tensor, dim=0, kept=part.rows)
                 if part.selected is not None and tensor.dim() > 1:
                     _fill(name, tensor, dim=1, kept=part.selected)
@@ -81,11 +84,9 @@ def _write_back(part: Slice, module: nn.Module, small: nn.Module | None) -> None
         _fill(name, tensor, dim=0, kept=[])
         if small is None:
             continue
-        rows = torch.tensor(part.rows, device=tensor.device)
-        value = values[name].to(tensor)
-        kept = part.kept(tensor)
-        shape = (len(part.rows), part.num_columns) if len(kept) > 1 else (len(part.rows),)
-        if tuple(value.shape[: len(shape)]) != shape:
+        value, kept = values[name].to(tensor), part.kept(tensor)
+        rows = torch.tensor(kept[0], device=tensor.device)
+        if tuple(value.shape) != part.sizes(tensor):
             raise UserError(_wrong(part, f"has {name} of shape {tuple(value.shape)} in"))
         if len(kept) > 1:
             tensor[rows[:, None], torch.tensor(kept[1], device=tensor.device)] = value

@@ -68,7 +68,10 @@ class FakeGraph:
     def must_stay(self, names: list[str]) -> dict[str, str]:
         return {}
 
-    def why_not(self, name: str) -> str | None:
+    def equal_cells(self, groups: list[tuple[str, ...]]) -> tuple[dict[str, tuple[()]], dict[str, str]]:
+        return {}, {}
+
+    def why_not(self, name: str, *, equally: bool = False) -> str | None:
         return "its output is the output of the net" if self.layers[name].is_output else None
 
     def check(self, plan: Plan) -> None:

@@ -32,6 +32,7 @@ class Net(nn.Module):
         self.a, self.norm = nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12)
         self.g, self.norm2 = nn.Conv2d(12, 12, 3, padding=1, groups=groups, bias=False), nn.BatchNorm2d(12)
         self.b, self.h = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.three = nn.Conv2d(12, 12, 1, groups=3)
         self.two, self.six = nn.Conv2d(12, 12, 1, groups=2), nn.Conv2d(12, 18, 1, groups=6)
         self.out = nn.Linear(8, 5)
         self.parts, self.groups = tuple(parts), groups
@@ -49,6 +50,8 @@ class Net(nn.Module):
             y = y.contiguous().view(batch, width, height, length)
         if "two" in self.parts:
             y = self.two(y)
+        if "three" in self.parts:
+            y = self.three(y)
         if "six" in self.parts:
             y = self.six(y)
         x = x + self.b(y)
@@ -79,7 +82,7 @@ def scores_of(graph: ChannelGraph) -> dict[str, Tensor]:
     return {name: torch.rand(layer.out_channels) for name, layer in graph.layers.items() if not layer.is_output}
 
 
-@pytest.mark.parametrize("parts", [(), ("shuffle",), ("stream",), ("two",), ("shuffle", "two"), ("six", "stream")])
+@pytest.mark.parametrize("parts", [(), ("shuffle",), ("stream",), ("two",), ("shuffle", "three"), ("six", "stream")])
 @pytest.mark.parametrize("coupling", ["free", "aligned"])
 def test_groups_are_cut_equally(parts: tuple[str, ...], coupling: str) -> None:
     net, graph = traced(parts=parts)
@@ -103,20 +106,37 @@ def test_the_lowest_of_each_group_go() -> None:
     assert budget.choose(scores, graph, prune_ratio=0.49).plan.keep == {"a": (1, 2, 3, 4, 6, 7, 8, 9, 10)}, "3 or 6 go"
     assert budget.choose(scores, graph, prune_ratio=0.5).plan.keep == {"a": (1, 2, 6, 7, 8, 9)}
     assert budget.choose(scores, graph, prune_ratio=0.9).plan.keep == {"a": (1, 7, 8)}
-    cells = (0b1111, 0b11110000, 0b111100000000)
-    order = budget.removal_order(scores["a"], cells=cells)
-    assert order == [0, 5, 11, 3, 4, 10, 2, 6, 9, 1, 7, 8]
+    assert budget.choose(scores, graph, prune_ratio=0.3, count="keep_floor").plan.keep == {"a": (1, 2, 6, 7, 8, 9)}
+    order = budget.removal_order(scores["a"], cells=((0b1111, 0b11110000, 0b111100000000),))
+    assert order == [0, 11, 5, 10, 3, 4, 9, 2, 6, 8, 1, 7]
 
 
 def test_cells() -> None:
     """Groups of two convolutions, or of one behind a shuffle, share out the channels together."""
     _, graph = traced()
-    assert graph.equal_cells([("a",), ("g",)]) == (dict.fromkeys(("a", "g"), (0xF, 0xF0, 0xF00)), {})
+    assert graph.equal_cells([("a",), ("g",)]) == (dict.fromkeys(("a", "g"), ((0xF, 0xF0, 0xF00),)), {})
     _, graph = traced(groups=2, parts=("shuffle", "two"))
     cells, whole = graph.equal_cells([("a",), ("g",), ("two",)])
     halves = [list(range(start, start + 3)) for start in (0, 3, 6, 9)]
     assert not whole
-    assert sorted(map(to_indices, cells["g"])) == halves
+    assert [sorted(map(to_indices, way)) for way in cells["g"]] == [halves]
+
+
+def test_groups_in_front_of_a_shuffle_and_behind_it() -> None:
+    """Four channels of each group cannot go evenly to three others, but three at a time can: one from and to each."""
+    net, graph = traced(parts=("shuffle", "three"))
+    cells, whole = graph.equal_cells([("a",), ("g",), ("three",)])
+    assert not whole
+    before, behind = cells["g"]
+    assert [to_indices(cell) for cell in before] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [to_indices(cell) for cell in behind] == [[0, 1, 4, 8], [2, 5, 6, 9], [3, 7, 10, 11]]
+    for seed in range(5):
+        order = budget.removal_order(torch.rand(12, generator=torch.Generator().manual_seed(seed)), cells=cells["g"])
+        for start in range(0, 12, 3):
+            channels = order[start : start + 3]
+            assert all(sum(cell >> channel & 1 for channel in channels) == 1 for way in cells["g"] for cell in way)
+    for kept in ((0, 5, 10), (1, 2, 3, 4, 6, 7, 8, 9, 10)):
+        carried_out(net, graph, Plan({"g": kept}))
 
 
 def test_what_cannot_be_shared_out_stays_whole() -> None:
@@ -185,4 +205,5 @@ def test_groups_are_narrowed_in_place() -> None:
     with torch.no_grad():
         assert torch.equal(small(x), wanted(x))
     layer = small.get_submodule("g")
+    assert isinstance(layer, nn.Conv2d)
     assert (layer.groups, layer.in_channels, layer.out_channels) == (3, 3, 6)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunebench import budget
+from prunebench.measure.soft_macs import SoftMacs
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.plan import Plan
@@ -144,11 +145,50 @@ def test_norms_that_are_no_such_thing() -> None:
     assert not is_norm_with_parts(nn.BatchNorm2d(6))
 
 
+class Decoder(nn.Module):
+    """Two stages down, two up with transposed convolutions, a shortcut between; a picture comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.up, self.norm = nn.ConvTranspose2d(8, 6, 2, 2), nn.BatchNorm2d(6)
+        self.last = nn.ConvTranspose2d(12, 2, 3, padding=1, bias=False)
+        randomise(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.down(x))
+        up = torch.relu(self.norm(self.up(torch.relu(self.deep(first)))))
+        picture: Tensor = self.last(torch.cat([first, up], 1))
+        return picture
+
+
+def test_transposed_convolutions_read_what_is_left() -> None:
+    net = Decoder()
+    graph = ChannelGraph.trace(net, images(1))
+    assert graph.why_not("down") is graph.why_not("deep") is None
+    for plan in (Plan(), Plan({"down": (0, 2, 5), "deep": (1, 2, 6)}), Plan({"deep": ()}), Plan({"down": (3,)})):
+        small = carried_out(net, graph, plan)
+        small(torch.randn(3, 3, 12, 10)).square().sum().backward()
+    small = carried_out(net, graph, Plan({"down": (0, 2, 5), "deep": (1, 2, 6)}))
+    assert small.get_submodule("last").weight.shape == (9, 2, 3, 3)
+    assert small.get_submodule("up").weight.shape == (3, 6, 2, 2)
+    up = small.get_submodule("up")
+    assert isinstance(up, nn.ConvTranspose2d)
+    assert (up.in_channels, up.out_channels) == (3, 6)
+    shares = {"down": torch.tensor([1.0, 0, 1, 0, 0, 1]), "deep": torch.tensor([0, 1.0, 1, 0, 0, 0, 1, 0])}
+    plan = Plan({name: tuple(int(c) for c in share.nonzero().flatten()) for name, share in shares.items()})
+    soft = SoftMacs(graph)
+    assert (float(soft(shares)), float(soft.params(shares))) == (graph.macs(plan), graph.params(plan))
+
+
 def test_group_norm() -> None:
     """Statistics of single channels do not change with others; those of several do."""
     net = Net(lambda net, x: net.norm(net.a(x)), nn.GroupNorm(6, 6))
     graph = ChannelGraph.trace(net, images(1))
     small = carried_out(net, graph, Plan({"a": (0, 2, 5)}))
-    assert (small.norm.num_groups, small.norm.num_channels) == (3, 3)
+    norm = small.get_submodule("norm")
+    assert isinstance(norm, nn.GroupNorm)
+    assert (norm.num_groups, norm.num_channels) == (3, 3)
     graph = ChannelGraph.trace(Net(lambda net, x: net.norm(net.a(x)), nn.GroupNorm(3, 6)), images(1))
     assert "GroupNorm 'norm'" in str(graph.why_not("a"))
