@@ -76,7 +76,7 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
     original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
-    training, graph = symbolic(trained, leaves, training=True), symbolic(net, leaves, training=False)
+    training, graph = (symbolic(n, inputs, leaves, training=mode) for n, mode in ((trained, True), (net, False)))
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
     record = Recorder(fx.GraphModule(twin(net, own=leaves), graph), inputs).record(inputs)
