@@ -28,11 +28,24 @@ class Seen:
         self._net = copy.deepcopy(net, parameters).eval()  # buffers of its own
         self._inputs = inputs
         self._values: dict[fx.Node, Any] = {}
+        self._one: Seen | None = None
 
     def length(self, node: fx.Node) -> int | None:
         """Of a tuple, a list or a shape; None for anything else: the length of a tensor may be the batch."""
         value = self._value(node)
         return len(value) if isinstance(value, tuple | list) else None
+
+    def truth(self, node: fx.Node) -> bool | None:
+        """Of a condition on sizes or types, if it does not depend on the number of samples; None for anything else."""
+        value = self._value(node)
+        if not isinstance(value, bool):
+            return None
+        self._one = self._one or Seen(self._net, self._inputs[:1])
+        return value if self._one._value(node) is value else None
+
+    def is_of_type(self, node: fx.Node) -> bool:
+        """Whether a condition compares types of numbers: the branch is that of the type that the net was traced in."""
+        return any(isinstance(self._value(other), torch.dtype) for other in node.all_input_nodes)
 
     def num_dims(self, node: fx.Node) -> int | None:
         """Of a tensor."""
@@ -40,8 +53,9 @@ class Seen:
         return value.dim() if isinstance(value, Tensor) else None
 
     def _value(self, wanted: fx.Node) -> Any:
-        # tracing has its own idea of what calling a module is
-        with _maybe_revert_all_patches(), torch.random.fork_rng(), torch.no_grad():
+        # tracing has its own idea of what calling a module is, and switches autocast
+        plain = torch.autocast(self._inputs.device.type, enabled=False)
+        with _maybe_revert_all_patches(), torch.random.fork_rng(), torch.no_grad(), plain:
             for node in wanted.graph.nodes:
                 if node not in self._values:
                     try:

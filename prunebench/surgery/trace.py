@@ -15,7 +15,7 @@ from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, twin
 from prunebench.surgery.recorder import Recorder, Recording
-from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
+from prunebench.surgery.tracer import CannotFollow, check_modes, describe, require, switched_dropouts, symbolic, where
 from prunebench.surgery.writes import Memory
 
 __all__ = ["Traced", "describe", "trace", "where"]
@@ -101,5 +101,11 @@ def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:
     """Leave out what nobody reads and costs nothing; an unused layer is run and counted, as the net does."""
     for node in reversed(list(graph.nodes)):
         has_state = node.op == "call_module" and bool(net.get_submodule(str(node.target)).state_dict())
-        if not node.users and node.op not in ("placeholder", "output") and not has_state and not record.macs[node]:
+        if (
+            not node.users
+            and node.target is not require
+            and node.op not in ("placeholder", "output")
+            and not has_state
+            and not record.macs[node]
+        ):
             graph.erase_node(node)

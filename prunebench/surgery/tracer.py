@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from prunebench.errors import first_line
+from prunebench.errors import UserError, first_line
 from prunebench.surgery.sizes_seen import Seen
 from prunebench.surgery.torch_blocks import followed
 
@@ -145,12 +145,27 @@ def owner(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
+def require(found: bool, expected: bool) -> None:
+    """What a followed net does where the forward pass has a branch on sizes.
+
+    Raises:
+        UserError: the other branch would be taken.
+    """
+    if bool(found) is not expected:
+        raise UserError(
+            "the forward pass takes another branch for inputs of these sizes than for those that it was followed with; "
+            "prune the net with inputs of the sizes that it is used with"
+        )
+
+
 class _Proxy(fx.Proxy):
     """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``; some know their length."""
 
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
+        return _Attribute(self, k)
+
     def __len__(self) -> int:
-        number = self.tracer.seen.length(self.node)
-        return super().__len__() if number is None else number
+        return _length(self)
 
     def dim(self) -> Any:
         """The number of dimensions, which is the net's and not the data's."""
@@ -161,6 +176,18 @@ class _Proxy(fx.Proxy):
     def ndim(self) -> Any:
         """The same."""
         return self.dim()
+
+
+class _Attribute(fx.proxy.Attribute):
+    """``x.shape``, of which ``len`` is asked."""
+
+    def __len__(self) -> int:
+        return _length(self)
+
+
+def _length(proxy: fx.Proxy) -> int:
+    number: int | None = proxy.tracer.seen.length(proxy.node)
+    return fx.Proxy.__len__(proxy) if number is None else number
 
 
 def _written(name: str) -> Callable[[Any, Any], Any]:
@@ -223,6 +250,15 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """One that records what is written in place."""
         return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes is the same for all inputs of these sizes; the small net refuses others."""
+        truth = self.seen.truth(obj.node)
+        if truth is None:
+            return bool(super().to_bool(obj))
+        if not self.seen.is_of_type(obj.node):
+            self.create_proxy("call_function", require, (obj, truth), {})
+        return truth
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """As torch's, and the items of a tuple one by one: ``chunk(3)``, ``split([4, 8])``, ``shape[:2]``."""
