@@ -15,7 +15,7 @@ from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, twin
 from prunebench.surgery.recorder import Recorder, Recording
-from prunebench.surgery.tracer import CannotFollow, check_modes, describe, switched_dropouts, symbolic, where
+from prunebench.surgery.tracer import CannotFollow, check_modes, describe, require, switched_dropouts, symbolic, where
 from prunebench.surgery.writes import Memory
 
 __all__ = ["Traced", "describe", "trace", "where"]
@@ -76,7 +76,7 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
     original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
-    training, graph = symbolic(trained, leaves, training=True), symbolic(net, leaves, training=False)
+    training, graph = (symbolic(n, inputs, leaves, training=mode) for n, mode in ((trained, True), (net, False)))
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
     record = Recorder(fx.GraphModule(twin(net, own=leaves), graph), inputs).record(inputs)
@@ -101,5 +101,11 @@ def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:
     """Leave out what nobody reads and costs nothing; an unused layer is run and counted, as the net does."""
     for node in reversed(list(graph.nodes)):
         has_state = node.op == "call_module" and bool(net.get_submodule(str(node.target)).state_dict())
-        if not node.users and node.op not in ("placeholder", "output") and not has_state and not record.macs[node]:
+        if (
+            not node.users
+            and node.target is not require
+            and node.op not in ("placeholder", "output")
+            and not has_state
+            and not record.macs[node]
+        ):
             graph.erase_node(node)

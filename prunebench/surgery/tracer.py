@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from prunebench.errors import first_line
+from prunebench.errors import UserError, first_line
 from prunebench.surgery.norm_forms import norms_with_parts
+from prunebench.surgery.sizes_seen import Seen
 from prunebench.surgery.torch_blocks import followed
 
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
@@ -29,6 +30,8 @@ DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
 }
 
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace")
+DROPPED = "dropped in training"
+"""Key of a node's ``meta``: the share of the weights that attention drops."""
 _DEVICES = ("cpu", "cuda")
 _ADVICE = (
     "put what a list of operations cannot hold into a module of its own, which then stays whole, or use a method that "
@@ -54,11 +57,12 @@ class _Context(Exception):
     """Operations under a context manager that would be lost."""
 
 
-def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.Graph:
+def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, training: bool) -> fx.Graph:
     """The operations of ``net`` in one mode.
 
     Args:
         net: is put into the mode.
+        inputs: ``[batch, ...]``, say how many dimensions tensors have.
         leaves: paths of modules that are one operation, beside torch's own layers.
         training: which mode. It is traced with gradients and autocast on in the one and off in the other, so that a
             block that switches either is seen.
@@ -66,7 +70,8 @@ def symbolic(net: nn.Module, leaves: Collection[str], *, training: bool) -> fx.G
     Raises:
         CannotFollow: names file and line.
     """
-    with _switched(training), _sizes_noted(tracer := _Tracer({*leaves, *norms_with_parts(net)})):
+    tracer = _Tracer({*leaves, *norms_with_parts(net)}, Seen(net, inputs))
+    with _switched(training), _sizes_noted(tracer):
         try:
             return tracer.trace(net.train(training))
         except Exception as error:
@@ -85,7 +90,7 @@ def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
     """
     for one, other in zip(training.nodes, evaluation.nodes, strict=False):
         same = (one.op, one.name) == (other.op, other.name)
-        if not same or (_arguments(one) != _arguments(other) and one.target not in DROPOUTS):
+        if not same or (_arguments(one) != _arguments(other) and not _only_drops(one, other)):
             longer, shorter = (one, other) if len(training.nodes) > len(evaluation.nodes) else (other, one)
             raise CannotFollow(
                 f"the forward pass depends on self.training{where(longer) or where(shorter)}",
@@ -96,9 +101,26 @@ def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
 
 
 def switched_dropouts(training: fx.Graph, evaluation: fx.Graph) -> frozenset[fx.Node]:
-    """The dropout functions of the second graph that follow the net's mode."""
-    pairs = zip(training.nodes, evaluation.nodes, strict=True)
-    return frozenset(b for a, b in pairs if a.target in DROPOUTS and _arguments(a) != _arguments(b))
+    """The dropout functions of the second graph that follow the net's mode; attention notes what it drops."""
+    pairs = [(a, b) for a, b in zip(training.nodes, evaluation.nodes, strict=True) if _arguments(a) != _arguments(b)]
+    for one, other in pairs:
+        if one.target is F.scaled_dot_product_attention:
+            other.meta[DROPPED] = attention_arguments(one).get("dropout_p", 0.0)
+    return frozenset(other for _, other in pairs)
+
+
+def attention_arguments(node: fx.Node) -> dict[str, Any]:
+    """What ``F.scaled_dot_product_attention`` is called with, by name."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def _only_drops(training: fx.Node, evaluation: fx.Node) -> bool:
+    """Whether two calls differ in their dropout alone."""
+    if training.target is not F.scaled_dot_product_attention:
+        return training.target in DROPOUTS
+    one, other = ({**attention_arguments(node), "dropout_p": None} for node in (training, evaluation))
+    return str(one) == str(other) and attention_arguments(evaluation).get("dropout_p", 0.0) == 0
 
 
 def where(node: fx.Node) -> str:
@@ -124,12 +146,49 @@ def owner(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
+def require(found: bool, expected: bool) -> None:
+    """What a followed net does where the forward pass has a branch on sizes.
+
+    Raises:
+        UserError: the other branch would be taken.
+    """
+    if bool(found) is not expected:
+        raise UserError(
+            "the forward pass takes another branch for inputs of these sizes than for those that it was followed with; "
+            "prune the net with inputs of the sizes that it is used with"
+        )
+
+
 class _Proxy(fx.Proxy):
     """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``; some know their length."""
 
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
+        return _Attribute(self, k)
+
     def __len__(self) -> int:
-        number = _num_items(self.node)
-        return super().__len__() if number is None else number
+        return _length(self)
+
+    def dim(self) -> Any:
+        """The number of dimensions, which is the net's and not the data's."""
+        number = self.tracer.seen.num_dims(self.node)
+        return self.tracer.create_proxy("call_method", "dim", (self,), {}) if number is None else number
+
+    @property
+    def ndim(self) -> Any:
+        """The same."""
+        return self.dim()
+
+
+class _Attribute(fx.proxy.Attribute):
+    """``x.shape``, of which ``len`` is asked."""
+
+    def __len__(self) -> int:
+        return _length(self)
+
+
+def _length(proxy: fx.Proxy) -> int:
+    number: int | None = proxy.tracer.seen.length(proxy.node)
+    return fx.Proxy.__len__(proxy) if number is None else number
 
 
 def _written(name: str) -> Callable[[Any, Any], Any]:
@@ -148,11 +207,12 @@ class _Tracer(fx.Tracer):
         failed: path of the innermost module that was followed when an exception came.
     """
 
-    def __init__(self, leaves: Collection[str]) -> None:
+    def __init__(self, leaves: Collection[str], seen: Seen) -> None:
         super().__init__()
         self.record_stack_traces = True
         self.proxy_buffer_attributes = True
         self.failed = ""
+        self.seen = seen
         self._leaves = leaves
         self._modes: tuple[bool, ...] = ()
 
@@ -192,9 +252,18 @@ class _Tracer(fx.Tracer):
         """One that records what is written in place."""
         return _Proxy(node, self)
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes is the same for all inputs of these sizes; the small net refuses others."""
+        truth = self.seen.truth(obj.node)
+        if truth is None:
+            return bool(super().to_bool(obj))
+        if not self.seen.is_of_type(obj.node):
+            self.create_proxy("call_function", require, (obj, truth), {})
+        return truth
+
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """As torch's, and one by one what tells its number: ``chunk(3)``, ``split([4, 8])``, ``shape[:2]``."""
-        number = _num_items(obj.node)
+        """As torch's, and the items of a tuple one by one: ``chunk(3)``, ``split([4, 8])``, ``shape[:2]``."""
+        number = self.seen.length(obj.node)
         return super().iter(obj) if number is None else (obj[place] for place in range(number))
 
     def create_args_for_root(
@@ -203,22 +272,6 @@ class _Tracer(fx.Tracer):
         """Only the input is symbolic; arguments with a default keep it."""
         name = next(iter(inspect.signature(self.root.forward).parameters), "x")
         return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
-
-
-def _num_items(node: fx.Node) -> int | None:
-    """How many items a node has, if its arguments say so; the net that is traced is compared with the net anyway."""
-    wanted = (
-        node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
-    )
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name == "chunk" and isinstance(wanted, int):
-        return wanted
-    if name in ("split", "split_with_sizes") and isinstance(wanted, list | tuple):
-        return len(wanted)
-    if name == "getitem" and isinstance(wanted, slice) and isinstance(wanted.stop, int) and wanted.step is None:
-        start = wanted.start or 0
-        return wanted.stop - start if isinstance(start, int) and 0 <= start <= wanted.stop else None
-    return None
 
 
 def _modes() -> tuple[bool, ...]:

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
+from prunebench.layers.attention import Attention
 from prunebench.layers.scatter import Constant, Gather, ScatterAdd, Spread
 from prunebench.surgery.functions import one_for_each
 from prunebench.surgery.graph import ChannelGraph
@@ -38,7 +39,7 @@ from prunebench.surgery.steps import (
     Subtract,
     Unfolded,
 )
-from prunebench.surgery.tracer import DROPOUTS
+from prunebench.surgery.tracer import DROPOUTS, DROPPED, attention_arguments
 
 
 class Writer:
@@ -68,7 +69,7 @@ class Writer:
         for kind, rule in _RULES.items():
             if isinstance(step, kind):
                 return rule(self, step, node)
-        if node in self.graph.traced.dropouts:
+        if node.target in DROPOUTS and node in self.graph.traced.dropouts:
             return self._dropout(node)
         if node.op == "get_attr" and str(node.target) in self.graph.traced.constants:
             return self._constant(node)
@@ -81,6 +82,14 @@ class Writer:
 
     def _copy(self, node: fx.Node, changed: dict[fx.Node, fx.Node] | None = None) -> fx.Node:
         written = self.written | (changed or {})
+        if DROPPED in node.meta:
+            given = {
+                name: map_arg(value, lambda other: written[other]) for name, value in attention_arguments(node).items()
+            }
+            tensors = [given.pop(name) for name in ("query", "key", "value")]
+            called = self._call(node, "module", Attention(node.meta[DROPPED]), *tensors)
+            called.kwargs = {name: value for name, value in given.items() if name != "dropout_p"}
+            return called
         copied: fx.Node = self.new.node_copy(node, lambda other: written[other])
         copied.type = None  # an annotation that is a text (from __future__ import annotations) cannot be pickled
         return copied

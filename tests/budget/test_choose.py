@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,7 @@ from prunebench.budget import choose
 from prunebench.budget.counts import Floor, step_ratio
 from prunebench.errors import UserError
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.ties import Tie
 
 
 @dataclass
@@ -30,6 +32,7 @@ class FakeGraph:
     together: tuple[tuple[str, ...], ...] = ()
     bypassed: tuple[str, ...] = ()
     num_counted: int = 0
+    ties: tuple[Tie, ...] = ()
 
     @property
     def hidden(self) -> dict[str, int]:
@@ -65,7 +68,7 @@ class FakeGraph:
     def dense_params(self) -> int:
         return self.params(Plan())
 
-    def must_stay(self, names: list[str]) -> dict[str, str]:
+    def must_stay(self, names: list[str], tied: Collection[Tie] = ()) -> dict[str, str]:
         return {}
 
     def equal_cells(self, groups: list[tuple[str, ...]]) -> tuple[dict[str, tuple[()]], dict[str, str]]:

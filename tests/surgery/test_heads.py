@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.errors import UserError
+from prunebench.layers.attention import Attention
 from prunebench.measure import cost
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.equality import same
@@ -136,6 +137,20 @@ def test_any_plan_that_is_not_refused_is_exact(name: str) -> None:
         plan = draw_plan(graph, rng, share=0.5)
         whole = graph.must_stay(plan.keep)
         carried_out(net, graph, Plan({layer: kept for layer, kept in plan.keep.items() if layer not in whole}), x)
+
+
+def test_dropout_of_attention_follows_the_mode() -> None:
+    net, x = build("chunked"), images(3)
+    graph = ChannelGraph.trace(net, x)
+    small = shrink(net, graph, Plan({"blocks.0.attn.qkv": rows_of(0)}))
+    attention = next(module for module in small.modules() if isinstance(module, Attention))
+    query = torch.randn(1, 1, 50, 2)
+    assert torch.equal(attention(query, query, query), attention(query, query, query))
+    attention.train()
+    assert not torch.equal(attention(query, query, query), attention(query, query, query))
+    weights = attention(torch.zeros(1, 1, 500, 1), torch.zeros(1, 1, 500, 1), torch.ones(1, 1, 500, 1))
+    assert weights.mean().item() == pytest.approx(1.0, abs=0.02), "what is left makes up for what is dropped"
+    assert weights.std() > 0
 
 
 def test_factors_of_a_gated_layer_lose_the_same_channels() -> None:

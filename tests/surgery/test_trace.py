@@ -181,3 +181,38 @@ def test_subclasses_and_computed_weights() -> None:
     graph = ChannelGraph.trace(computed, x)
     assert graph.why_not("1") == "its output is the output of the net"
     assert "its weight is computed from other parameters" in str(graph.why_not("0"))
+
+
+class Branching(Net):
+    """A branch on the size of the image, one on the number of dimensions, one on the number of samples."""
+
+    def __init__(self, *, batch: bool = False) -> None:
+        super().__init__()
+        self.batch, self.fc = batch, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or len(x.shape) != 4:
+            raise ValueError("no image")
+        x = F.relu(self.conv(x))
+        if self.batch and x.shape[0] > 1:
+            x = 2 * x
+        if x.shape[-1] > 6 and x.dtype == torch.float32:
+            x = F.max_pool2d(x, 2)
+        return self.fc(x.flatten(start_dim=2).mean(2))
+
+
+def test_branches_on_sizes_are_taken_and_kept_to() -> None:
+    net, x = Branching().eval(), images(3)
+    graph = ChannelGraph.trace(net, x)
+    plan = Plan({"conv": (1, 2)})
+    small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
+    assert largest_difference(small, zeroed, x) < 1e-6
+    assert largest_difference(small, zeroed, torch.randn(1, 3, 12, 12)) < 1e-6
+    assert largest_difference(small.double(), zeroed.double(), x.double()) > 0, "the branch of float32 was taken"
+    with pytest.raises(UserError, match="takes another branch for inputs of these sizes"):
+        small(torch.randn(2, 3, 5, 5).double())
+
+
+def test_branches_on_the_number_of_samples_are_refused() -> None:
+    with pytest.raises(UserError, match="symbolically traced variables cannot be used as inputs to control flow"):
+        ChannelGraph.trace(Branching(batch=True).eval(), images(3))

@@ -53,7 +53,8 @@ class Chunked(Fused):
         q, k, v = (
             piece.view(b, t, self.num_heads, self.head_dim).transpose(1, 2) for piece in self.qkv(x).chunk(3, dim=-1)
         )
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        share = 0.1 if self.training else 0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=None, dropout_p=share, is_causal=True)
         return self.proj(x.transpose(1, 2).contiguous().view(b, t, -1))
 
 

@@ -1,0 +1,80 @@
+"""Values seen while a net is traced: how long a tuple is and how many dimensions a tensor has never depend on the data.
+
+Symbolic tracing knows neither, so that ``(*x.shape[:-1], -1)`` or ``if x.dim() == 3`` would end it.
+"""
+
+from __future__ import annotations
+
+import copy
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
+from torch.fx.node import map_arg
+
+
+class Seen:
+    """Runs the operations that have been written down so far, when somebody asks.
+
+    Args:
+        net: that is traced, stays as it is.
+        inputs: ``[batch, ...]``.
+    """
+
+    def __init__(self, net: nn.Module, inputs: Tensor) -> None:
+        parameters = {id(parameter): parameter for parameter in net.parameters()}
+        self._net = copy.deepcopy(net, parameters).eval()  # buffers of its own
+        self._inputs = inputs
+        self._values: dict[fx.Node, Any] = {}
+        self._one: Seen | None = None
+
+    def length(self, node: fx.Node) -> int | None:
+        """Of a tuple, a list or a shape; None for anything else: the length of a tensor may be the batch."""
+        value = self._value(node)
+        return len(value) if isinstance(value, tuple | list) else None
+
+    def truth(self, node: fx.Node) -> bool | None:
+        """Of a condition on sizes or types, if it does not depend on the number of samples; None for anything else."""
+        value = self._value(node)
+        if not isinstance(value, bool):
+            return None
+        self._one = self._one or Seen(self._net, self._inputs[:1])
+        return value if self._one._value(node) is value else None
+
+    def is_of_type(self, node: fx.Node) -> bool:
+        """Whether a condition compares types of numbers: the branch is that of the type that the net was traced in."""
+        return any(isinstance(self._value(other), torch.dtype) for other in node.all_input_nodes)
+
+    def num_dims(self, node: fx.Node) -> int | None:
+        """Of a tensor."""
+        value = self._value(node)
+        return value.dim() if isinstance(value, Tensor) else None
+
+    def _value(self, wanted: fx.Node) -> Any:
+        # tracing has its own idea of what calling a module is, and switches autocast
+        plain = torch.autocast(self._inputs.device.type, enabled=False)
+        with _maybe_revert_all_patches(), torch.random.fork_rng(), torch.no_grad(), plain:
+            for node in wanted.graph.nodes:
+                if node not in self._values:
+                    try:
+                        self._values[node] = self._run(node)
+                    except Exception:  # whatever the net's own operation raises is told when the graph is run
+                        return None
+                if node is wanted:
+                    break
+        return self._values[wanted]
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self._inputs.clone()
+        if node.op == "get_attr":
+            return attrgetter(str(node.target))(self._net)
+        args, kwargs = (map_arg(part, self._values.__getitem__) for part in (node.args, node.kwargs))
+        if node.op == "call_module":
+            return self._net.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
