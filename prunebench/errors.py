@@ -6,6 +6,7 @@ import codecs
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,6 +30,17 @@ class UserError(ValueError):
         super().__init__(here(sentence))
 
 
+class Terminated(KeyboardInterrupt):
+    """Somebody has sent SIGTERM: a cluster at the end of a job's time, or ``kill``. It ends a run as Ctrl-C does."""
+
+
+def stopped(error: KeyboardInterrupt, more: str = "") -> int:
+    """Say that the program was stopped, and what ``more`` there is to say; the exit code, 128 + the signal."""
+    terminated = isinstance(error, Terminated)
+    print(f"{'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
+    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
 def in_words(error: BaseException) -> str:
     """An error for a result or a log: a user's mistake by its sentence, any other by type and text."""
     text = str(error)
@@ -45,6 +57,11 @@ def here(text: str) -> str:
     return re.sub(r"python scripts/(\w+)\.py", r"python -m prunebench.scripts.\1", text) if INSTALLED else text
 
 
+def shown(text: str) -> str:
+    """``text`` for a terminal: control characters and blanks of other kinds as Python writes them."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:
     """The options that look most like ``word``, as ``'; did you mean fpgm or l1norm?'``, else an empty string."""
     matches = difflib.get_close_matches(word, list(options), n=count, cutoff=0.5)
@@ -57,6 +74,7 @@ def program(main: Callable[[], int]) -> NoReturn:
     Output can be of any encoding, and its reader may leave, as in ``--help | head``.
     """
     codecs.register_error("plain", _plain)
+    before = signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="plain")
@@ -64,15 +82,20 @@ def program(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130  # 128 + SIGINT
+    except KeyboardInterrupt as error:
+        code = stopped(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141  # 128 + SIGPIPE: a run that was writing has not finished
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated("SIGTERM")
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

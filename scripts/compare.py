@@ -74,9 +74,10 @@ def lines(pair: Pair) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or "--help" in arguments:
+    asked = bool({"-h", "--help"} & set(arguments))
+    if len(arguments) != 2 or asked:
         print(here(__doc__ or ""))
-        return 0 if "--help" in arguments else 1
+        return 0 if asked else 1
     first, second = (load(Path(argument)) for argument in arguments)
     if first.first.test_set != second.first.test_set:
         raise UserError("the two runs were not tested on the same examples")

@@ -31,6 +31,7 @@ def test_output_is_plain_where_it_must_be(encoding: str, printed: str) -> None:
     [
         ("raise UserError('no such thing')", 1, b"error: no such thing\n"),
         ("raise KeyboardInterrupt", 130, b"interrupted\n"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 143, b"terminated\n"),
         ("raise BrokenPipeError", 141, b""),
     ],
 )

@@ -55,6 +55,7 @@ def help_text() -> str:
         "  python -m prunebench [group=option ...] [key.path=value ...]        one run",
         "  python -m prunebench -m key=a,b,c ...                               a sweep over all combinations",
         "  python -m prunebench ... --cfg job --resolve                        print the configuration, run nothing",
+        "  python -m prunebench ... --force                                    a complete run again, the old one aside",
         "  python -m prunebench --help method=fpgm                             one option in full: keys, paper, rows",
         "",
     ]

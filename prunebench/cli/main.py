@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.cli.help import help_text
 from prunebench.config.groups import conf_folder
-from prunebench.errors import UserError
+from prunebench.errors import UserError, in_words, shown, stopped
 
 log = logging.getLogger("prunebench")
+FORCE = "--force"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m prunebench``; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if FORCE in arguments:
+        with forcing():
+            return main([argument for argument in arguments if argument != FORCE])
     if any(argument in ("-h", "--help") for argument in arguments):
         return _help(arguments)
     if "--version" in arguments:
@@ -31,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from prunebench.cli.mistakes import explain, refuse_flags
+    from prunebench.cli.mistakes import config_dir, explain, of_hydra, refuse_flags
     from prunebench.cli.sweeps import composable, sweeping
     from prunebench.config import recipes
     from prunebench.rows import register
+    from prunebench.run.replaced import forced
 
     show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own message and hide ours
@@ -42,22 +48,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         refuse_flags(arguments)
         recipes.register()
-        register(arguments)
+        register(arguments, config_dir(arguments))
         sys.argv = [sys.argv[0], *composable(arguments)]
         with sweeping(sys.argv[1:]):
             hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
     except (UserError, _Refused) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         if show_trace:
             raise
-        print(f"error: {explain(error, arguments)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        print(f"error: {shown(explain(error, arguments))}", file=sys.stderr)
+    except Exception as error:
+        if show_trace or not of_hydra(error):
+            raise
+        reason = shown(in_words(error).partition("\n")[0])
+        print(f"error: Hydra cannot do this: {reason}; HYDRA_FULL_ERROR=1 shows where", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        how = f"without {FORCE} the" if forced() else "the"
+        return stopped(error, f"; {how} same command goes on from here")
     else:
         return 0
     return 1
+
+
+@contextlib.contextmanager
+def forcing() -> Iterator[None]:
+    """Complete runs are run again, see :mod:`prunebench.run.replaced`."""
+    from prunebench.run.replaced import FORCED
+
+    os.environ[FORCED] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FORCED]
 
 
 class _Refused(BaseException):
@@ -65,7 +88,7 @@ class _Refused(BaseException):
 
 
 def _job(cfg: Any) -> Any:
-    """Returns what a sweeper optimises, see :func:`prunebench.cli.sweeps.objective`."""
+    """Returns what a sweeper optimises, see :mod:`prunebench.cli.objective`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -82,26 +105,29 @@ def run(cfg: Any) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from prunebench.cli import objective
     from prunebench.cli.closing import show
     from prunebench.cli.progress import BRIEF
     from prunebench.cli.resolve import resolve
-    from prunebench.cli.sweeps import applicable, as_given, objective, one_of_many, own_folder
+    from prunebench.cli.sweeps import applicable, as_given, one_of_many, own_folder
     from prunebench.config.identity import run_folder
     from prunebench.core.result import is_complete, read_result
+    from prunebench.run.replaced import forced
     from prunebench.run.sweep_record import forget_missing_data
 
     log.disabled = False  # Hydra's logging set-up disables the loggers that exist before it
     overrides = as_given(HydraConfig.get().overrides.task)
     if several := HydraConfig.get().mode == RunMode.MULTIRUN:
         overrides, left_out = applicable(cfg, overrides, own_folder())
+        metrics = objective.check(cfg, HydraConfig.get().sweeper)
     config, text = resolve(cfg, overrides)
     config = identified(config)
     forget_missing_data(config)
     folder = run_folder(config)
     if several:
-        return objective(one_of_many(overrides, left_out, config, folder))
-    if is_complete(folder):
-        print(f"already complete: {folder}")
+        return objective.told(one_of_many(overrides, left_out, config, folder), metrics)
+    if is_complete(folder) and not forced():
+        print(f"already complete: {folder} ({FORCE} runs it again)")
         show(read_result(folder))
         return None
     result = execute(config, text, folder)

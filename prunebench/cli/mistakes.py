@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError, first_line, in_words, nearest
 
 _COMPLETION = ("install", "uninstall", "query")
 """What Hydra's completion of the shell can be asked for."""
@@ -34,6 +35,9 @@ def refuse_flags(arguments: Sequence[str]) -> None:
         if word.startswith("-"):
             raise UserError(f"{word} is no flag{nearest(word, parser._option_string_actions)}")
         raise UserError(f"{word} stands behind a flag and other options before it; put the flags behind all options")
+    asked = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(known, name)]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other; give one of them")
     if known.resolve and not known.cfg:
         raise UserError("--resolve belongs to --cfg job, which prints the configuration and runs nothing")
     if known.shell_completion and not any(word.partition("=")[0] in _COMPLETION for word in known.overrides):
@@ -47,26 +51,32 @@ def _refuse_value(word: str) -> None:
     key, _, value = word.partition("=")
     if not key:
         raise UserError(f"{word or 'an empty word'} is no key=value")
-    group = key.lstrip("+")
-    if group in GROUPS and "=" in word and not _may_be_a_name(value):
-        if value in ("", "null") and group in MAY_LACK:
-            raise UserError(f"{word}: leave it out, or ~{group} where a method brings one")
-        raise UserError(f"{word}: it can be {', '.join(options(group))}")
     limit = sys.get_int_max_str_digits()
     if limit and (number := re.search(rf"\d{{{limit + 1},}}", word)):
         digits = len(number.group())
         raise UserError(f"{key[:60]} has a number of {digits} digits, of which Python reads {limit} at most")
+    group = key.lstrip("+")
+    if "=" in word and key.startswith("~") and (group := key[1:]) in GROUPS:
+        raise UserError(f"{word}: ~{group} takes the group away, whatever was chosen; leave out ={value}")
+    if group in GROUPS and "=" in word and not _may_be_a_name(word):
+        if value in ("", "null") and group in MAY_LACK:
+            raise UserError(f"{word}: leave it out, or ~{group} where a method brings one")
+        raise UserError(f"{word}: it can be {', '.join(options(group))}")
 
 
-def _may_be_a_name(value: str) -> bool:
-    """Whether Hydra reads ``value`` as a text, or as something that holds texts."""
-    if value.lower() in ("", "null", "true", "false"):
-        return False
+def _may_be_a_name(word: str) -> bool:
+    """Whether Hydra reads the value of ``group=value`` as a text, or as something that holds texts."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
+    from hydra.errors import HydraException
+
     try:
-        float(value)
-    except ValueError:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:  # it will say why it cannot be read
         return True
-    return False
+    value = override.value()
+    several = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    return isinstance(value, Glob) or all(isinstance(item, str | QuotedString) and item for item in several)
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -76,6 +86,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
+    if swept := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
+        return f"{swept[1]} are several values: with -m before all else a run is made of each"
     if severals := re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE):
         key, _, values = severals[1].partition("=")
         as_list = f"; a list is {key}=[{values}]" if "." in key else ""
@@ -90,11 +102,25 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if "." not in word:
             return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
         known_here = known_keys(arguments)
+        if inside := [name for name in known_here if name.startswith(f"{word}.")]:
+            return f"{word} is a table and stays one; set {' or '.join(inside[:3])}"
         if word in known_here:
             removed = [argument for argument in arguments if argument.startswith("~")]
             return f"the key {word} is set here and taken away by {', '.join(removed)}"
         return f"the key {word} is unknown{nearest(word, known_here)}"
-    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
+    if there := re.search(r"An item is already at '([^']+)'", text):
+        return f"the key {there[1]} is there already; leave out the +"
+    if merged := re.match(r"Error merging override (.*)", text):
+        cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
+        return f"{merged[1]} does not fit what is there{cause}"
+    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip()) or in_words(error)
+
+
+def of_hydra(error: Exception) -> bool:
+    """Whether Hydra has failed on a command line by itself: it was called, and has not called us."""
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    begin = next((i for i, name in enumerate(modules) if name.startswith("hydra.")), len(modules))
+    return begin < len(modules) and not any(name.startswith("prunebench.") for name in modules[begin:])
 
 
 def _unreadable(word: str) -> str:
@@ -111,16 +137,23 @@ def _unreadable(word: str) -> str:
     )
 
 
+def config_dir(arguments: Sequence[str]) -> Path | None:
+    """The user's own folder of configuration files, ``--config-dir``."""
+    from hydra._internal.utils import get_args_parser
+
+    own = get_args_parser().parse_known_args(list(arguments))[0].config_dir
+    return Path(own).resolve() if own else None
+
+
 def known_keys(arguments: Sequence[str]) -> list[str]:
     """All keys of the configuration that the group choices among ``arguments`` give, the user's own files included."""
     from hydra import compose, initialize_config_dir
-    from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     choices = [a for a in arguments if a.split("=")[0] in GROUPS and not re.search("[,(]", a)]
-    if own := get_args_parser().parse_known_args(list(arguments))[0].config_dir:
-        choices.append(f'hydra.searchpath=["file://{Path(own).resolve()}"]')
+    if own := config_dir(arguments):
+        choices.append(f'hydra.searchpath=["file://{own}"]')
     running = GlobalHydra.instance()
     outer, running.hydra = running.hydra, None  # a job of a sweep asks too, and Hydra composes it
     try:

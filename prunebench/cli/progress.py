@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prunebench.cli.objective import lines
 from prunebench.core.result import read_result, removed
 from prunebench.errors import UserError
-from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING
+from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING, Metric
 from prunebench.report import configurations, tables
 from prunebench.report.record import Pool, Record, from_result
 
@@ -50,8 +51,12 @@ def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
 
 
 @contextmanager
-def sweep() -> Iterator[None]:
-    """Afterwards the closing table is printed, over all jobs that have ended."""
+def sweep(metrics: Sequence[Metric] = (), keys: Collection[str] = ()) -> Iterator[None]:
+    """Afterwards the closing table is printed, over all jobs that have ended, and what a search has found.
+
+    Args:
+        metrics: that a search is told. ``keys``: in which its jobs differ.
+    """
     with tempfile.TemporaryDirectory(prefix="prunebench-sweep-") as folder:
         path = Path(folder) / "jobs"
         os.environ[_JOBS] = str(path)
@@ -59,7 +64,11 @@ def sweep() -> Iterator[None]:
             yield
         finally:
             del os.environ[_JOBS]
-            show(ended(path))
+            records = ended(path)
+            show(records)
+            complete = [record for record in records if record.status != "failed"]
+            if metrics and complete:
+                print(*lines([read_result(record.folder) for record in complete], metrics, keys), sep="\n")
 
 
 def begin(number: int, total: int | None, words: Sequence[str], *, started: float, trained: int) -> None:

@@ -8,18 +8,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from prunebench.cli import objective
 from prunebench.cli.named_weights import with_weights
 from prunebench.config import recipes
 from prunebench.config.groups import FROM_RUNS, GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
 from prunebench.config.plain_values import check_values
 from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
+from prunebench.rows.experiment import GROUP as EXPERIMENT
 from prunebench.rows.experiment import settle
 
 NAMED = ("method", "model", "dataset", "schedule", "logger")
 """Groups whose ``name`` stands in folders and results."""
 
-PLAIN = ("seed", "recipe", "row", "latency")
+PLAIN = ("seed", "recipe", "row", "latency", objective.KEY)
 """Keys beside the groups."""
 
 
@@ -48,6 +50,7 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
         place = error.full_key or next((fact.split()[-1] for fact in facts if "full_key:" in fact), "")
         raise UserError(f"{place}{place and ': '}{reason}") from None
     assert isinstance(config, dict)
+    objective.asked(config.pop(objective.KEY, None))  # of the sweep, not of its runs
     check_values(config)
     config = settle(config)
     for key in ("data", "outputs"):
@@ -74,6 +77,8 @@ def absolute(path: str, key: str) -> str:
 def _check_groups(cfg: DictConfig) -> None:
     """Refuse a group, its name or its phases that were taken away or replaced by something else."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    if isinstance(raw.get(EXPERIMENT), dict):
+        raise UserError(f"a file of {EXPERIMENT}s of your own begins with the line # @package _global_")
     if strange := sorted({*raw} - {*GROUPS, *PLAIN}):
         raise UserError(f"the key {strange[0]} is unknown{nearest(strange[0], [*GROUPS, *PLAIN])}")
     for group in GROUPS:

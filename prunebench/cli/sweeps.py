@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prunebench.cli.mistakes import known_keys
+from prunebench.cli.objective import directed, searched
 from prunebench.config.groups import GROUPS
 from prunebench.errors import UserError, nearest
-from prunebench.measure.metrics import HEADLINES
 
 _FORCED = "++"
 
@@ -28,7 +26,7 @@ def composable(arguments: Sequence[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments):
         return list(arguments)
-    return swept_with_options(swept_with_rows(arguments))
+    return directed(swept_with_options(swept_with_rows(arguments)))
 
 
 def swept_with_rows(arguments: Sequence[str]) -> list[str]:
@@ -122,7 +120,7 @@ def sweeping(arguments: Sequence[str]) -> Iterator[None]:
     from prunebench.cli import progress
 
     _PLAN[:] = [progress.plan(arguments)]
-    with progress.sweep():
+    with progress.sweep(searched(arguments), _PLAN[0][1]):
         yield
 
 
@@ -150,6 +148,7 @@ def one_of_many(
 
     from prunebench.cli import progress, worker
     from prunebench.core.result import is_complete, read_result
+    from prunebench.run.replaced import forced
     from prunebench.run.sweep_record import job_environment
 
     number, (total, keys) = int(HydraConfig.get().job.num), _PLAN[0]
@@ -158,7 +157,7 @@ def one_of_many(
     progress.begin(number, total, differing, started=_STARTED[0] if trained else 0.0, trained=trained)
     for word in left_out:
         print(f"{word} is left out: no such key here", flush=True)
-    if is_complete(folder):
+    if is_complete(folder) and not forced():
         result = read_result(folder)
         progress.end(folder, result, again=True)
         return result
@@ -167,28 +166,14 @@ def one_of_many(
     if worker.fits(config["trainer"]):
         code = worker.run(words, environment)
     else:
-        code = subprocess.run([sys.executable, "-m", "prunebench", *words], env=environment).returncode
+        code = worker.run_anew(words, environment)
     if code:
         progress.note(folder)
         print(f"  failed, see {folder}", flush=True)
-        raise UserError(f"the sweep went on, but this job failed: {' '.join(overrides)} (see {folder})")
+        raise UserError(f"a job of the sweep failed: {' '.join(overrides)} (see {folder})")
     result = read_result(folder)
     progress.end(folder, result)
     return result
-
-
-def objective(result: Mapping[str, Any]) -> Any:
-    """What a sweeper that searches (``hydra/sweeper=optuna``) is told of a run.
-
-    The first headline metric of the final net; its MACs too where the sweeper is given two directions.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    final = result["metrics"]["final"]
-    found = next(final[metric.key] for metric in HEADLINES if metric.key in final)
-    directions = HydraConfig.get().sweeper.get("direction")
-    several = OmegaConf.is_list(directions) and len(directions) > 1
-    return (found, result["cost"]["final"]["macs"]) if several else found
 
 
 def _take_out(cfg: DictConfig, key: str) -> None:

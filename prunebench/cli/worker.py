@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+
+from prunebench.errors import Terminated
 
 _GPU = Path("/dev/nvidiactl")
 _context: ForkServerContext | None = None
@@ -39,11 +42,25 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     process.start()
     try:
         process.join()
-    except BaseException:  # Ctrl-C reaches the job too, which ends its epoch's writing first
+    except BaseException as error:  # Ctrl-C reaches the job too, which ends its epoch's writing first
+        if isinstance(error, Terminated):
+            process.terminate()
         process.join()
         raise
     code = process.exitcode
     return 1 if code is None else code
+
+
+def run_anew(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The same where it must not be forked."""
+    process = subprocess.Popen([sys.executable, "-m", "prunebench", *arguments], env=environment)
+    try:
+        return process.wait()
+    except BaseException as error:
+        if isinstance(error, Terminated):
+            process.terminate()
+        process.wait()
+        raise
 
 
 def _job(arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union
 
 from prunebench.config.ranges import Among, Range
@@ -33,12 +33,15 @@ _WORDS = {  # one, many
 }
 
 
-def fitted(target: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def fitted(
+    target: Callable[..., Any], given: Mapping[str, Any], *, where: str, unbuilt: Collection[str] = ()
+) -> dict[str, Any]:
     """``given`` as keyword arguments of ``target``, each as :func:`fit` returns it.
 
     Args:
         target: a class or function with annotations; what a constructor takes as ``**rest`` is its parent's.
         where: the place in the configuration, for example ``method``.
+        unbuilt: those that are still settings of an object; whether it is the right one is seen when it is built.
 
     Raises:
         UserError: an argument is unknown or missing, or its value does not fit.
@@ -51,7 +54,8 @@ def fitted(target: Callable[..., Any], given: Mapping[str, Any], *, where: str) 
     for name in needed:
         if name not in given:
             raise UserError(f"{where}.{name} must be given")
-    return {name: fit(value, known.get(name, Any), f"{where}.{name}") for name, value in given.items()}
+    hints = {name: Any if name in unbuilt else known.get(name, Any) for name in given}
+    return {name: fit(value, hints[name], f"{where}.{name}") for name, value in given.items()}
 
 
 def fit(value: Any, hint: Any, where: str) -> Any:

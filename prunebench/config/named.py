@@ -66,6 +66,22 @@ def arguments(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if takes_all or key in parameters or key not in FROM_DATA[group]}
 
 
+def check(where: str, settings: Mapping[str, Any]) -> None:
+    """Hold ``settings`` against the annotations of their target, and theirs inside; nothing is called.
+
+    Raises:
+        UserError: there is no target, or a value does not fit.
+    """
+    if not isinstance(settings, Mapping) or TARGET not in settings:
+        raise UserError(f"{where}.{TARGET} must be given")
+    target = find(settings[TARGET], what=where)
+    given = arguments(where, settings)
+    inner = {key: value for key, value in given.items() if isinstance(value, Mapping) and TARGET in value}
+    for key, value in inner.items():
+        check(f"{where}.{key}", value)
+    fitted(target, given, where=where, unbuilt=inner)
+
+
 def build(where: str, settings: Mapping[str, Any], *, expects: type = object, trust: bool = True) -> Any:
     """Call the target of ``settings`` with the other settings; values that have a target themselves are built first.
 

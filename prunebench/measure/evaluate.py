@@ -77,6 +77,13 @@ def probabilities(predict: Callable[[Batch], Tensor], batches: Iterable[Batch]) 
     )
 
 
+def held_out(evaluation: Evaluation) -> dict[str, Any]:
+    """``metrics.<stage>.validation``: what may be chosen by, as the test set's may not."""
+    probs, labels = evaluation.probs, evaluation.labels
+    correct = calibration.num_correct(probs, labels)
+    return {"num_samples": len(labels), "accuracy": correct / len(labels), "nll": calibration.nll(probs, labels)}
+
+
 def summarise(evaluation: Evaluation, num_classes: int) -> dict[str, Any]:
     """The metrics of ``result.json`` as plain JSON data; accuracies and calibration errors are fractions.
 

@@ -208,6 +208,13 @@ def _attacked() -> Iterator[Metric]:
     yield Metric(key="robust.max_distance", label="largest change by the attack", digits=4)
 
 
+def _held_out() -> Iterator[Metric]:
+    """On the validation split: :mod:`prunebench.measure.evaluate` computes these."""
+    yield _share(key="validation.accuracy", label="validation accuracy", better="higher", shown="detail")
+    yield Metric(key="validation.nll", label="validation NLL", unit=NATS, digits=4, better="lower", shown="detail")
+    yield _count(key="validation.num_samples", label="validation samples")
+
+
 def _scaled() -> Iterator[Metric]:
     """After temperature scaling: :mod:`prunebench.measure.temperature` computes these."""
     scaled = partial(Metric, digits=4, shown="detail")
@@ -257,7 +264,8 @@ def _costs() -> Iterator[Metric]:
 
 
 METRICS: Mapping[str, Metric] = {
-    metric.key: metric for metric in (*_task(), *_attacked(), *_scaled(), *_doubts(), *_recovered(), *_costs())
+    metric.key: metric
+    for metric in (*_task(), *_attacked(), *_held_out(), *_scaled(), *_doubts(), *_recovered(), *_costs())
 }
 """By key, in the order of all tables."""
 

@@ -89,10 +89,14 @@ def _content(folder: Path, name: str) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------- experiment=<paper>-<row>
-def register(arguments: Sequence[str]) -> None:
+def register(arguments: Sequence[str], own: Path | None = None) -> None:
     """Make the rows that ``arguments`` ask for options of the config group ``experiment``.
 
     Nothing is read where no argument starts with ``experiment``.
+
+    Args:
+        arguments: of the command line.
+        own: the user's own folder of configuration files (``--config-dir``); what ``own/experiment`` has is no row.
 
     Raises:
         UserError: a row that does not exist, that cannot run (with the reason), or a pattern without a match.
@@ -102,7 +106,9 @@ def register(arguments: Sequence[str]) -> None:
         return
     from hydra.core.config_store import ConfigStore
 
-    wanted = [pattern for argument in given for pattern in _patterns(argument)]
+    mine = [path.stem for path in (own / GROUP).glob("*.yaml")] if own else []
+    asked = [pattern for argument in given for pattern in _patterns(argument)]
+    wanted = [pattern for pattern in asked if not any(fnmatchcase(name, pattern) for name in mine)]
     parts = [part for row in load(papers=_papers_of(wanted)) for part in row.parts]
     for pattern in wanted:
         _check(pattern, parts)
@@ -144,8 +150,8 @@ def _patterns(argument: str) -> list[str]:
     except HydraException as error:
         raise UserError(f"{argument} is no override: {str(error).splitlines()[0]}") from None
     match value:
-        case None:
-            return []
+        case None | "":
+            raise UserError(f"{argument}: leave it out")
         case Glob():
             return [str(pattern) for pattern in value.include]
         case ChoiceSweep():

@@ -11,7 +11,7 @@ from prunebench.rows.row import Row
 GROUP = "experiment"
 
 NEUTRAL = (
-    *(GROUP, "seed", "paths", "logger", "latency", "hydra"),
+    *(GROUP, "seed", "paths", "logger", "latency", "objective", "hydra"),
     *(f"trainer.{key}" for key in PLACEMENT),
 )
 """A run with other values of these still reproduces its row."""

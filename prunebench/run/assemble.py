@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prunebench.config import named
+from prunebench.config import named, whole
 from prunebench.config.identity import dense_folder
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
@@ -32,9 +32,11 @@ from prunebench.run.robustness import make_adversary
 def identified(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with what its data are (``data``), which is part of the run's id.
 
-    Where the data cannot be read it is the configuration as it is: the run will end with the reason.
+    Where it is not what it should be, or the data cannot be read, it is the configuration as it is: the run will end
+    with the reason.
     """
     try:
+        whole.check(config)
         fetch_weights(config)
         data, ood = load_data(config), make_ood(config)
     except UserError:
@@ -86,6 +88,8 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
     Raises:
         UserError: a target is not trusted, a value is refused, files are missing, or groups do not fit each other.
     """
+    if trust:
+        whole.check(config)  # all of it, before data are read; what is not trusted is looked at piece by piece
     settings = trainer_settings(config["trainer"])
     phases = build_phases(config["schedule"]["phases"])
     data, ood = load_data(config, trust=trust), make_ood(config, trust=trust)

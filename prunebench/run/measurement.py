@@ -21,8 +21,8 @@ def on_test_set(
     """Metrics of ``net`` under ``method``, and its predictions if the task keeps them.
 
     With foreign pictures (``ood``) the metrics say how well the predictions tell them from the test set's; with an
-    ``adversary``, how many of the test set's are right after its attack; with a validation split, what a temperature
-    fitted on it would do.
+    ``adversary``, how many of the test set's are right after its attack; with a validation split, how good it
+    is there, and what a temperature fitted there would do.
     """
     net.to(run.device)
     run.data.to(run.device)
@@ -43,6 +43,7 @@ def on_test_set(
         metrics["robust"] = robustness(adversary, measured, predict, run)
     if found is not None and run.data.num_val:
         known = evaluate.probabilities(predict, run.data.validation())
+        metrics["validation"] = evaluate.held_out(known)
         metrics["temperature"] = temperature.summarise((known.probs, known.labels), (found.probs, found.labels))
     net.to("cpu")
     return metrics, found

@@ -17,7 +17,7 @@ from prunebench.config import named
 from prunebench.config.groups import FROM_DATA
 from prunebench.core import asked
 from prunebench.core.method import Method
-from prunebench.core.result import write_result
+from prunebench.core.result import is_complete, write_result
 from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
@@ -28,7 +28,7 @@ from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble, card, quantized, speed, threads
+from prunebench.run import assemble, card, quantized, replaced, speed, threads
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -58,6 +58,8 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         job.method.check(net, job)
         job.check_teacher()
         quantized.check(job)
+    if replaced.forced() and is_complete(folder):
+        log.info("the run that is made again lies in %s", replaced.set_aside(folder, Path(config["paths"]["outputs"])))
     with FolderLock(folder), log_file(folder, said):
         sweep(folder)
         write_text(folder / "config.yaml", config_text)

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 from torch import Tensor
 
 from prunebench.config.settings import TrainerSettings
-from prunebench.errors import UserError
+from prunebench.errors import Terminated, UserError
 from prunebench.training import hide_known_warnings
 from prunebench.training.callbacks import Estimate, History, PhaseProgress
 from prunebench.training.lit import Lit
@@ -89,7 +89,12 @@ def fit(
     except torch.multiprocessing.ProcessExitedException as error:  # type: ignore[attr-defined]
         raise ended(error, lit.phase.name) from None
     except SIGTERMException:  # the end of a job's time on a cluster; as a SystemExit it would look like success
-        raise KeyboardInterrupt(f"phase {lit.phase.name} was terminated") from None
+        raise Terminated(f"phase {lit.phase.name} was terminated") from None
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        kind = type(error.__context__)
+        raise kind(f"phase {lit.phase.name} was {'terminated' if kind is Terminated else 'interrupted'}") from None
     if not trainer.state.finished:
         raise KeyboardInterrupt(f"phase {lit.phase.name} was interrupted")
     return read_history(folder / LAST, after=after)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from prunebench.cli.help import help_text
 from prunebench.config.groups import GROUPS, conf_folder, options
 from prunebench.core.result import read_result
 from prunebench.core.task import Classification
+from prunebench.disk.lock import FolderLock
 from tests.kit import SHORT
 
 FAST = (*SHORT, "model=lenet300_100", "schedule=oneshot", "dataset.epochs.train=1")
@@ -183,22 +186,34 @@ def test_an_infinite_loss_names_phase_and_step(command, tmp_path: Path) -> None:
     assert read_result(result.parent)["status"] == "failed"
 
 
-def test_a_second_call_prints_the_row_and_trains_nothing(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_prints_the_row_and_trains_nothing(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, output, _ = command(*FAST)
     assert code == 0 and "result.json" in output
 
     def never(*args: object) -> None:
         raise AssertionError("a complete run was executed again")
 
-    monkeypatch.setattr(main, "execute", never)
-    code, output, _ = command(*FAST)
+    with monkeypatch.context() as unchanged:
+        unchanged.setattr(main, "execute", never)
+        code, output, _ = command(*FAST)
     assert code == 0
     assert "already complete" in output and "test accuracy" in output
+
+    # unless it is forced: then the old one is kept aside, and it says the same
+    (file,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    before = read_result(file.parent)
+    code, output, _ = command(*FAST, "--force")
+    assert code == 0 and "already complete" not in output
+    (kept,) = (tmp_path / "outputs" / "replaced").rglob("result.json")
+    assert read_result(kept.parent) == before and read_result(file.parent)["metrics"] == before["metrics"]
+    assert kept.parent.name == f"{file.parent.name}-1"
+    assert "--force" not in read_result(file.parent)["run"]["command"]
 
 
 def test_a_run_locked_by_another_process_is_refused(command, tmp_path: Path) -> None:
     from prunebench.config.identity import run_folder
-    from prunebench.disk.lock import FolderLock
     from tests.kit import configure
 
     config, _ = configure(tmp_path / "outputs", *FAST)
@@ -236,6 +251,38 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_an_error(tmp_path: Pat
     ]
     assert all("/nowhere.th" in result["error"] for result in results if result["status"] == "failed")
     assert process.stderr.count("/nowhere.th") >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["-m"]], ids=["run", "sweep"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_says_how_it_goes_on(
+    number: signal.Signals, code: int, words: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "prunebench", *words, *FAST, "dataset.epochs.train=10000", "method=none"]
+    command += ["schedule=simultaneous", f"paths.outputs={tmp_path}"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # for a test in the background
+    )
+    while not list(tmp_path.rglob("last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.splitlines()[-1].endswith("; the same command goes on from here")
+    assert not list(tmp_path.rglob("result.json"))
+    for folder in tmp_path.glob("runs/*/*/*"):
+        with FolderLock(folder):  # nobody writes there any more
+            pass
 
 
 @pytest.mark.slow

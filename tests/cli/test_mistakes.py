@@ -48,6 +48,7 @@ FLAGS = {
     "--resolve": ("--resolve belongs to --cfg job",),
     "--foo": ("--foo is no flag",),
     "--cfg nothing": ("--cfg", "'nothing'"),
+    "--info --cfg job": ("--cfg and --info exclude each other",),
     "seed=0 --cfg job method=fpgm": ("method=fpgm stands behind",),
     f"seed={'9' * 5000}": ("seed has a number of 5000 digits",),
     f"method.prune_ratio=0.{'1' * 5000}": ("method.prune_ratio", "5000 digits"),
@@ -55,6 +56,7 @@ FLAGS = {
 SWEEPS = {
     "seed=0,1": ("seed=0,1 are several values", "-m before all else"),
     "method=fpgm,l1norm": ("method=fpgm,l1norm are several values", "-m before all else"),
+    "seed=range(0,3)": ("seed=range(0,3) are several values", "-m before all else"),
     "dataset.mean=0.5,0.5": ("-m before all else", "a list is dataset.mean=[0.5,0.5]"),
     "-m method=none,l1norm method.prune_rato=0.5": ("unknown to method=none or method=l1norm", "method.prune_ratio"),
 }
@@ -75,12 +77,23 @@ NO_OPTIONS = {
     "method=3": ("method=3: it can be agp,",),
     "model=1e3": ("model=1e3: it can be ", " custom,"),
     "dataset=true": ("dataset=true: it can be bytes,",),
+    "logger=[1,2]": ("logger=[1,2]: it can be csv,",),
+    "schedule={a:1}": ("schedule={a:1}: it can be finetune,",),
+    "ood=bool(1)": ("ood=bool(1): it can be cifar10,",),
+    "~model=1": ("~model takes the group away", "leave out =1"),
+    "experiment=null": ("experiment=null: leave it out",),
+    "objective=acuracy": ("objective must be a metric", "did you mean accuracy"),
     "+ood=3": ("+ood=3: it can be cifar10,",),
     "ood=": ("ood=: leave it out",),
     "hydra/launcher=nope": ("hydra/launcher=nope is unknown; it can be basic",),
     "--shell-completion": ("--shell-completion needs one of install=bash",),
 }
 UNKNOWN = {
+    "+seed=1": ("the key seed is there already; leave out the +",),
+    "dataset.epochs={a:1}": ("dataset.epochs is a table and stays one; set dataset.epochs.train or",),
+    "dataset.std={1:2}": ("dataset.std={1:2} does not fit what is there: ",),
+    "+method.recipe.imagenet.train.lrr=1": ("train.lrr is no setting of a phase; did you mean lr",),
+    "method.recipe.imagenet.train.lr=-1": ("method.recipe.imagenet.train.lr must be a number of at least 0",),
     "+foo=1": ("the key foo is unknown",),
     "+seeds=1": ("the key seeds is unknown; did you mean seed?",),
     "+schedule.foo=1": ("schedule.foo is unknown; it can be name, phases",),
@@ -118,6 +131,24 @@ def test_a_value_may_be_another_one_s(command: Command) -> None:
     """Refused because of what it stands for: it is found."""
     code, errors = command("latency=false", "method.min_channels=${dataset.mean}", "method=l1norm")
     assert code == 1 and "method.min_channels must be a whole number of at least 0, got [0.3053]" in errors
+
+
+def test_an_experiment_of_ones_own_stands_beside_the_rows(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: mine\n")
+    (tmp_path / "experiment" / "bare.yaml").write_text("seed: mine\n")
+    for name, words in {
+        "mine": "seed must be a whole number in [0, 2147483648), got 'mine'",
+        "bare": "begins with the line # @package _global_",
+        "other": "experiment=other is no row",
+    }.items():
+        code, errors = command(f"experiment={name}", "--config-dir", str(tmp_path))
+        assert code == 1 and words in errors, errors
+
+
+def test_what_a_terminal_would_obey_is_written_out(command: Command) -> None:
+    code, errors = command("schedule='\x1b[31m'")
+    assert code == 1 and errors.startswith(r"error: schedule=\x1b[31m is unknown")
 
 
 def test_the_version_is_ours(command: Command, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,11 @@
-"""Sweeps whose jobs have different keys, and what a sweeper that searches is told."""
+"""Sweeps whose jobs have different keys."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from prunebench.cli import sweeps
-from prunebench.cli.sweeps import applicable, composable, objective
+from prunebench.cli.sweeps import applicable, composable
 
 
 @pytest.mark.parametrize(
@@ -36,18 +33,3 @@ def test_a_job_without_the_key_has_nothing_of_it() -> None:
     assert cfg == {"schedule": {"name": "oneshot", "phases": {"pretrain": {}}}}
     kept = ["schedule=finetune", "++schedule.phases.finetune.epochs=1"]
     assert applicable(cfg, kept) == (kept, [])
-
-
-@pytest.mark.parametrize(
-    ("direction", "found"), [(None, 0.9), ("maximize", 0.9), (["maximize", "minimize"], (0.9, 1000))]
-)
-def test_the_objective_is_the_headline_and_for_two_directions_the_macs_too(
-    direction: Any, found: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = OmegaConf.create({"sweeper": {"direction": direction}})
-    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    result = {"metrics": {"final": {"accuracy": 0.9, "nll": 0.3}}, "cost": {"final": {"macs": 1000}}}
-    assert objective(result) == found
-    assert sweeps.objective is objective

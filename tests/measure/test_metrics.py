@@ -15,7 +15,7 @@ from torch import Tensor
 from prunebench.core.language import LanguageModelling
 from prunebench.core.regression import Regression
 from prunebench.core.task import Classification
-from prunebench.measure import recovery, temperature, uncertainty
+from prunebench.measure import evaluate, recovery, temperature, uncertainty
 from prunebench.measure.metrics import ACCURACY, BPC, HEADLINES, METRICS, NLL, RMSE, in_order, metric_of, own_of
 from prunebench.measure.stages import STAGES
 from prunebench.measure.vulnerability import Distances
@@ -48,6 +48,7 @@ def classified() -> dict[str, Any]:
     known = (own.probs, own.labels)
     return metrics | {
         "ood": {"num_samples": 32, **uncertainty.compare(own.scores(), foreign.scores())},
+        "validation": evaluate.held_out(own),
         "temperature": temperature.summarise(known, known),
         "robust": robustness.summarise(20, 32, 0.1, Distances(torch.nn.Identity(), torch.zeros(1)), {"name": "pgd"}),
     }

@@ -16,19 +16,22 @@ from tests.kit import SHORT, run
 NET = (*SHORT, "model=lenet300_100", "method=none", "schedule=simultaneous", "dataset.epochs.train=3")
 
 
-def test_a_terminated_run_leaves_no_result_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_stopped_run_leaves_no_result_and_goes_on(
+    number: signal.Signals, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight, _ = run(tmp_path / "straight", *NET)
 
     def stop(self: Method, net: nn.Module, clock: Clock) -> None:
         if clock.epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # what a cluster sends when a job's time is up
+            os.kill(os.getpid(), number)  # what a cluster sends when a job's time is up, and what Ctrl-C sends
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     with monkeypatch.context() as stopped:
         stopped.setattr(Method, "start_epoch", stop)
-        with pytest.raises(KeyboardInterrupt, match="phase train was terminated"):
+        with pytest.raises(KeyboardInterrupt, match=f"phase train was {said}"):
             run(tmp_path / "stopped", *NET)
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(number, handler)
     assert list((tmp_path / "stopped").rglob("last.ckpt")) and not list((tmp_path / "stopped").rglob("result.json"))
 
     resumed, _ = run(tmp_path / "stopped", *NET)
