@@ -33,7 +33,7 @@ class NormAct(nn.BatchNorm2d):
         found = functional.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.training, share, self.eps
         )
-        return self.act(self.drop(found))  # type: ignore[no-any-return]
+        return self.act(self.drop(found))
 
 
 class Backwards(NormAct):
