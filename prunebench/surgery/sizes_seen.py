@@ -71,7 +71,8 @@ class Seen:
             return self._inputs.clone()
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self._net)
-        args, kwargs = (map_arg(part, self._values.__getitem__) for part in (node.args, node.kwargs))
+        args: Any = map_arg(node.args, self._values.__getitem__)
+        kwargs: Any = map_arg(node.kwargs, self._values.__getitem__)
         if node.op == "call_module":
             return self._net.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":

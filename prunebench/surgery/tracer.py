@@ -162,6 +162,8 @@ def require(found: bool, expected: bool) -> None:
 class _Proxy(fx.Proxy):
     """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``; some know their length."""
 
+    tracer: _Tracer
+
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
         return _Attribute(self, k)
 
@@ -182,12 +184,14 @@ class _Proxy(fx.Proxy):
 class _Attribute(fx.proxy.Attribute):
     """``x.shape``, of which ``len`` is asked."""
 
+    tracer: _Tracer
+
     def __len__(self) -> int:
         return _length(self)
 
 
-def _length(proxy: fx.Proxy) -> int:
-    number: int | None = proxy.tracer.seen.length(proxy.node)
+def _length(proxy: _Proxy | _Attribute) -> int:
+    number = proxy.tracer.seen.length(proxy.node)
     return fx.Proxy.__len__(proxy) if number is None else number
 
 
@@ -264,7 +268,9 @@ class _Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """As torch's, and the items of a tuple one by one: ``chunk(3)``, ``split([4, 8])``, ``shape[:2]``."""
         number = self.seen.length(obj.node)
-        return super().iter(obj) if number is None else (obj[place] for place in range(number))
+        if number is None:
+            return super().iter(obj)
+        return (self.create_proxy("call_function", operator.getitem, (obj, place), {}) for place in range(number))
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

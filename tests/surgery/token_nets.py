@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class Parts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        options = {"dropout": 0.1, "batch_first": True}
+        options: dict[str, Any] = {"dropout": 0.1, "batch_first": True}
         self.patches = nn.Conv2d(3, WIDTH, 4, 4)
         first = nn.TransformerEncoderLayer(WIDTH, HEADS, 12, activation="gelu", norm_first=True, **options)
         self.encoder = nn.TransformerEncoder(first, 2, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
