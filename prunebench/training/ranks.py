@@ -9,7 +9,7 @@ import threading
 from multiprocessing.connection import wait
 
 from pytorch_lightning.strategies import DDPStrategy
-from torch.multiprocessing import ProcessExitedException  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from prunebench.errors import UserError
 

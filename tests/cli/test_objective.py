@@ -91,8 +91,8 @@ def test_directions_that_contradict_the_metrics_are_refused() -> None:
             objective.check(cfg, OmegaConf.create({"direction": given}))
     with pytest.raises(UserError, match=r"objective=macs is to be found with hydra\.sweeper\.direction=\[minimize\]"):
         objective.directed(["hydra/sweeper=optuna", "objective=macs", "hydra.sweeper.direction=maximize"])
-    for given in (None, ["maximize", "minimize"]):
-        assert [m.key for m in objective.check(cfg, OmegaConf.create({"direction": given}))] == ["accuracy", "macs"]
+    for right in (None, ["maximize", "minimize"]):
+        assert [m.key for m in objective.check(cfg, OmegaConf.create({"direction": right}))] == ["accuracy", "macs"]
 
 
 def test_a_number_that_was_not_measured_names_one_that_was() -> None:

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from prunebench.core.result import read_result
 from prunebench.errors import UserError
@@ -69,7 +71,7 @@ def children(session: int) -> list[int]:
     return sorted(found)
 
 
-def until(reached, seconds: float) -> bool:  # type: ignore[no-untyped-def]
+def until(reached: Callable[[], object], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while not reached() and time.monotonic() < end:
         time.sleep(0.05)
@@ -103,8 +105,6 @@ def test_all_end_and_the_next_start_goes_on(
 
 
 def test_the_sentence_names_phase_rank_and_signal() -> None:
-    from torch.multiprocessing import ProcessExitedException
-
     killed = ProcessExitedException("", error_index=1, error_pid=7, exit_code=-9, signal_name="SIGKILL")
     with pytest.raises(UserError, match=r"phase train: process 1 .* was ended by SIGKILL"):
         raise ended(killed, "train")
