@@ -45,4 +45,12 @@ python scripts/publish.py "$runs"/{cap,sss,dcff}-resnet20-cifar10
 python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'method.arms=[ticket,random_reinit]' \
     method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
+
+# each method with one word
+for method in fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp; do
+    python -m prunebench method=$method latency=false trainer.num_threads=1 trainer.progress=false
+done
+python scripts/publish.py "$runs"/{fpgm,l1norm,l2norm,random,bn_scale,bn_importance,taylor,group_norm,lamp,magnitude,agp}-resnet20-digits
+
 python scripts/report.py --readme README.md
+python scripts/report.py --readme prunebench/methods/README.md

@@ -119,7 +119,7 @@ def _one_word(grouped: Sequence[Group], pool: Sequence[Any]) -> str:
         *(Column(title) for title in ("Method", "Net and data", "Schedule")),
         *(
             Column(title, numeric=True)
-            for title in ("Dense %", "Final %", "ECE %", "bpc", "MACs −%", "Non-zero parameters 1/×")
+            for title in ("Dense %", "Final %", CALIBRATION.column, BPC.column, "MACs −%", "Non-zero parameters 1/×")
         ),
     )
     rows = []

@@ -106,4 +106,4 @@ def test_methods_with_one_word_stand_in_one_table(tmp_path: Path) -> None:
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
     assert [line[0] for line in lines[2:]] == ["fpgm"]
     shown = dict(zip(lines[0], lines[2], strict=True))
-    assert shown["Schedule"] == "oneshot" and shown["Dense %"] == "97.20" and shown["bpc"] == "–"
+    assert shown["Schedule"] == "oneshot" and shown["Dense %"] == "97.20" and shown["BPC"] == "–"
