@@ -21,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("WANDB_MODE", "offline")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    # pytest shows failures when all is over; a run that is ended before, by CI's limit of time, would hide them
+    if report.failed and "CI" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)\n{report.longreprtext}", flush=True)  # noqa: T201
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """The same random numbers for each test, whatever ran before; torch's defaults are put back afterwards."""
