@@ -19,13 +19,22 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
     # no test talks to a server
     os.environ.setdefault("WANDB_MODE", "offline")
+    if "CI" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(_AtOnce(config))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # pytest shows failures when all is over; a run that is ended before, by CI's limit of time, would hide them
-    if report.failed and "CI" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
-        print(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)\n{report.longreprtext}", flush=True)  # noqa: T201
+class _AtOnce:
+    """Shows a failure when it happens: a run that is ended by CI's limit of time would never show it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)")
+            terminal.write_line(report.longreprtext)
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from prunebench.criteria import activation_moments
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer import SLOPE
+from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.names import COPIES, POOLS, name_of
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Multiply, PerChannel, Reshape, Shift, Step, Through
+from prunebench.surgery.steps import Add, Cat, Multiply, PerChannel, Reshape, Shift, Step, Through
 
 Mean = Callable[[Tensor, Tensor, str | None, float], Tensor]
 """(beta, gamma, activation, slope of a leaky ReLU) -> E[f(N(beta, gamma^2))], ``[channels]``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.steps import Mix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,21 +9,8 @@ import torch
 from torch import Tensor
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import (
-    Add,
-    Cat,
-    Depthwise,
-    Expanded,
-    Grouped,
-    Mix,
-    Multiply,
-    PerChannel,
-    Reorder,
-    Shift,
-    Step,
-    Through,
-    Transposed,
-)
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.steps import Add, Cat, Expanded, Multiply, PerChannel, Reorder, Shift, Step, Through
 
 
 class SoftMacs:

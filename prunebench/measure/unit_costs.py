@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.names import POOLS, name_of
-from prunebench.surgery.steps import Mix
 
 _PER_POOLED = 4  # operations for each output of a 2x2 pooling
 _POOLINGS = tuple(getattr(nn, f"{kind}Pool2d") for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax"))

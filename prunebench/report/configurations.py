@@ -153,7 +153,8 @@ def failures(records: Iterable[Record]) -> list[Record]:
 def _labels(groups: Sequence[Group]) -> list[str]:
     """For each group the settings in which the groups differ, the method's own first, at most four of them."""
     keys = varying(groups)
-    return [label(item.first.settings, keys) for item in groups]
+    short, full = ([label(item.first.settings, keys, digits=digits) for item in groups] for digits in (4, 17))
+    return short if len(set(short)) == len(set(full)) else full
 
 
 def varying(groups: Sequence[Group]) -> list[str]:
@@ -167,11 +168,17 @@ def varying(groups: Sequence[Group]) -> list[str]:
     )
 
 
-def label(settings: Mapping[str, object], varying: Sequence[str]) -> str:
-    """The settings ``varying`` in words, at most four of them."""
-    shown = [f"{_short(key)} {settings[key]}" for key in varying if key in settings]
+def label(settings: Mapping[str, object], varying: Sequence[str], *, digits: int = 4) -> str:
+    """The settings ``varying`` in words, at most four of them, numbers with at most so many significant digits."""
+    shown = [f"{_short(key)} {_rounded(settings[key], digits)}" for key in varying if key in settings]
     more = f", {len(shown) - _MAX_KEYS} more" if len(shown) > _MAX_KEYS else ""
     return ", ".join(shown[:_MAX_KEYS]) + more
+
+
+def _rounded(value: object, digits: int) -> object:
+    if not isinstance(value, float) or len(repr(value)) <= len(f"{value:.{digits}g}"):
+        return value
+    return f"{value:.{digits}g}"
 
 
 def _short(key: str) -> str:

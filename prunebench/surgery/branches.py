@@ -9,8 +9,9 @@ from torch import nn
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer import is_sum
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.steps import Mix, PerChannel
+from prunebench.surgery.steps import PerChannel
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.steps import Depthwise, Grouped, Mix
 
 Sizes = dict[str, tuple[int, int]]
 """Layer -> features read and channels written; (0, 0) for one that no longer runs."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Weights
+from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Add, Cat, Depthwise, Mix, Piece, Reorder, Shift, Source, Step, Through
+from prunebench.surgery.steps import Add, Cat, Piece, Reorder, Shift, Source, Step, Through
 
 _NUM_PROBES = 4  # random inputs on which a channel that must be constant is seen to be so
 _TOLERANCE = 1e-5

@@ -7,23 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.pieces import written_by
 from prunebench.surgery.sets import Bits, full, to_bits
-from prunebench.surgery.steps import (
-    Add,
-    Cat,
-    Depthwise,
-    Expanded,
-    Grouped,
-    Mix,
-    Multiply,
-    Piece,
-    Reorder,
-    Shift,
-    Step,
-    Through,
-    Transposed,
-)
+from prunebench.surgery.steps import Add, Cat, Expanded, Multiply, Piece, Reorder, Shift, Step, Through
 
 Cells = tuple[tuple[Bits, ...], ...]
 """One or two ways to share out a layer's channels in as many sets of one size, of which equally many have to stay."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.equality import difference
+from prunebench.surgery.places import describe
 from prunebench.surgery.recorder import SEED, Recording, tensors
-from prunebench.surgery.tracer import describe
 
 _ROUNDING = 1e-4  # share of the outputs: the same operations in the same order
 

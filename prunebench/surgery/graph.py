@@ -13,22 +13,12 @@ from prunebench.surgery.heads import Attend, HeadProduct
 from prunebench.surgery.joint import must_stay
 from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
 from prunebench.surgery.layer import Layer, Surroundings
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.pieces import completed, pieces
 from prunebench.surgery.plan import Plan, check_names
+from prunebench.surgery.refusals import explain, operation
 from prunebench.surgery.sets import Bits, full, to_bits
-from prunebench.surgery.steps import (
-    Blocked,
-    Choice,
-    Depthwise,
-    Grouped,
-    Mix,
-    Opaque,
-    Output,
-    PerChannel,
-    Step,
-    Transposed,
-    Uneven,
-)
+from prunebench.surgery.steps import Blocked, Choice, PerChannel, Step
 from prunebench.surgery.ties import Tie, ties
 from prunebench.surgery.trace import Traced, trace
 from prunebench.surgery.unread import unfollowed_layers, unread_tensors
@@ -164,7 +154,7 @@ class ChannelGraph:
             for step in self.steps:
                 live.append(step.live(live, choice))
         except Blocked as blocked:
-            raise UserError(self._explain(blocked, live, choice)) from None
+            raise UserError(explain(self.steps, self.nodes, blocked, live, choice)) from None
         return live, choice
 
     def needed(self, live: Sequence[Bits]) -> list[bool]:
@@ -279,42 +269,7 @@ class ChannelGraph:
         return Choice(keep, inputs)
 
     def _operation(self, step: Step) -> str:
-        if isinstance(step, Output):
-            return "the output of the net"
-        return step.why if isinstance(step, Opaque | Mix | Grouped | Attend) else f"'{self.nodes[step.index].name}'"
-
-    def _explain(self, blocked: Blocked, live: Sequence[Bits], choice: Choice) -> str:
-        if isinstance(blocked, Uneven):
-            sizes = ", ".join(map(str, blocked.sizes[:16])) + (", …" if len(blocked.sizes) > 16 else "")
-            return (
-                f"the groups of {self._operation(blocked.step)} must {blocked.what} equally many channels, but under "
-                f"the plan they {blocked.what} {sizes}; keep as many in each"
-            )
-        names = ", ".join(self._culprits(blocked.source, live, choice))
-        if not live[blocked.source]:
-            return (
-                f"layer {names} keeps no channel, or reads none, and no addition or concatenation bypasses it; "
-                "keep at least one"
-            )
-        return (
-            f"{self._operation(blocked.step)} needs all channels of its input, but the plan cuts {names}; "
-            "leave that whole or replace the operation"
-        )
-
-    def _culprits(self, source: int, live: Sequence[Bits], choice: Choice) -> list[str]:
-        """The layers that left a step's output without some channels, or without any."""
-        found: list[str] = []
-        waiting, seen = [source], set[int]()
-        while waiting:
-            step = self.steps[waiting.pop()]
-            if step.index in seen:
-                continue
-            seen.add(step.index)
-            if not isinstance(step, Mix | Grouped) or (not live[step.index] and not live[step.inputs[0]]):
-                waiting += step.inputs
-            elif choice.keep.get(step.module, full(step.width)) != full(step.width) or not live[step.index]:
-                found.append(step.module)
-        return list(reversed(found))
+        return operation(step, self.nodes)
 
 
 def _check_range(what: str, name: str, bits: Bits, width: int) -> None:

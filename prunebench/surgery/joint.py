@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from prunebench.surgery.heads import Attend, heads_of
+from prunebench.surgery.layer_steps import Grouped, Mix, Transposed
 from prunebench.surgery.pieces import surely_live
 from prunebench.surgery.sets import Bits, full
-from prunebench.surgery.steps import (
-    Blocked,
-    Choice,
-    Expanded,
-    Grouped,
-    Mix,
-    Multiply,
-    Piece,
-    Source,
-    Step,
-    Transposed,
-    origin,
-)
+from prunebench.surgery.steps import Blocked, Choice, Expanded, Multiply, Piece, Source, Step, origin
 from prunebench.surgery.ties import Tie
 
 

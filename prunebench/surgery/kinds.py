@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions, head_rules
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Depthwise, Grouped, Mix, Opaque, Output, PerChannel, Source, Step, Transposed
+from prunebench.surgery.steps import Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced
 
 Rule = Callable[[Context, fx.Node, Any], Step | None]

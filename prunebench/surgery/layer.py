@@ -10,15 +10,13 @@ from typing import Literal
 from torch import fx, nn
 
 from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR, positions
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
 from prunebench.surgery.names import name_of
 from prunebench.surgery.steps import (
     Add,
     Cat,
-    Depthwise,
     Expanded,
-    Grouped,
-    Mix,
     Multiply,
     Opaque,
     Output,
@@ -28,7 +26,6 @@ from prunebench.surgery.steps import (
     Shift,
     Step,
     Through,
-    Transposed,
 )
 from prunebench.surgery.trace import Traced
 

@@ -10,10 +10,11 @@ import torch
 from torch import fx, nn
 
 from prunebench.surgery.composed import composed
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.names import RESHAPES, name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import Bits, full, positions
-from prunebench.surgery.steps import Lifted, Mix, Reshape, Step, Through
+from prunebench.surgery.steps import Lifted, Reshape, Step, Through
 
 _KEEPING = (nn.Flatten,)
 _READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Indices, Plan
-from prunebench.surgery.steps import Mix, PerChannel, Source, Step, Through
+from prunebench.surgery.steps import PerChannel, Source, Step, Through
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,22 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from prunebench.surgery.heads import Heads
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import (
-    Add,
-    Cat,
-    Depthwise,
-    Expanded,
-    Grouped,
-    Mix,
-    Multiply,
-    Piece,
-    Reorder,
-    Shift,
-    Step,
-    Through,
-    origin,
-)
+from prunebench.surgery.steps import Add, Cat, Expanded, Multiply, Piece, Reorder, Shift, Step, Through, origin
 
 
 def pieces(steps: Sequence[Step]) -> dict[str, tuple[Bits, ...]]:

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunebench.errors import UserError, first_line
 from prunebench.surgery.counter import Counter, plain_attention
-from prunebench.surgery.tracer import CannotFollow, describe, owner
+from prunebench.surgery.places import describe, owner
+from prunebench.surgery.tracer import CannotFollow
 from prunebench.surgery.weak_numbers import Numbers
 
 SEED = 0

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import full, to_indices
-from prunebench.surgery.steps import Depthwise, Grouped, Mix, PerChannel, Step, Transposed
+from prunebench.surgery.steps import PerChannel, Step
 
 Kept = Sequence[Sequence[Any]]
 """Indices along the first dimensions; of the second also one list for each row."""

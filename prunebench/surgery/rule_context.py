@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from prunebench.surgery.places import describe
 from prunebench.surgery.sets import Bits
 from prunebench.surgery.steps import Choice, Reshape, Step, Through
-from prunebench.surgery.trace import Traced, describe
+from prunebench.surgery.trace import Traced
 
 
 class Context:

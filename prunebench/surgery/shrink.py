@@ -9,12 +9,12 @@ from torch import fx, nn
 from prunebench.layers.wide import WIDE, widened
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Depthwise, Grouped
 from prunebench.surgery.lifts import fold
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
-from prunebench.surgery.steps import Depthwise, Grouped
 from prunebench.surgery.unread import keep_unread
-from prunebench.surgery.writer import Writer
+from prunebench.surgery.writer import write
 
 
 def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -51,7 +51,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
                 columns = None if part.columns is None else (part.columns, around.columns or [])
                 layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
                 root.set_submodule(name, layer)
-    small = fx.GraphModule(root, Writer(root, graph, shape).write(), class_name=type(net).__name__)
+    small = fx.GraphModule(root, write(root, graph, shape), class_name=type(net).__name__)
     keep_unread(small, root, graph.unread)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():

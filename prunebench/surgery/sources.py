@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Cat, Mix, PerChannel, Step, Through
+from prunebench.surgery.layer_steps import Mix
+from prunebench.surgery.steps import Cat, PerChannel, Step, Through
 
 Part = tuple[str | None, int]
 """A layer whose plain output (after its own norm and activations that map 0 to 0) is read, or None; channels."""

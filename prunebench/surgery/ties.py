@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunebench.surgery.heads import Attend, HeadProduct, Heads
+from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Depthwise, Lifted, Mix, Multiply, Piece, Step, Through, origin
+from prunebench.surgery.steps import Lifted, Multiply, Piece, Step, Through, origin
 
 Bundle = Mapping[str, Bits]
 """Layer -> its channels in the bundle."""

@@ -15,10 +15,10 @@ from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, twin
 from prunebench.surgery.recorder import Recorder, Recording
-from prunebench.surgery.tracer import CannotFollow, check_modes, describe, require, switched_dropouts, symbolic, where
+from prunebench.surgery.tracer import CannotFollow, check_modes, require, switched_dropouts, symbolic
 from prunebench.surgery.writes import Memory
 
-__all__ = ["Traced", "describe", "trace", "where"]
+__all__ = ["Traced", "trace"]
 
 _BATCH = 2  # a batch of one would hide a reshape that mixes samples
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-import re
-import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from prunebench.errors import UserError, first_line
 from prunebench.surgery.norm_forms import norms_with_parts
+from prunebench.surgery.places import owner, place_of, where
+from prunebench.surgery.proxies import Notes, Proxy
 from prunebench.surgery.sizes_seen import Seen
 from prunebench.surgery.torch_blocks import followed
 
@@ -78,7 +77,7 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
             reason = first_line(error)
             for advice in (" by default. If you want", ". This can be attempted when"):  # torch's, for its own users
                 reason = reason.partition(advice)[0]
-            text = f"cannot follow the channels of {type(net).__name__} through {_place(error)}: {reason}"
+            text = f"cannot follow the channels of {type(net).__name__} through {place_of(error)}: {reason}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
 
 
@@ -123,29 +122,6 @@ def _only_drops(training: fx.Node, evaluation: fx.Node) -> bool:
     return str(one) == str(other) and attention_arguments(evaluation).get("dropout_p", 0.0) == 0
 
 
-def where(node: fx.Node) -> str:
-    """``" at file:line"`` of the net's code, or an empty string where it is unknown."""
-    places = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    own = [(path, line) for path, line in places if not _is_ours(path)]
-    return f" at {_short(own[-1][0])}:{own[-1][1]}" if own else ""
-
-
-def describe(node: fx.Node, net: nn.Module) -> str:
-    """What a node is, for a message: the class and path of a module, or the name of a function, and the line."""
-    if node.op == "call_module":
-        return f"{type(net.get_submodule(str(node.target))).__name__} '{node.target}'{where(node)}"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"'{name}'{where(node)}"
-
-
-def owner(node: fx.Node) -> str:
-    """Path of the module whose forward has this operation, empty for the net itself."""
-    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    if node.op == "call_module" and paths and paths[-1] == node.target:
-        paths.pop()
-    return paths[-1] if paths else ""
-
-
 def require(found: bool, expected: bool) -> None:
     """What a followed net does where the forward pass has a branch on sizes.
 
@@ -159,52 +135,7 @@ def require(found: bool, expected: bool) -> None:
         )
 
 
-class _Proxy(fx.Proxy):
-    """``x += y`` writes into ``x``, which torch's own proxies take for ``x = x + y``; some know their length."""
-
-    tracer: _Tracer
-
-    def __getattr__(self, k: str) -> fx.proxy.Attribute:
-        return _Attribute(self, k)
-
-    def __len__(self) -> int:
-        return _length(self)
-
-    def dim(self) -> Any:
-        """The number of dimensions, which is the net's and not the data's."""
-        number = self.tracer.seen.num_dims(self.node)
-        return self.tracer.create_proxy("call_method", "dim", (self,), {}) if number is None else number
-
-    @property
-    def ndim(self) -> Any:
-        """The same."""
-        return self.dim()
-
-
-class _Attribute(fx.proxy.Attribute):
-    """``x.shape``, of which ``len`` is asked."""
-
-    tracer: _Tracer
-
-    def __len__(self) -> int:
-        return _length(self)
-
-
-def _length(proxy: _Proxy | _Attribute) -> int:
-    number = proxy.tracer.seen.length(proxy.node)
-    return fx.Proxy.__len__(proxy) if number is None else number
-
-
-def _written(name: str) -> Callable[[Any, Any], Any]:
-    function = getattr(operator, name)
-    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
-
-
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
-    setattr(_Proxy, f"__{_name}__", _written(_name))
-
-
-class _Tracer(fx.Tracer):
+class _Tracer(Notes):
     """Keeps torch's own layers whole, also subclasses that inherit their forward, and the named modules.
 
     Attributes:
@@ -254,7 +185,7 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """One that records what is written in place."""
-        return _Proxy(node, self)
+        return Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition on sizes is the same for all inputs of these sizes; the small net refuses others."""
@@ -323,20 +254,3 @@ def _sizes_noted(tracer: fx.Tracer) -> Iterator[None]:
 
 def _arguments(node: fx.Node) -> str:
     return str((node.args, node.kwargs))
-
-
-def _place(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
-
-
-def _is_ours(path: str) -> bool:
-    """Torch's or this package's, not the net's."""
-    places = (Path(torch.__file__).parent, Path(__file__).parent)
-    return path.startswith("<") or any(place in Path(path).parents for place in places)
-
-
-def _short(path: str) -> str:
-    """Relative to the working directory where the file lies below it."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if here in Path(path).parents else path

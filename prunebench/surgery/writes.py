@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from prunebench.surgery.places import describe, owner
 from prunebench.surgery.recorder import Recording
-from prunebench.surgery.tracer import CannotFollow, describe, owner
+from prunebench.surgery.tracer import CannotFollow
 
 
 class Memory:

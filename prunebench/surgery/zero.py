@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Transposed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, slices
-from prunebench.surgery.steps import Transposed
 
 
 def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:

@@ -137,7 +137,9 @@ def show_subject(page: Chrome, name: str) -> None:
 def test_the_leaderboard_has_a_line_for_each_configuration_the_best_first(page: Chrome, built: Built) -> None:
     show_subject(page, "resnet56 on cifar10")
     select(page, "schedule", "oneshot")
-    page.find_element(By.ID, "board-more").click()
+    more = page.find_element(By.ID, "board-more")
+    assert more.text == "Show 15 more"
+    more.click()
     names = [text.split("\n")[0] for text in column(page, "#board", "Method")]
     accuracies = column(page, "#board", "Accuracy %")
     assert len(names) == 30  # six methods at five ratios

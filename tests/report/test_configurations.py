@@ -56,6 +56,16 @@ def test_the_label_names_what_differs(tmp_path: Path) -> None:
     assert labels == {("fpgm", "prune_ratio 0.3"), ("fpgm", "prune_ratio 0.5"), ("l1norm", "")}
 
 
+def test_swept_numbers_are_rounded_unless_two_labels_would_be_one(tmp_path: Path) -> None:
+    make(tmp_path, ratio=0.15227757982092444)
+    make(tmp_path, ratio=0.5)
+    assert {found.label for found in groups_of(tmp_path)} == {"prune_ratio 0.1523", "prune_ratio 0.5"}
+    make(tmp_path, ratio=0.15227757982092445 + 1e-9)
+    labels = {found.label for found in groups_of(tmp_path)}
+    assert len(labels) == 3
+    assert "prune_ratio 0.15227757982092444" in labels
+
+
 def test_times_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
     make(tmp_path, seed=0)
     path = make(tmp_path, seed=1) / "result.json"

@@ -13,8 +13,9 @@ from torch import nn
 from prunebench.config.ranges import Among
 from prunebench.layers.ordered_mask import Blocks, OrderedMask
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.replace import replace
-from prunebench.surgery.steps import Mix, Opaque, PerChannel
+from prunebench.surgery.steps import Opaque, PerChannel
 
 MaskPosition = Annotated[str, Among(("post_act", "pre_bn"))]
 """Behind the batch norm, where a masked channel stays 0 up to its readers, or in front of it, where the norm gives it a

@@ -19,7 +19,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.errors import UserError
 from prunebench.methods.bases.walk import Take
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Mix
+from prunebench.surgery.layer_steps import Mix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.steps import Mix
+from prunebench.surgery.layer_steps import Mix
 
 
 @dataclass(frozen=True, kw_only=True)

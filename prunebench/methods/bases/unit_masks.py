@@ -15,10 +15,10 @@ from prunebench.methods.bases.dead_channels import EXACT
 from prunebench.methods.bases.ordered_nets import MaskPosition, holder, why_not_masked
 from prunebench.surgery.dead import unread, without_constants
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.replace import replace
 from prunebench.surgery.sets import to_indices
-from prunebench.surgery.steps import Mix
 
 
 @dataclass(frozen=True, kw_only=True)

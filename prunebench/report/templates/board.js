@@ -64,7 +64,7 @@ function drawBoard(list) {
   $("tbody", table).replaceChildren(...all.slice(0, drawBoard.limit).map((item) => el("tr", {}, columns.map((column) =>
     el("td", { class: [column.num ? "num" : "", isBest(best, column, item) ? "best" : ""].join(" ").trim() || null }, column.cell(item))))));
   $("#board-count").textContent = `${plural(all.length, "configuration")}${all.length > drawBoard.limit ? `, ${drawBoard.limit} shown` : ""}`;
-  $("#board-more").hidden = all.length <= drawBoard.limit;
+  offerMore($("#board-more"), all.length - drawBoard.limit);
   drawBoard.shown = { name, items: all, columns: columns.slice(1), best };
   drawPicker(items);
   drawChart(items, name);

@@ -1,5 +1,11 @@
 // The filters, the columns, the table of all runs, and what ended without numbers.
 const PAGE = 50;
+
+// A button that shows more of a table, where so many lines are left.
+function offerMore(button, left) {
+  button.hidden = left <= 0;
+  button.textContent = `Show ${Math.min(left, 2 * PAGE)} more`;
+}
 const FAILED = 100;
 const QUALITY = D.metrics.filter(({ place, shown }) => place === "metrics" && shown === "summary");
 const DELTA = number("Δ dense", "delta", (found) => withSpread(found, points), "higher");
@@ -149,7 +155,7 @@ function drawTable(list) {
     el("td", { class: column.num ? "num" : null }, column.cell(item)))));
   $("#all tbody").replaceChildren(...rows);
   $("#shown").textContent = items.length > rows.length ? `${rows.length} of ${whole(items.length)} shown` : "";
-  $("#more").hidden = items.length <= rows.length;
+  offerMore($("#more"), items.length - rows.length);
   $("#count").textContent = list.length === runs.length ? plural(runs.length, "run") : `${whole(list.length)} of ${plural(runs.length, "run")}`;
   $("#clear").hidden = list.length === runs.length;
 }
