@@ -1,6 +1,7 @@
 """Make tables, pictures and the page from all results: python scripts/report.py [--runs outputs/runs].
 
-Published runs (outputs/published) are read beside one's own. With --readme README.md only the tables between the
+Published runs (outputs/published) are read beside one's own, and what scripts/sensitivity.py found beside the runs'
+folder is drawn. With --readme README.md only the tables between the
 markers of that file are written, from published runs alone.
 """
 
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
                 runs,
                 options.out,
                 published=published,
+                sensitivity=runs.parent / "sensitivity" if runs is not None else None,
                 rows=papers,
                 pictures=not options.no_figures,
                 advance=advance,

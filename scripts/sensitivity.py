@@ -6,7 +6,8 @@
 Takes what python -m prunebench takes: a net with trained weights (model.pretrained), a method that ranks channels, a
 data set. Accuracy and loss are those of the validation split (dataset.validation), times are predicted from the times
 of the layers on this machine. Writes a table (CSV, JSON) and a picture (PNG, PDF), and prints what each layer loses at
-half of its channels. method.value=sensitivity lets method.target_latency choose widths by such curves.
+half of its channels; the page of scripts/report.py shows it too. method.value=sensitivity lets method.target_latency
+choose widths by such curves.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from prunebench.report import (
     leagues,
     page,
     papers,
+    sensitivities,
     summaries,
     support,
     tables,
@@ -52,6 +53,7 @@ def build(
     out: Path,
     *,
     published: Path | None = None,
+    sensitivity: Path | None = None,
     rows: Sequence[Paper] = (),
     pictures: bool = True,
     advance: Callable[[str, int, int], None] = lambda step, done, total: None,
@@ -62,6 +64,7 @@ def build(
         runs: usually ``outputs/runs``; a result that cannot be read is listed, the others are shown. None = there are
             none of one's own.
         published: the open store, usually ``outputs/published``.
+        sensitivity: what ``scripts/sensitivity.py`` wrote, usually ``outputs/sensitivity``; an absent folder is empty.
         rows: the papers to compare with.
         pictures: also draw the static pictures.
         advance: told (step, done, total) while it works.
@@ -70,11 +73,13 @@ def build(
         UserError: ``runs`` or ``published`` is no folder.
     """
     collection = collect.collect(runs, lambda done, total: advance("reading results", done, total), published=published)
+    looked_at, unread = sensitivities.read(sensitivity)
+    collection.left_out.extend(unread)
     source = " and ".join(str(place) for place in (runs, published) if place is not None)
 
     def attempt(records: Sequence[Record], folder: Path, tell: Callable[[str, int, int], None]) -> Report:
         found = replace(collection, records=list(records), left_out=list(collection.left_out))
-        return _write(found, source, folder, rows, pictures, tell)
+        return _write(found, looked_at, source, folder, rows, pictures, tell)
 
     try:
         return attempt(collection.records, out, advance)
@@ -102,6 +107,7 @@ def _breaking(records: Sequence[Record], attempt: Callable[..., Report]) -> dict
 
 def _write(
     collection: Collection,
+    looked_at: Sequence[sensitivities.Sensitivity],
     source: str,
     out: Path,
     rows: Sequence[Paper],
@@ -125,6 +131,7 @@ def _write(
         drawn=shown,
         groups=grouped,
         views=views,
+        sensitivities=looked_at,
         families=tested,
         untested=untested,
         source=source,

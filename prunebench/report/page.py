@@ -26,6 +26,7 @@ from prunebench.report.numbers import metrics_of
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, rows_run, totals
 from prunebench.report.record import Record
+from prunebench.report.sensitivities import Sensitivity
 
 MAX_LINES = 100
 """So many lines of the tables of guarantees and of pairs are on the page; all of them are in the files."""
@@ -41,6 +42,7 @@ def write_page(
     drawn: Mapping[str, Any],
     groups: Sequence[Group],
     views: Sequence[View],
+    sensitivities: Sequence[Sensitivity],
     families: Sequence[Family],
     untested: int,
     source: str,
@@ -71,6 +73,7 @@ def write_page(
         source=source,
         tiles=_tiles(collection, groups, views),
         papers=views,
+        sensitivities=sensitivities,
         rows_run=rows_run(views),
         states=[(key, words, counts[key]) for key, (words, _) in STATES.items()],
         grids=contests.rank_grids(families),
