@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import prunebench
 from prunebench.config import named
-from prunebench.config.groups import NOT_ARGUMENTS, options
+from prunebench.config.groups import NOT_ARGUMENTS, conf_folder, options
 from prunebench.core.asked import TARGET_TOLERANCE
-from prunebench.core.method import ALL_SCHEDULES
+from prunebench.core.method import ALL_SCHEDULES, Method
 from prunebench.core.result import read_result
 from prunebench.data.loaders import ImageData
 from prunebench.measure import cost
@@ -33,19 +34,46 @@ from tests.kit import SHORT, configure, run
 METHODS = sorted(options("method"))
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 
-DEFAULT = configure(Path("unused"))[0]["method"]["name"]
+
+def settings(path: Path) -> dict[str, Any]:
+    """Settings of a configuration file and of its parts, without what Hydra adds: composing takes a second a method."""
+    found: dict[str, Any] = {}
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for entry in own.get("defaults", ()):
+        if isinstance(entry, dict) and "part@_here_" in entry:
+            found |= settings(path.parent / "part" / f"{entry['part@_here_']}.yaml")
+        elif isinstance(entry, str) and entry != "_self_":
+            found |= settings(path.parent / f"{entry}.yaml")
+    return found | own
+
+
+def declared_by(target: str, name: str) -> frozenset[str]:
+    kind = named.find(target, what=name)
+    assert isinstance(kind, type) and issubclass(kind, Method)
+    return kind.schedules
+
+
+KINDS = {name: settings(conf_folder() / "method" / f"{name}.yaml") for name in METHODS}
+DEFAULT = next(entry["method"] for entry in settings(conf_folder() / "config.yaml")["defaults"] if "method" in entry)
 """The method of a run that names none."""
+SUPPORTED = [
+    (name, schedule)
+    for name, kind in KINDS.items()
+    for schedule in sorted(kind.get("schedules") or declared_by(kind["_target_"], name))
+]
+"""All methods under all schedules that they support."""
 
 
-def supported() -> Iterator[tuple[str, str]]:
-    for method in METHODS:
-        config, _ = configure(Path("unused"), f"method={method}", *conformance(method).options)
-        built = named.build("method", config["method"])
-        for schedule in sorted(built.schedules):
-            yield method, schedule
+def pairs() -> Iterator[Any]:
+    """:data:`SUPPORTED`: the default method under every schedule, every method under its first; the rest is slow."""
+    seen: set[str] = set()
+    for method, schedule in SUPPORTED:
+        quick = method == DEFAULT or method not in seen
+        seen.add(method)
+        yield pytest.param(method, schedule, marks=() if quick else pytest.mark.slow)
 
 
-SUPPORTED = list(supported())
+PAIRS = list(pairs())
 
 
 @functools.cache
@@ -76,7 +104,14 @@ def straight(outputs: Path) -> Callable[[str, str], tuple[dict[str, Any], Path]]
     return functools.cache(lambda method, schedule: run(outputs, *command(method, schedule)))
 
 
-@pytest.mark.parametrize(("method", "schedule"), SUPPORTED)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_schedules_above_are_those_of_the_method(method: str) -> None:
+    config, _ = configure(Path("unused"), f"method={method}", *conformance(method).options)
+    built = named.build("method", config["method"])
+    assert built.schedules == {schedule for name, schedule in SUPPORTED if name == method}
+
+
+@pytest.mark.parametrize(("method", "schedule"), PAIRS)
 def test_runs_and_keeps_its_promises(method: str, schedule: str, straight: Any) -> None:
     result, folder = straight(method, schedule)
 
@@ -141,16 +176,7 @@ class PowerCut(Exception):
     """Stands for the end of a process in the middle of an epoch."""
 
 
-def interrupted() -> Iterator[Any]:
-    """The default method under every schedule, every method under its first; the rest is slow."""
-    seen: set[str] = set()
-    for method, schedule in SUPPORTED:
-        quick = method == DEFAULT or method not in seen
-        seen.add(method)
-        yield pytest.param(method, schedule, marks=() if quick else pytest.mark.slow)
-
-
-@pytest.mark.parametrize(("method", "schedule"), list(interrupted()))
+@pytest.mark.parametrize(("method", "schedule"), PAIRS)
 def test_an_interrupted_run_ends_with_the_same_numbers(
     method: str, schedule: str, tmp_path: Path, outputs: Path, straight: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
