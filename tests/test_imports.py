@@ -37,7 +37,7 @@ FORBIDDEN = {
 def lint(folder: Path) -> tuple[int, dict[str, bool], str]:
     """Exit code of import-linter in ``folder``, contract -> whether it holds, and the whole report."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     found = re.findall(r"^(.+) (KEPT|BROKEN)( \(.*\))?$", done.stdout, re.MULTILINE)
     assert found, done.stdout + done.stderr
     return done.returncode, {name: verdict == "KEPT" for name, verdict, _ in found}, done.stdout

@@ -20,7 +20,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling", reason="the extra dev builds wheels")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600)
     (wheel,) = folder.glob("prunebench-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -40,7 +40,7 @@ def test_the_commands_that_help_names_run_outside_the_checkout(unpacked: Path, t
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
 
     text = call("-m", "prunebench", "--help").stdout
     scripts = set(re.findall(r"python -m (prunebench\.scripts\.\w+)", text))
@@ -58,7 +58,7 @@ def test_the_commands_that_help_names_run_outside_the_checkout(unpacked: Path, t
 def test_it_composes_a_run_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(unpacked), "PRUNEBENCH_OUTPUTS": str(tmp_path / "outputs")}
     command = [sys.executable, "-m", "prunebench", "model=resnet56", "--cfg", "job", "--resolve"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "name: resnet56" in done.stdout
     code = "import prunebench, prunebench.cli.help; print(prunebench.__file__, prunebench.config.groups.conf_folder())"

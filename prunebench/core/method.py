@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Point, Run
+from prunebench.core.param_groups import split_decay
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches
 from prunebench.errors import UserError, nearest
@@ -274,31 +275,6 @@ class Method(nn.Module):
     def cost(self, net: nn.Module, run: Run) -> Mapping[str, Any] | None:
         """Fields that replace the counted cost, where it depends on the input or on a number of samples."""
         return None
-
-
-def split_decay(params: Iterable[nn.Parameter], phase: Phase) -> list[dict[str, Any]]:
-    """One group, or with ``phase.decay_norm=false`` a second one without weight decay for 1-d parameters.
-
-    Only biases and the affine parts of norm layers are one-dimensional.
-    """
-    params = list(params)
-    if phase.decay_norm:
-        return [{"params": params}]
-    return [
-        {"params": [p for p in params if p.ndim > 1]},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def apart(groups: Iterable[Mapping[str, Any]], params: Iterable[nn.Parameter], **settings: Any) -> list[dict[str, Any]]:
-    """``groups`` with ``params`` in a group of their own, which has ``settings`` and comes last.
-
-    Groups that are left empty go, and so does the new one if there is no such parameter.
-    """
-    own = list(params)
-    held = {id(p) for p in own}
-    rest = [{**group, "params": [p for p in group["params"] if id(p) not in held]} for group in groups]
-    return [group for group in [*rest, {"params": own, **settings}] if group["params"]]
 
 
 def match_layers(patterns: Iterable[str], names: Iterable[str], *, what: str) -> list[str]:

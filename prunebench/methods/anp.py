@@ -29,7 +29,8 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import NET, Method, Minimise, apart, match_layers
+from prunebench.core.method import NET, Method, Minimise, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError

@@ -25,7 +25,7 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import apart
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.criteria import complexity
 from prunebench.criteria.complexity import COMPLEXITIES, POLARISATIONS

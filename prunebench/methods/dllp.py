@@ -17,7 +17,8 @@ from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, PositiveFloat, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Point, Run
-from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches
 from prunebench.data.splits import stream

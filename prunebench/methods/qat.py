@@ -15,7 +15,8 @@ from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart
+from prunebench.core.method import Method
+from prunebench.core.param_groups import apart
 from prunebench.errors import UserError
 from prunebench.layers.quantised import ACTIVATIONS, FLOAT, WEIGHTS, Bits, Quantised, quantised_layers
 from prunebench.measure import bits, cost

@@ -23,7 +23,8 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.layers.gated_conv import gated_layers

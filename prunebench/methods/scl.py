@@ -22,7 +22,8 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.errors import UserError
 from prunebench.layers.connections import Connected, Granularity, Proxy, connected, disconnected
 from prunebench.measure import cost

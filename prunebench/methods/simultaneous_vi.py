@@ -28,7 +28,8 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart, match_layers, split_decay
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart, split_decay
 from prunebench.core.task import Batch, Classification, Task
 from prunebench.errors import UserError
 from prunebench.layers.bernoulli_gates import (

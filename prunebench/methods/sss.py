@@ -15,7 +15,8 @@ from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, Fraction, NonNegativeFloat
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.errors import UserError
 from prunebench.layers.structure_scale import ScaledLayer, accelerated_step, scaled_layers
 from prunebench.methods.bases.structures import KINDS, Structure, find_structures

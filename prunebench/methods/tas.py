@@ -25,7 +25,8 @@ from prunebench.config.ranges import (
 )
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import NET, Method, Minimise, split_decay
+from prunebench.core.method import NET, Method, Minimise
+from prunebench.core.param_groups import split_decay
 from prunebench.core.task import Batch, Task
 from prunebench.data.base import Batches
 from prunebench.errors import UserError

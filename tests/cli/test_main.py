@@ -276,7 +276,7 @@ def test_a_command_that_is_stopped_says_how_it_goes_on(
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == code
     assert errors.splitlines()[-1].endswith("; the same command goes on from here")
     assert not list(tmp_path.rglob("result.json"))

@@ -60,7 +60,7 @@ def numbers(texts: list[str]) -> list[float]:
 
 def opened(page: Chrome, expected: bool = True) -> bool:
     """True as soon as the dialog is open, or is closed if that is expected; the address changes a moment later."""
-    wait = WebDriverWait(page, 10)
+    wait = WebDriverWait(page, 60)
     return wait.until(lambda found: found.execute_script("return document.querySelector('dialog').open") == expected)
 
 
@@ -216,7 +216,7 @@ def taken(page: Chrome, kind: str) -> str:
         "{configurable: true, value: {writeText: async (text) => { window.taken = text; }}})"
     )
     page.execute_script(f"document.querySelector('[data-copy={kind}]').click()")
-    text: str = WebDriverWait(page, 10).until(lambda found: found.execute_script("return window.taken"))
+    text: str = WebDriverWait(page, 60).until(lambda found: found.execute_script("return window.taken"))
     return text
 
 
@@ -277,7 +277,7 @@ def test_failed_runs_are_listed_with_error_and_traceback(page: Chrome) -> None:
     [first, *_] = page.find_elements(CSS, "#failed-runs .failure")
     assert "the loss is not finite" in first.text
     page.execute_script("arguments[0].open = true", first)
-    WebDriverWait(page, 10).until(lambda _: "…" in first.find_elements(CSS, "pre")[-1].text)
+    WebDriverWait(page, 60).until(lambda _: "…" in first.find_elements(CSS, "pre")[-1].text)
 
 
 def test_a_point_leads_to_its_run_and_back(page: Chrome) -> None:
@@ -317,7 +317,7 @@ def test_the_address_of_a_run_opens_it_and_its_seeds_are_links(page: Chrome, bui
     assert page.find_element(CSS, ".seeds a[aria-current]").text == "1"
     assert "Losses" in page.find_element(By.ID, "detail-body").text
     page.find_elements(CSS, ".seeds a")[0].click()
-    WebDriverWait(page, 10).until(lambda found: found.find_element(CSS, ".seeds a[aria-current]").text == "0")
+    WebDriverWait(page, 60).until(lambda found: found.find_element(CSS, ".seeds a[aria-current]").text == "0")
 
 
 def test_a_row_of_a_paper_is_shown_with_its_source(page: Chrome) -> None:

@@ -61,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_twenty_thousand_results(runs: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(runs), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)
     assert found["runs"] == NUM_RESULTS - 1

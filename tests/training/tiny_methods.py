@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Point, Run
-from prunebench.core.method import NET, Method, Minimise, apart
+from prunebench.core.method import NET, Method, Minimise
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.criteria.scorers import Criterion, Evidence, Subject
 from prunebench.data.base import Batches

@@ -14,7 +14,8 @@ from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import apart, match_layers, split_decay
+from prunebench.core.method import match_layers
+from prunebench.core.param_groups import apart, split_decay
 from prunebench.errors import UserError
 from prunebench.layers.components import Components
 from prunebench.layers.convert import FactorInit, FactorRank, by_input, candidates, factorise, gated_layers

@@ -15,7 +15,8 @@ from prunebench.config.phase import Phase
 from prunebench.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
-from prunebench.core.method import Method, apart, match_layers
+from prunebench.core.method import Method, match_layers
+from prunebench.core.param_groups import apart
 from prunebench.core.task import Batch, Task
 from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
