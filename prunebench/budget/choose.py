@@ -13,12 +13,14 @@ from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
 from prunebench.budget.by_latency import Timing
 from prunebench.budget.counts import COUNTS, Count, CountName, Floor, PruneRatio, ratio_table, step_ratio
+from prunebench.budget.free_channels import with_free_channels
 from prunebench.budget.meet import meet
 from prunebench.budget.meet_latency import TOLERANCE, meet_latency
 from prunebench.budget.ranked import Unit
 from prunebench.budget.units import check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
+from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
@@ -34,7 +36,8 @@ class Choice:
             to keep, None with a target), ``macs_kept`` and ``params_kept`` (share of the dense net), ``target`` (share
             of MACs, parameters or time asked for, None with a ratio), ``target_of`` ("macs", "params" or "latency"),
             ``reached`` (what there is of it), ``seconds`` (spent on choosing); with a target of time ``latency`` (see
-            :func:`prunebench.budget.meet_latency.meet_latency`) and the ``tolerance`` of the target.
+            :func:`prunebench.budget.meet_latency.meet_latency`) and the ``tolerance`` of the target; with free channels
+            ``free_channels`` (``num_kept``: how many they are, and what was timed where).
     """
 
     plan: Plan
@@ -59,6 +62,7 @@ def choose(
     target_latency: amounts.TargetShare | None = None,
     timing: Timing | None = None,
     measured: bool = True,
+    free_channels: bool = False,
     value: Callable[[Plan], float] | None = None,
     protect: Fraction = 0.0,
     fixed: Collection[str] = (),
@@ -86,6 +90,8 @@ def choose(
         target_params: the same for parameters.
         target_latency: share of the dense net's time by ``timing``; the widths that are worth most in it are chosen,
             whatever ``scope`` and ``count`` say. ``measured``: time the small net too, and correct the choice once.
+        free_channels: behind a ratio, keep those channels too without which the net is no faster by ``timing``; a
+            target of time does so in any case. Without ``measured`` nothing is timed and nothing added.
         value: with a target of time, what a net is worth in which one unit is cut; None = the sum of its scores.
         protect: share of the channels of each layer that stays in any case, in [0, 1].
         fixed: layers without scores that must stay whole, also if their group is cut.
@@ -128,6 +134,17 @@ def choose(
         counts = family(step_ratio(float(prune_ratio), fraction))
         text = "its channels rank above the global threshold" if scope == "global" else _too_little(prune_ratio)
         why = dict.fromkeys(scores, text)
+    if free_channels and measured and target_latency is None:
+        assert timing is not None, "free channels need somebody who times"
+        wider = with_free_channels(
+            units, counts, lambda tried: computed_sizes(graph, _plan(units, tried, before)), timing
+        )
+        extra = sum((a - b) * len(unit.layers) for unit, a, b in zip(units, counts, wider, strict=True))
+        free = [unit.layers for unit, a, b in zip(units, counts, wider, strict=True) if a and not b]
+        why |= dict.fromkeys(
+            (name for layers in free for name in layers), "the net would be no faster without any of its channels"
+        )
+        counts, timed = wider, {"free_channels": {"num_kept": extra, **timing.facts()}}
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked

@@ -48,8 +48,12 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
         found.append(f"{lines['target']}; look at method.round_to, method.min_channels and the layers that stay whole")
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
     if asked is not None and kept is not None and abs(asked - kept) > RATIO_TOLERANCE:
-        line = lines["channels removed"]
-        found.append(f"{line}; method.round_to, method.min_channels and method.protect keep channels, equal scores go")
+        line, free = lines["channels removed"], achieved.get("free_channels")
+        if free and free["num_kept"]:
+            found.append(f"{line}; method.free_channels keeps {free['num_kept']} channels that cost no time here")
+        else:
+            why = "method.round_to, method.min_channels and method.protect keep channels, equal scores go"
+            found.append(f"{line}; {why}")
     found += [line for name, line in lines.items() if name == "ties"]
     if achieved.get("layers_whole", 0) > achieved.get("layers_cut", 0):
         found.append(f"{lines['layers cut']}; not_pruned in result.json says why the others stay whole")

@@ -20,7 +20,6 @@ from prunebench.criteria.compensation import compensated
 from prunebench.criteria.greedy import in_order
 from prunebench.criteria.scorers import Criterion, look_at
 from prunebench.errors import UserError
-from prunebench.measure.latency import ENGINES, ONNXRUNTIME
 from prunebench.methods.bases.channel_masks import ChannelMasks
 from prunebench.methods.bases.channels import ChannelMethod
 from prunebench.surgery.graph import ChannelGraph
@@ -51,8 +50,7 @@ class FilterPruning(ChannelMethod):
         compensate_mean: at a cut, take the removed channels' expected values out of their readers' running means
             (Oh et al. 2022; needs a batch norm that directly follows the layer).
         target_latency: share of the dense net's time that stays, see :func:`prunebench.budget.choose`; replaces
-            ``prune_ratio``. ``target_ms``: the same in milliseconds for a batch.
-        engine, batch: program and batch size that the target is of.
+            ``prune_ratio``. ``target_ms``: the same in milliseconds for a batch. Both are of ``engine`` and ``batch``.
         value: with a target of time, what a width is worth: the sum of its ``scores``, or ``sensitivity``: minus the
             training loss of the net in which this layer alone is cut to it, over ``value_samples`` samples.
         **channels: see :class:`~prunebench.methods.bases.channels.ChannelMethod`.
@@ -70,8 +68,6 @@ class FilterPruning(ChannelMethod):
         compensate_mean: bool = False,
         target_latency: amounts.TargetShare | None = None,
         target_ms: PositiveFloat | None = None,
-        engine: Annotated[str, Among(ENGINES)] = ONNXRUNTIME,
-        batch: PositiveInt = 64,
         value: Annotated[str, Among(VALUES)] = "scores",
         value_samples: PositiveInt = 512,
         **channels: Any,
@@ -90,7 +86,7 @@ class FilterPruning(ChannelMethod):
             raise UserError(
                 f"method.value={value} belongs to a target of time; give method.target_latency or target_ms"
             )
-        self.target_ms, self.engine, self.batch = target_ms, engine, batch
+        self.target_ms = target_ms
         self.value, self.value_samples = value, value_samples
         self.targets["target_latency"] = target_latency
         if criterion.in_order and self.options["coupling"] == "aligned":
@@ -107,7 +103,6 @@ class FilterPruning(ChannelMethod):
         if self.timed:
             self._prepare_timing(run)
         super().check(net, run)
-        self.options["measured"] = True  # from now on, and not for the made-up scores of the check
         if run.schedule != "simultaneous":
             wanted = {"criterion.num_samples": self.criterion.num_samples}
             wanted |= {"value_samples": self.value_samples} if self.value == "sensitivity" else {}
@@ -189,12 +184,7 @@ class FilterPruning(ChannelMethod):
     # -- helpers
 
     def _prepare_timing(self, run: Run) -> None:
-        if run.schedule == "simultaneous":
-            raise UserError(
-                "method.target_latency times the net at its cut, and schedule=simultaneous has none: it would choose "
-                "other widths after each epoch; use finetune, iterative or oneshot, or give method.target_macs"
-            )
-        timing = run.timing(self.engine, self.batch)
+        timing = self.prepare_timing(run)
         if self.target_ms is not None:
             dense = 1e3 * timing.dense_seconds
             if self.target_ms > dense:
@@ -203,7 +193,6 @@ class FilterPruning(ChannelMethod):
                     f"{self.engine} with batches of {self.batch}; ask for less"
                 )
             self.targets["target_latency"] = self.target_ms / dense
-        self.options |= {"timing": timing, "measured": False}
 
     def _worth(self, net: nn.Module, run: Run, plan: Plan) -> float:
         """Minus the loss of ``net`` without what ``plan`` leaves out."""

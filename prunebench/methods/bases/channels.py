@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import Choice, amounts
+from prunebench.budget.by_latency import Timing
 from prunebench.budget.counts import CountName, Floor, PruneRatio
 from prunebench.budget.ranked import Unit
 from prunebench.budget.units import check_scores, make_units
@@ -22,6 +23,7 @@ from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveIn
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
+from prunebench.measure.latency import ENGINES, ONNXRUNTIME
 from prunebench.nets.package import read_plan
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -47,6 +49,8 @@ class ChannelMethod(Method):
         scope, coupling, count, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
         normalise: see there; null = "mean" with ``scope=global``, where one threshold meets layers of different widths
             and sizes of weights, "none" with ``layer``.
+        free_channels: behind the ratio, keep those channels too without which the net is no faster here, so that no
+            accuracy is given away for nothing. ``engine``, ``batch``: program and batch size of that time.
         schedules: the schedules that make sense for this configuration; null = all.
 
     Raises:
@@ -69,6 +73,9 @@ class ChannelMethod(Method):
         min_channels: NonNegativeInt = 1,
         protect: Fraction = 0.0,
         round_to: PositiveInt = 1,
+        free_channels: bool = False,
+        engine: Annotated[str, Among(ENGINES)] = ONNXRUNTIME,
+        batch: PositiveInt = 64,
         schedules: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
@@ -78,6 +85,13 @@ class ChannelMethod(Method):
             raise UserError(
                 "method.like takes the counts of another run; set method.target_macs and method.target_params to null"
             )
+        if free_channels and (like is not None or target_macs is not None or target_params is not None):
+            raise UserError(
+                "method.free_channels keeps more channels than asked for, but method.like, target_macs and "
+                "target_params say how many stay; give method.prune_ratio with it, or method.target_latency, which "
+                "keeps them anyway"
+            )
+        self.free_channels, self.engine, self.batch = free_channels, engine, batch
         self.prune_ratio = prune_ratio
         self.targets: dict[str, float | None] = {"target_macs": target_macs, "target_params": target_params}
         self.like = like
@@ -112,6 +126,8 @@ class ChannelMethod(Method):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         graph = run.graph
+        if self.free_channels:
+            self.prepare_timing(run)
         if self.like is not None:
             graph.check(_plan_of(self.like))
         if graph.unread:
@@ -125,11 +141,28 @@ class ChannelMethod(Method):
         counts = [f"{name} {len(kept)}/{graph.layers[name].out_channels}" for name, kept in keep.items()]
         told = list(scores) if self.options["scope"] == "global" else counts  # a threshold decides the numbers later
         log.info("layers to prune: %s", ", ".join(told) or "none")
+        self.options["measured"] = True  # from now on, and not for the made-up scores
 
     def prune(self, net: nn.Module, run: Run) -> Extracted:
         return run.cut(net, run.choose(lambda: self.rank(net, run)))
 
     # -- helpers
+
+    def prepare_timing(self, run: Run) -> Timing:
+        """The clock by which channels are chosen from now on; the choice that comes first is not measured.
+
+        Raises:
+            UserError: there is no cut at which the net could be timed.
+        """
+        if run.schedule == "simultaneous":
+            raise UserError(
+                "method.target_latency, target_ms and free_channels time the net at its cut, and schedule=simultaneous "
+                "has none: it would choose other widths after each epoch; use finetune, iterative or oneshot, or give "
+                "method.target_macs"
+            )
+        timing = run.timing(self.engine, self.batch)
+        self.options |= {"timing": timing, "measured": False, "free_channels": self.free_channels}
+        return timing
 
     def rank(self, net: nn.Module, run: Run) -> Choice:
         """Score the layers of ``net`` and choose, for the cut in progress."""
