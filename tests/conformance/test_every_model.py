@@ -71,6 +71,11 @@ every = pytest.mark.parametrize(
     ],
     ids=[file.stem for file in (*FOR_PICTURES, *FOR_TEXT, *FOR_ROWS)],
 )
+LARGE = {
+    *("preresnet164", "resnet101", "resnext29", "resnext164", "shaped_resnet110", "shaped_resnet164"),
+    *("vgg16_imagenet", "wideresnet28x10"),
+}
+"""Deep or wide nets that have a smaller sister: cutting them takes seconds each."""
 for_pictures = pytest.mark.parametrize("file", FOR_PICTURES, ids=lambda file: file.stem)
 for_text = pytest.mark.parametrize("file", FOR_TEXT, ids=lambda file: file.stem)
 
@@ -89,6 +94,7 @@ def test_a_net_for_a_text_or_for_rows_brings_them() -> None:
 def test_every_file_is_of_one_kind() -> None:
     assert sorted([*FOR_PICTURES, *FOR_TEXT, *FOR_ROWS, *OPEN]) == FILES
     assert FOR_PICTURES and FOR_TEXT and FOR_ROWS
+    assert {file.stem for file in FOR_PICTURES} > LARGE
 
 
 @every
@@ -127,7 +133,13 @@ def test_it_gives_a_logit_for_each_class(file: Path) -> None:
         assert build(file, **PICTURES)(torch.empty(2, 1, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("file", [*FOR_PICTURES, *FOR_ROWS], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=file.stem, marks=pytest.mark.slow if file.stem in LARGE else ())
+        for file in (*FOR_PICTURES, *FOR_ROWS)
+    ],
+)
 def test_its_channels_can_be_cut(file: Path) -> None:
     """Traced, counted as torch counts, and cut by a random plan: the small net computes what the zeroed one does."""
     torch.manual_seed(0)
