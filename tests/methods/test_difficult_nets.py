@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class DepthwiseOnStream(nn.Module):
 
 
 class NeedsAll(nn.Module):
-    """All that write a stream may be cut, and an operation reads the stream as a whole."""
+    """All that write a stream may be cut; a norm reads the stream as a whole, or a gate is made of it."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class NeedsAll(nn.Module):
 
 
 class Factors(nn.Module):
-    """A product of two layers that might have no common channel."""
+    """A product of two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,12 +133,31 @@ def test_a_depthwise_layer_on_a_stream() -> None:
 
 
 @pytest.mark.parametrize("coupling", ["free", "aligned"])
-@pytest.mark.parametrize(("how", "what"), [("GroupNorm", "GroupNorm 'norm' at"), ("product", "'add' at")])
-def test_layers_of_a_stream_that_is_needed_whole(how: str, what: str, coupling: str) -> None:
-    _, run = pruned(NeedsAll(how).eval(), coupling=coupling)
+def test_layers_of_a_stream_that_is_needed_whole(coupling: str) -> None:
+    _, run = pruned(NeedsAll("GroupNorm").eval(), coupling=coupling)
     assert set(run.plan.keep) == {"c"}
     assert set(reasons(run)) == {"a", "b"}
-    assert all(what in reason and "needs all of them" in reason for reason in reasons(run).values())
+    expected = "GroupNorm 'norm' at"
+    assert all(expected in reason and "needs all of them" in reason for reason in reasons(run).values())
+
+
+@pytest.mark.parametrize("coupling", ["free", "aligned"])
+def test_a_gate_made_of_a_stream_closes_for_its_dead_channels(coupling: str) -> None:
+    """sigmoid(0 + 1) is not 0, but it is multiplied with 0."""
+    torch.manual_seed(0)
+    net = NeedsAll("product").eval()
+    small, run = pruned(net, coupling=coupling)
+    assert set(run.plan.keep) == {"a", "b", "c"}
+    assert reasons(run) == {}
+    zeroed = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, kept in run.plan.keep.items():
+            layer = zeroed.get_submodule(name)
+            gone = [channel for channel in range(8) if channel not in kept]
+            layer.get_parameter("weight")[gone] = 0
+            layer.get_parameter("bias")[gone] = 0
+        x = torch.randn(2, 3, 8, 8)
+        torch.testing.assert_close(small(x), zeroed(x))
 
 
 def test_a_skipped_layer_keeps_the_stream_whole() -> None:
@@ -146,9 +166,11 @@ def test_a_skipped_layer_keeps_the_stream_whole() -> None:
 
 
 def test_two_factors() -> None:
+    torch.manual_seed(0)
     _, run = pruned(Factors().eval(), prune_ratio=0.8)
-    assert set(run.plan.keep) == {"a"}
-    assert reasons(run) == {"b": "its channels are multiplied with those of a"}
+    assert len(run.plan.keep["a"]) == 2
+    assert run.plan.keep["a"] == run.plan.keep["b"], "what one of them lacks is 0 in the product"
+    assert reasons(run) == {}
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])

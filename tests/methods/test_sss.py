@@ -159,7 +159,7 @@ def test_groups_are_removed_whole() -> None:
 def test_a_plan_cannot_take_a_part_of_a_group() -> None:
     graph = ChannelGraph.trace(small_resnext(), torch.zeros(1, 3, 8, 8))
     graph.check(Plan(keep={"layer2.0.conv1": tuple(range(4, 16))}))
-    with pytest.raises(UserError, match="needs all channels of its input"):
+    with pytest.raises(UserError, match="must read equally many channels, but under the plan they read 3, 4, 4, 4"):
         graph.check(Plan(keep={"layer2.0.conv1": tuple(range(1, 16))}))
     assert graph.why_not("layer2.0.conv1") is not None
 
