@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def scored(graph: ChannelGraph) -> dict[str, torch.Tensor]:
     }
 
 
-def widths(graph: ChannelGraph, step: int, ratio: float, **options: object) -> list[int]:
+def widths(graph: ChannelGraph, step: int, ratio: float, **options: Any) -> list[int]:
     found = choose(
         scored(graph), graph, prune_ratio=ratio, timing=ByMacs(graph, step=step), free_channels=True, **options
     )
@@ -93,8 +94,8 @@ def test_made_up_scores_are_not_timed(chain: ChannelGraph) -> None:
 
 
 @pytest.mark.parametrize("other", [{"target_macs": 0.5}, {"target_params": 0.5}, {"like": "somewhere"}])
-def test_what_fixes_the_number_of_channels_is_refused(other: dict[str, object]) -> None:
+def test_what_fixes_the_number_of_channels_is_refused(other: dict[str, Any]) -> None:
     settings = {"_target_": "prunebench.criteria.scorers.FilterNorm", "order": 1}
     criterion = named.build("method.criterion", settings)
     with pytest.raises(UserError, match="free_channels keeps more"):
-        FilterPruning(criterion=criterion, free_channels=True, **other)  # type: ignore[arg-type]
+        FilterPruning(criterion=criterion, free_channels=True, **other)
