@@ -104,7 +104,7 @@ def call(folder: Path, *arguments: str) -> str:
     """Output of ``python <arguments>`` in the copy."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600)
     return done.stdout + done.stderr
 
 
