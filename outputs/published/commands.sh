@@ -47,10 +47,13 @@ python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'met
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 
 # each method with one word
-for method in fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp; do
+methods=(fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp fpgm_mix
+    soft_filter_pruning sss slimming thinet cap none fsm dcff channel_pruning qat sanp swag lottery_ticket scl bbb
+    variational_dropout sparse_variational_dropout)
+for method in "${methods[@]}"; do
     python -m prunebench method=$method latency=false trainer.num_threads=1 trainer.progress=false
+    python scripts/publish.py "$runs/$method"-*-digits
 done
-python scripts/publish.py "$runs"/{fpgm,l1norm,l2norm,random,bn_scale,bn_importance,taylor,group_norm,lamp,magnitude,agp}-resnet20-digits
 
 python scripts/report.py --readme README.md
 python scripts/report.py --readme prunebench/methods/README.md
