@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from prunebench.models.resnet_cifar import CifarResNet
-from prunebench.models.shaped_resnet import Layout, ShapedResNet
+from prunebench.models.shaped_blocks import Layout
+from prunebench.models.shaped_resnet import ShapedResNet
 
 
 def small_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Module:

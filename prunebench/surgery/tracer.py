@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from prunebench.errors import UserError, first_line
 from prunebench.surgery.norm_forms import norms_with_parts
 from prunebench.surgery.places import owner, place_of, where
-from prunebench.surgery.proxies import Notes, Proxy
 from prunebench.surgery.sizes_seen import Seen
+from prunebench.surgery.stand_ins import Notes, Proxy
 from prunebench.surgery.torch_blocks import followed
 
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.

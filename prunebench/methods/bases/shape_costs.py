@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunebench.models.shaped_resnet import ShapedBlock, ShapedResNet
+from prunebench.models.shaped_blocks import ShapedBlock
+from prunebench.models.shaped_resnet import ShapedResNet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from prunebench.layers.width_mixture import MixedConv, candidate_widths, draw_pairs, interpolate_channels, perturbed
 from prunebench.methods.bases.shape_costs import NetSizes, Shape, depth_candidates, keep_chances, main_path
-from prunebench.models.shaped_resnet import ShapedBlock, ShapedResNet
+from prunebench.models.shaped_blocks import ShapedBlock
+from prunebench.models.shaped_resnet import ShapedResNet
 
 STD = 0.01
 """Deviation of the logits at the start."""
