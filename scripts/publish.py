@@ -2,7 +2,7 @@
 
 A run is published if it ended with numbers, was made by a commit of this checkout without uncommitted changes, and has
 the same numbers when it is measured again from its folder. Kept are result.json, config.yaml and which test examples
-it gets right, without any path of this machine, at most 60 kB. A folder may hold several runs. Exit code 1 if one is
+it gets right, without any path of this machine, at most 200 kB. A folder may hold several runs. Exit code 1 if one is
 refused; the others are published.
 """
 

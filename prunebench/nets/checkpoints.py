@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError, nearest
+from prunebench.nets.opened import own_state, written_state
 from prunebench.nets.wrappers import some, unwrap
 
 
@@ -60,8 +61,12 @@ def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path
     """
     path = _locate(source, sha256=_checked_digest(sha256), cache=cache)
     digest = file_sha256(path)
-    tensors, unwrapped = unwrap(_read(path), net.state_dict(), path)
-    net.load_state_dict(_fit(net, tensors, path), strict=True)
+    own, written = dict(net.state_dict()), written_state(net)
+    tensors, unwrapped = unwrap(_read(path), written, path)
+    if tensors.keys() & (own.keys() - written.keys()):  # of a net that was built here
+        net.load_state_dict(_fit(own, tensors, path), strict=True)
+    else:
+        net.load_state_dict(own_state(net, _fit(written, tensors, path)), strict=True)
     return ForeignWeights(source=source, sha256=digest, unwrapped=unwrapped)
 
 
@@ -179,9 +184,8 @@ def _why_unreadable(path: Path, reason: str) -> str:
     return f"{path} is damaged or is neither a torch nor a safetensors file; delete it and fetch it again"
 
 
-def _fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """A complete state dict for ``net``; raises ``UserError`` if names, shapes, types or values are wrong."""
-    wanted: dict[str, Tensor] = net.state_dict()
+def _fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """A complete state dict as ``wanted``; raises ``UserError`` if names, shapes, types or values are wrong."""
     lists = {
         "missing in the file": [
             name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")

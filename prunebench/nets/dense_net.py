@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunebench.config import named
 from prunebench.errors import UserError
 from prunebench.measure import cost
+from prunebench.nets.opened import opened
 from prunebench.surgery.graph import ChannelGraph
 
 Make = Callable[[Mapping[str, Any], str], nn.Module]
@@ -19,8 +20,11 @@ Make = Callable[[Mapping[str, Any], str], nn.Module]
 
 
 def make_net(settings: Mapping[str, Any], *, trust: bool = True) -> nn.Module:
-    """The net of the config group ``model`` with new random weights, see :func:`prunebench.config.named.build`."""
-    return named.build("model", settings, expects=nn.Module, trust=trust)  # type: ignore[no-any-return]
+    """The net of the config group ``model`` with new random weights, see :func:`prunebench.config.named.build`.
+
+    Its attention layers are made of linear layers, see :func:`prunebench.nets.opened.opened`.
+    """
+    return opened(named.build("model", settings, expects=nn.Module, trust=trust))
 
 
 class DenseNet:

@@ -25,7 +25,7 @@ from prunebench.run import runtime
 from prunebench.run.anywhere import Places
 from prunebench.run.reevaluate import Again, read_config, reevaluate
 
-MAX_BYTES = 60_000
+MAX_BYTES = 200_000  # a run with 37 operating points, each with all measures, has 142,000
 """So much may one run have in the store, all files together."""
 PACKAGE = Path(__file__).parents[1]
 

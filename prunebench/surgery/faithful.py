@@ -13,6 +13,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.equality import difference
 from prunebench.surgery.places import describe
 from prunebench.surgery.recorder import SEED, Recording, tensors
+from prunebench.surgery.tracer import CannotFollow
 
 _ROUNDING = 1e-4  # share of the outputs: the same operations in the same order
 
@@ -84,6 +85,21 @@ def check_evaluation(net: nn.Module, record: Recording, inputs: Tensor) -> None:
             "training=self.training)"
         )
     _compare(net, expected, tensors(record.output), "evaluation")
+
+
+def check_one_sample(net: nn.Module, traced: nn.Module, inputs: Tensor, *, where: str) -> None:
+    """Compare for a single sample, which takes another branch in the forward pass of the module at ``where``.
+
+    Raises:
+        CannotFollow: they differ.
+    """
+    if not _agree(outputs(net, inputs), outputs(traced, inputs)):
+        kind = type(net.get_submodule(where)).__name__
+        raise CannotFollow(
+            f"the forward pass of {kind} computes something else for a single sample",
+            where,
+            advice="let it do the same for any number of samples",
+        )
 
 
 def _compare(net: nn.Module, expected: Sequence[Tensor], found: Sequence[Tensor], mode: str) -> None:

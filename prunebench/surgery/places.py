@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx, nn
 def where(node: fx.Node) -> str:
     """``" at file:line"`` of the net's code, or an empty string where it is unknown."""
     places = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    own = [(path, line) for path, line in places if not _is_ours(path)]
+    own = [(path, line) for path, line in places if not is_ours(path)]
     return f" at {_short(own[-1][0])}:{own[-1][1]}" if own else ""
 
 
@@ -35,12 +36,13 @@ def owner(node: fx.Node) -> str:
 
 def place_of(error: BaseException) -> str:
     """``file:line`` of the innermost frame that is the net's."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_ours(frame.filename)]
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else "its forward"
 
 
-def _is_ours(path: str) -> bool:
-    """Torch's or this package's, not the net's."""
+@cache
+def is_ours(path: str) -> bool:
+    """Whether a source file is torch's or this package's, not the net's."""
     places = (Path(torch.__file__).parent, Path(__file__).parent)
     return path.startswith("<") or any(place in Path(path).parents for place in places)
 

@@ -20,7 +20,10 @@ class Seen:
 
     Args:
         net: that is traced, stays as it is.
-        inputs: ``[batch, ...]``.
+        inputs: ``[batch, ...]``, two samples or more.
+
+    Attributes:
+        alone: conditions that hold for several samples and not for one, or the other way round.
     """
 
     def __init__(self, net: nn.Module, inputs: Tensor) -> None:
@@ -28,7 +31,8 @@ class Seen:
         self._net = copy.deepcopy(net, parameters).eval()  # buffers of its own
         self._inputs = inputs
         self._values: dict[fx.Node, Any] = {}
-        self._one: Seen | None = None
+        self._others: list[Seen] = []
+        self.alone: dict[fx.Node, None] = {}  # in the order of the forward pass
 
     def length(self, node: fx.Node) -> int | None:
         """Of a tuple, a list or a shape; None for anything else: the length of a tensor may be the batch."""
@@ -36,12 +40,25 @@ class Seen:
         return len(value) if isinstance(value, tuple | list) else None
 
     def truth(self, node: fx.Node) -> bool | None:
-        """Of a condition on sizes or types, if it does not depend on the number of samples; None for anything else."""
-        value = self._value(node)
+        """Of a condition on sizes or types; None for anything else, and where it depends on the number of samples.
+
+        If it is only another one for a single sample, as where something is repeated for each sample, it is noted.
+        """
+        value: object = self._value(node)
         if not isinstance(value, bool):
             return None
-        self._one = self._one or Seen(self._net, self._inputs[:1])
-        return value if self._one._value(node) is value else None
+        one, three = (other._value(node) for other in self._of_other_lengths())
+        if one is not value and three is value:
+            self.alone[node] = None
+            return bool(value)
+        return bool(value) if one is value else None
+
+    def _of_other_lengths(self) -> list[Seen]:
+        """The same for one sample, and for one more."""
+        if not self._others:
+            more = torch.cat((self._inputs, self._inputs[:1]))
+            self._others = [Seen(self._net, inputs) for inputs in (self._inputs[:1], more)]
+        return self._others
 
     def is_of_type(self, node: fx.Node) -> bool:
         """Whether a condition compares types of numbers: the branch is that of the type that the net was traced in."""

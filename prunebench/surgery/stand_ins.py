@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
 
-from torch import fx
+from torch import Tensor, fx
 
+from prunebench.surgery.places import is_ours
 from prunebench.surgery.sizes_seen import Seen
 
 
@@ -41,6 +45,32 @@ class Proxy(fx.Proxy):
     def ndim(self) -> Any:
         """The same."""
         return self.dim()
+
+
+@contextmanager
+def known_as_tensors() -> Iterator[None]:
+    """The net's own code finds that stand-ins of tensors are tensors: ``isinstance(x, Tensor)``.
+
+    The builtin is what it asks; a class that claims to be a tensor would be taken for one by torch's C code.
+    """
+    plain = builtins.isinstance
+
+    def isinstance(obj: Any, kinds: Any, /) -> bool:
+        if plain(obj, kinds) or type(obj) is not Proxy or is_ours(sys._getframe(1).f_code.co_filename):
+            return plain(obj, kinds)
+        return _has(Tensor, kinds) and obj.tracer.seen.num_dims(obj.node) is not None
+
+    builtins.isinstance = isinstance
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
+
+
+def _has(kind: type, kinds: Any) -> bool:
+    """Whether ``kind`` is the second argument of ``isinstance``, or in it."""
+    several = kinds if type(kinds) is tuple else get_args(kinds)
+    return kinds is kind or any(_has(kind, other) for other in several)
 
 
 class _Attribute(fx.proxy.Attribute):

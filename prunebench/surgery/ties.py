@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunebench.surgery.heads import Attend, HeadProduct, Heads
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Lifted, Multiply, Piece, Step, Through, origin
+from prunebench.surgery.steps import Add, Lifted, Multiply, Piece, Step, Through, origin
 
 Bundle = Mapping[str, Bits]
 """Layer -> its channels in the bundle."""
@@ -79,6 +79,11 @@ def _written(steps: Sequence[Step], index: int) -> list[Bundle] | None:
     if isinstance(step, Heads):
         source = _written(steps, step.inputs[0])
         return None if source is None else [_merged(source[c] for c in to_indices(own)) for own in step.members]
+    if isinstance(step, Add) and not isinstance(step, HeadProduct):  # rotated positions: x * cos + turned(x) * sin
+        if any(step.whole) and not isinstance(step, Multiply):
+            return None
+        parts = [_written(steps, source) for source, whole in zip(step.inputs, step.whole, strict=True) if not whole]
+        return parts[0] if parts and all(part == parts[0] for part in parts) else None
     if isinstance(step, HeadProduct):
         parts = [_written(steps, source) for source in _joined(steps, step)]
         known = [part for part in parts if part is not None]

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from prunebench.errors import UserError
 from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
-from prunebench.surgery.faithful import check_evaluation, check_training, differing_weights, twin
+from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
 from prunebench.surgery.recorder import Recorder, Recording
 from prunebench.surgery.tracer import CannotFollow, check_modes, require, switched_dropouts, symbolic
 from prunebench.surgery.writes import Memory
@@ -76,12 +76,16 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
     original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
-    training, graph = (symbolic(n, inputs, leaves, training=mode) for n, mode in ((trained, True), (net, False)))
+    training, alone = symbolic(trained, inputs, leaves, training=True)
+    graph, _ = symbolic(net, inputs, leaves, training=False)
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
-    record = Recorder(fx.GraphModule(twin(net, own=leaves), graph), inputs).record(inputs)
+    followed = fx.GraphModule(twin(net, own=leaves), graph)
+    record = Recorder(followed, inputs).record(inputs)
     writes.settle(graph, record)  # refuses what writes into parameters
     check_evaluation(evaluated, record, inputs)
+    if alone:
+        check_one_sample(evaluated, followed, inputs[:1], where=alone[0])
     check_training(original, fx.GraphModule(trained, training), inputs)
     _drop_unused(graph, record, net)
     attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}

@@ -17,7 +17,7 @@ from prunebench.errors import UserError, first_line
 from prunebench.surgery.norm_forms import norms_with_parts
 from prunebench.surgery.places import owner, place_of, where
 from prunebench.surgery.sizes_seen import Seen
-from prunebench.surgery.stand_ins import Notes, Proxy
+from prunebench.surgery.stand_ins import Notes, Proxy, known_as_tensors
 from prunebench.surgery.torch_blocks import followed
 
 # Functions that get the net's training flag as an argument: symbolic tracing writes its present value down.
@@ -56,12 +56,12 @@ class _Context(Exception):
     """Operations under a context manager that would be lost."""
 
 
-def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, training: bool) -> fx.Graph:
-    """The operations of ``net`` in one mode.
+def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, training: bool) -> tuple[fx.Graph, list[str]]:
+    """The operations of ``net`` in one mode, and the modules where a single sample would have taken another branch.
 
     Args:
         net: is put into the mode.
-        inputs: ``[batch, ...]``, say how many dimensions tensors have.
+        inputs: ``[2, ...]``, say how many dimensions tensors have.
         leaves: paths of modules that are one operation, beside torch's own layers.
         training: which mode. It is traced with gradients and autocast on in the one and off in the other, so that a
             block that switches either is seen.
@@ -70,9 +70,9 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
         CannotFollow: names file and line.
     """
     tracer = _Tracer({*leaves, *norms_with_parts(net)}, Seen(net, inputs))
-    with _switched(training), _sizes_noted(tracer):
+    with _switched(training), _sizes_noted(tracer), known_as_tensors():
         try:
-            return tracer.trace(net.train(training))
+            return tracer.trace(net.train(training)), [owner(node) for node in tracer.seen.alone]
         except Exception as error:
             reason = first_line(error)
             for advice in (" by default. If you want", ". This can be attempted when"):  # torch's, for its own users
@@ -192,7 +192,7 @@ class _Tracer(Notes):
         truth = self.seen.truth(obj.node)
         if truth is None:
             return bool(super().to_bool(obj))
-        if not self.seen.is_of_type(obj.node):
+        if obj.node not in self.seen.alone and not self.seen.is_of_type(obj.node):
             self.create_proxy("call_function", require, (obj, truth), {})
         return truth
 

@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "changed": (lambda r: r.update(expected={"changed": ["seed=1"]}), "other settings than its row: seed=1"),
     "predictions": (lambda r: r["metrics"]["final"].update(correct=1), "does not belong to the result"),
     "labels": (lambda r: r["data"].update(test_labels_sha256="0" * 64), "does not belong to the result"),
-    "size": (lambda r: r.update(notes="x" * MAX_BYTES), "bytes; at most 60,000 may be published"),
+    "size": (lambda r: r.update(notes="x" * MAX_BYTES), "bytes; at most 200,000 may be published"),
 }
 
 

@@ -107,6 +107,15 @@ def test_three_layers_lose_the_same_heads_in_both_couplings() -> None:
     carried_out(net, graph, alone.plan, x)
 
 
+def test_heads_whose_queries_and_keys_are_turned_go_with_them() -> None:
+    net, x = build("rotary"), images(3)
+    graph = ChannelGraph.trace(net, x)
+    names = [f"blocks.0.attn.{part}" for part in ("query", "key", "value")]
+    choice = budget.choose({name: torch.tensor([1.0] * 4 + [2] * 4) for name in names}, graph, prune_ratio=0.5)
+    assert choice.plan.keep == dict.fromkeys(names, (4, 5, 6, 7))
+    carried_out(net, graph, choice.plan, x)
+
+
 def test_values_may_go_one_by_one_but_queries_and_keys_not() -> None:
     net, x = build("three"), images(3)
     graph = ChannelGraph.trace(net, x)

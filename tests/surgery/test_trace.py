@@ -213,6 +213,37 @@ def test_branches_on_sizes_are_taken_and_kept_to() -> None:
         small(torch.randn(2, 3, 5, 5).double())
 
 
-def test_branches_on_the_number_of_samples_are_refused() -> None:
-    with pytest.raises(UserError, match="symbolically traced variables cannot be used as inputs to control flow"):
+def test_branches_on_the_number_of_samples() -> None:
+    with pytest.raises(UserError, match="computes something else for a single sample; let it do the same"):
         ChannelGraph.trace(Branching(batch=True).eval(), images(3))
+    inside = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1), Branching(batch=True)).eval()
+    graph = ChannelGraph.trace(inside, images(3))
+    assert list(graph.unfollowed) == ["3.conv", "3.fc"], "the module stays whole, the net is followed"
+    assert graph.why_not("0") is None
+
+
+class Repeated(Net):
+    """A bias for each sample is repeated where there are several: the same for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.randn(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = self.shift
+        if x.shape[0] != shift.shape[0]:
+            shift = shift.expand(x.shape[0], -1, -1, -1)
+        x = F.relu(self.conv(x))
+        several = [x] if isinstance(x, Tensor) and isinstance(x, int | Tensor) else []
+        return self.fc((several[0] * shift).mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_what_is_only_repeated_for_several_samples(batch: int) -> None:
+    net = Repeated().eval()
+    graph = ChannelGraph.trace(net, images(1))
+    plan, x = Plan({"conv": (0, 3)}), images(batch)
+    small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
+    with torch.no_grad():
+        assert largest_difference(small, zeroed, x) < 1e-6 < float(zeroed(x).abs().max())
+    assert graph.macs(plan) == counted(small, x)[0]
