@@ -49,10 +49,13 @@ python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 # each method with one word
 methods=(fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp fpgm_mix
     soft_filter_pruning sss slimming thinet cap none fsm dcff channel_pruning qat sanp swag lottery_ticket scl bbb
-    variational_dropout sparse_variational_dropout)
+    variational_dropout sparse_variational_dropout sparse_vi_criteria js_bnn radio_vi pruning_from_scratch
+    simultaneous_vi tas vnd anp agp_structured ss_ig dllp flop_l0)
 for method in "${methods[@]}"; do
     python -m prunebench method=$method latency=false trainer.num_threads=1 trainer.progress=false
-    python scripts/publish.py "$runs/$method"-*-digits
+    for made in "$runs/$method"-*-{digits,bytes}; do
+        if [[ -d $made ]]; then python scripts/publish.py "$made"; fi
+    done
 done
 
 python scripts/report.py --readme README.md

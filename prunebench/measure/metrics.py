@@ -242,6 +242,7 @@ def _costs() -> Iterator[Metric]:
     yield _cost(key="nonzero_params", label="non-zero parameters", shown="summary")
     yield Metric(key="file_bytes", label="file", unit=BYTES, digits=0, better="lower", place="cost", shown="detail")
     size = partial(Metric, unit=BYTES, digits=0, better="lower", place="cost")
+    yield size(key="float32_file_bytes", label="file in float32", shown="detail")
     yield _count(key="bits_w", label="bits of a weight", place="cost", shown="summary")
     yield _count(key="bits_a", label="bits of an activation", place="cost", shown="summary")
     yield size(key="weight_bytes", label="weights by bits", shown="summary")

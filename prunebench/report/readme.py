@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- results:begin NAME -->`` and ``<!-- results:end NAME -->``. NAME is ``rows`` (rows of
 papers), ``claims`` (who is better than whom), ``one-word`` (each method as ``python -m prunebench method=<name>`` runs
-it), or ``<data set>-<schedule>`` (accuracy of each method and setting on each net, without the rows of papers).
+it), ``int8`` (nets in floating point and in integers), or ``<data set>-<schedule>`` (accuracy of each method and
+setting on each net, without the rows of papers and the nets in integers).
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ def made(published: Path, rows: Sequence[Paper]) -> dict[str, Callable[[], str]]
         raise UserError(f"{first.place} cannot be shown: {first.reason}")
     grouped = configurations.group(collection.records)
     subjects: dict[str, list[Group]] = {}
-    for item in summaries.order(item for item in grouped if item.first.row is None):
+    in_integers = [item for item in grouped if item.estimate(f"quantized.{ACCURACY.key}") is not None]
+    for item in summaries.order(item for item in grouped if item.first.row is None and item not in in_integers):
         subjects.setdefault(f"{item.first.dataset}-{item.first.schedule}", []).append(item)
     return {
         "rows": partial(_rows, rows, grouped),
         "claims": partial(_claims, grouped),
+        "int8": partial(_int8, in_integers),
         "one-word": partial(_one_word, grouped, collection.pool.values),
         **{name: partial(_grid, members) for name, members in subjects.items()},
     }
@@ -136,6 +139,29 @@ def _one_word(grouped: Sequence[Group], pool: Sequence[Any]) -> str:
                 ),
                 tables.over_seeds(_REMOVED, estimate(_REMOVED.key)),
                 Cell() if fewer is None else Cell(values.form("compression", fewer.mean)),
+            ]
+        )
+    return _body(Table("", "", columns, rows))
+
+
+def _int8(grouped: Sequence[Group]) -> str:
+    """Dense and cut nets, each in floating point and in integers: accuracy and size of the exported file."""
+    titles = ("Dense %", "in int8", "Cut %", "in int8", "MACs −%", "Dense file kB", "in int8", "Cut file kB", "in int8")
+    columns = (*map(Column, ("Net", "Data", "Method")), *(Column(title, numeric=True) for title in titles))
+    rows = []
+    for item in sorted(grouped, key=lambda item: (item.first.dataset, item.first.model, item.first.method)):
+        first, estimate = item.first, item.estimate
+        stages = ("dense", "dense_quantized", "final", "quantized")
+        sizes = (
+            *("dense_quantized.float32_file_bytes", "dense_quantized.file_bytes"),
+            *("quantized.float32_file_bytes", "quantized.file_bytes"),
+        )
+        rows.append(
+            [
+                *(Cell(text) for text in (first.model, first.dataset, first.method)),
+                *(tables.over_seeds(ACCURACY, estimate(f"{stage}.{ACCURACY.key}")) for stage in stages),
+                tables.over_seeds(_REMOVED, estimate(_REMOVED.key)),
+                *(Cell("–" if (own := estimate(size)) is None else f"{own.mean / 1000:,.0f}") for size in sizes),
             ]
         )
     return _body(Table("", "", columns, rows))

@@ -57,7 +57,7 @@ def test_two_configurations_in_one_place_are_refused(tmp_path: Path) -> None:
 def test_rows_of_papers_stand_in_their_own_table(tmp_path: Path) -> None:
     store(make(tmp_path / "runs", row={"id": "fpgm-t1_resnet20_only40"}), tmp_path / "published")
     found = made(tmp_path / "published", load_papers(papers=["fpgm"]))
-    assert list(found) == ["rows", "claims", "one-word"]
+    assert list(found) == ["rows", "claims", "int8", "one-word"]
     assert "fpgm" in found["rows"]() and "|---" in found["rows"]()
     states = [row.status for row in load(papers=["fpgm"])]
     assert found["rows"]().startswith(f"Of {len(states)} rows of 1 papers {states.count('runnable')} can be run")
@@ -107,3 +107,21 @@ def test_methods_with_one_word_stand_in_one_table(tmp_path: Path) -> None:
     assert [line[0] for line in lines[2:]] == ["fpgm"]
     shown = dict(zip(lines[0], lines[2], strict=True))
     assert shown["Schedule"] == "oneshot" and shown["Dense %"] == "97.20" and shown["BPC"] == "–"
+
+
+def test_nets_in_integers_stand_in_their_own_table(tmp_path: Path) -> None:
+    def quantised(result: dict[str, Any]) -> None:
+        for stage, whole in (("dense_quantized", "dense"), ("quantized", "final")):
+            result["metrics"][stage] = {**result["metrics"][whole], "accuracy": 0.875}
+            result["cost"][stage] = {"float32_file_bytes": 400_400, "file_bytes": 100_600}
+
+    store(make(tmp_path / "runs", method="fpgm"), tmp_path / "published", quantised)
+    store(make(tmp_path / "runs", method="random"), tmp_path / "published")
+    tables = made(tmp_path / "published", [])
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in tables["int8"]().splitlines() if "|" in line
+    ]
+    assert [line[2] for line in lines[2:]] == ["fpgm"]
+    assert lines[2][3:7:3] == ["97.20", "87.50"] and lines[2][4] == "87.50"
+    assert lines[2][8:] == ["400", "101", "400", "101"]
+    assert "fpgm" not in tables["digits-oneshot"]()
