@@ -69,13 +69,16 @@ class SoftMacs:
         live: list[Tensor | None] = []  # None = complete, whatever its dimensions mean
         for step in self._steps:
             num_in: Any = None
+            found: Tensor | None
             if isinstance(step, Mix):
                 source = live[step.inputs[0]]
                 num_in = step.in_width if source is None or step.whole or step.complete else source.sum()
                 num_in = num_in * step.in_span
-                found: Tensor | None = _ones(step.width, device)
+                written = _ones(step.width, device)
                 if step.module in shares:
-                    found = shares[step.module].double()
+                    written = shares[step.module].double()
+                followed = None if step.follows is None else live[step.follows]
+                found = written if followed is None else torch.minimum(written, followed)  # a gate of other channels
             elif isinstance(step, Grouped):
                 num_in, found = _grouped(step, live[step.inputs[0]], shares)
             elif isinstance(step, Transposed):

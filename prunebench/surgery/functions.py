@@ -123,8 +123,10 @@ def _getitem(context: Context, node: fx.Node) -> Step | None:
     if isinstance(source, Size) and isinstance(wanted, int):
         return _one_size(context, node, source, wanted, len(context.value(node.args[0])))
     if isinstance(source, Size) and isinstance(wanted, slice):
-        sizes = range(len(context.value(node.args[0])))
-        return None if source.axis in sizes[wanted] else Source(index=context.index, inputs=context.inputs(node))
+        sizes = range(len(context.value(node.args[0])))[wanted]
+        if source.axis is None or source.axis not in sizes:
+            return Source(index=context.index, inputs=context.inputs(node))
+        return context.through(node, Size, axis=sizes.index(source.axis))
     shape = context.shape(node.args[0])
     if source is None or source.axis is None or shape is None:
         return None

@@ -222,6 +222,8 @@ class ChannelGraph:
                 reasons[name] = "it is a depthwise convolution and follows the channels that it reads"
             elif name in shared:
                 reasons[name] = shared[name]
+            elif name in self._mixes and self._mixes[name].follows is not None:
+                reasons[name] = "its channels only scale others and go with those"
             elif name not in self._mixes and name not in self._grouped:
                 reasons[name] = "its input has no dimension of channels that can be followed"
         return reasons

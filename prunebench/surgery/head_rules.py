@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from prunebench.surgery.gates import is_gate
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Regroup, Weights, has_heads, is_complete, is_loose
 from prunebench.surgery.heads import is_scores as scores_at
 from prunebench.surgery.names import TURNS, name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
 from prunebench.surgery.shuffles import turned
-from prunebench.surgery.steps import Lifted, PerChannel, Size, Source, Step, Through
+from prunebench.surgery.steps import Expanded, Lifted, Multiply, PerChannel, Size, Source, Step, Through
 
 # ------------------------------------------------------------------------------------------------------------- shapes
 
@@ -228,7 +229,9 @@ def misread(context: Context, step: Step) -> bool:
     if isinstance(step, Attend):
         return is_loose(context.steps, step.inputs[step.values])
     passes = isinstance(step, Through) and not isinstance(step, Lifted | PerChannel)
-    return not (passes or isinstance(step, HeadProduct | Source | Size))
+    scaled = isinstance(step, Multiply) and step.gate is not None
+    repeated = isinstance(step, Expanded) and is_gate(context.steps, step.inputs[0])
+    return not (passes or scaled or repeated or isinstance(step, HeadProduct | Source | Size))
 
 
 def _steps(context: Context, *nodes: Any) -> list[Step]:

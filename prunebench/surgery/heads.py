@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunebench.surgery.sets import Bits, full
-from prunebench.surgery.steps import Blocked, Choice, Multiply, Step, Through
+from prunebench.surgery.steps import Blocked, Choice, Expanded, Gate, Multiply, Step, Through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,11 @@ class Regroup(Through):
 def is_loose(steps: Sequence[Step], index: int) -> bool:
     """Whether a dead head of a step's output may be something else than 0 in the dense net with zeros."""
     step = steps[index]
-    if isinstance(step, Weights):
+    if isinstance(step, Weights | Gate):
         return True
     if isinstance(step, HeadProduct):
         return any(is_loose(steps, source) for source in step.inputs)
-    return isinstance(step, Through) and is_loose(steps, step.inputs[0])
+    return isinstance(step, Through | Expanded) and is_loose(steps, step.inputs[0])
 
 
 def is_scores(steps: Sequence[Step], index: int) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
+from prunebench.surgery.gates import is_gate
 from prunebench.surgery.names import name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
@@ -76,7 +78,11 @@ def multiply(context: Context, node: fx.Node) -> Step | None:
         return _channelwise(context, node, pair)
     if pair is None or context.shape(node) not in (context.shape(pair[0]), context.shape(pair[1])):
         return None
-    return _join(context, node, pair, Multiply)
+    product = _join(context, node, pair, Multiply)
+    if not isinstance(product, Multiply):
+        return None
+    gates = [place for place, source in enumerate(product.inputs) if is_gate(context.steps, source)]
+    return replace(product, gate=gates[0]) if len(gates) == 1 else product
 
 
 def divide(context: Context, node: fx.Node) -> Step | None:

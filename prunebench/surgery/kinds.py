@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions, head_rules
+from prunebench.surgery.gates import following
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.norm_forms import is_norm_with_parts
@@ -64,7 +65,7 @@ def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
         step = _step(context, node)
         exact = step is not None and not head_rules.misread(context, step)
         context.append(node, step if step is not None and exact else _opaque(context, node))
-    return context.steps, shared
+    return following(context.steps), shared
 
 
 def _step(context: Context, node: fx.Node) -> Step | None:

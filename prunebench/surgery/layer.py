@@ -119,7 +119,8 @@ class Surroundings:
             if step.module in known:
                 written.append((step.module,))
             elif isinstance(step, Through | Add) or (isinstance(step, Depthwise) and step.multiplier == 1):
-                names = [name for source in step.inputs for name in written[source]]
+                gate = step.gate if isinstance(step, Multiply) else None  # what only scales channels writes none
+                names = [name for place, source in enumerate(step.inputs) if place != gate for name in written[source]]
                 written.append(tuple(dict.fromkeys(names)))
             else:
                 written.append(())

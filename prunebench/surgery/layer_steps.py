@@ -115,6 +115,7 @@ class Mix(Step):
         complete: the set that the input must have if its channels lie along another dimension, else 0.
         why: what it is and where, for messages.
         macs_each, params_each: of one input feature and one output, the bias apart.
+        follows: the step whose channels these only scale; without them they are not needed.
     """
 
     in_width: int
@@ -125,6 +126,7 @@ class Mix(Step):
     macs_each: int
     params_each: int
     has_bias: bool
+    follows: int | None = None
 
     def source(self, live: Sequence[Bits]) -> Bits:
         """Live channels of the tensor it reads."""
@@ -148,5 +150,5 @@ class Mix(Step):
     def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
         if not self.num_features(live, choice):
             return 0
-        kept = choice.keep.get(self.module)
-        return full(self.width) if kept is None else kept
+        kept = choice.keep.get(self.module, full(self.width))
+        return kept if self.follows is None else kept & live[self.follows]

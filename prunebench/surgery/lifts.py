@@ -10,11 +10,12 @@ import torch
 from torch import fx, nn
 
 from prunebench.surgery.composed import composed
+from prunebench.surgery.gates import only_scales
 from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.names import RESHAPES, name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import Bits, full, positions
-from prunebench.surgery.steps import Lifted, Reshape, Step, Through
+from prunebench.surgery.steps import Gate, Lifted, Reshape, Step, Through
 
 _KEEPING = (nn.Flatten,)
 _READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -23,19 +24,25 @@ _READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def is_lifted(context: Context, node: fx.Node) -> bool:
     """Whether a node is an elementwise function of a tensor that is not 0 where the tensor is, or is made of one."""
     root, value = composed(context, node)
-    return root is not node and (value != 0 or any(isinstance(context.of(o), Lifted) for o in node.all_input_nodes))
+    return root is not node and (
+        value != 0 or any(isinstance(context.of(o), Lifted | Gate) for o in node.all_input_nodes)
+    )
 
 
 def lifted(context: Context, node: fx.Node) -> Step | None:
     """The step of such a function; None where it is not 0 and somebody reads it who cannot take the constant over."""
     tensor, (_, value) = node.all_input_nodes[0], composed(context, node)
     source = context.of(tensor)
-    if source is None or source.axis is None or (value != 0 and not _can_move(context, node)):
+    if source is None or source.axis is None:
         return None
     base: dict[str, Any] = {"index": context.index, "inputs": context.inputs(node, tensor), "axis": source.axis}
     base |= {"width": source.width, "span": source.span}
     base["module"] = str(node.target) if node.op == "call_module" else ""
-    return Lifted(**base, value=value) if value else Through(**base)
+    if value == 0:
+        return Through(**base)
+    if _can_move(context, node):
+        return Lifted(**base, value=value)
+    return Gate(**base) if source.width > 1 and only_scales(context, node) else None
 
 
 def _can_move(context: Context, node: fx.Node) -> bool:

@@ -116,6 +116,13 @@ class Lifted(Through):
     value: float
 
 
+class Gate(Through):
+    """Works on each channel by itself and does not keep 0, and only products read it.
+
+    Behind it a dead channel is not 0, it is only not there: what it would be multiplied with is 0.
+    """
+
+
 class Size(Through):
     """The shape of a tensor: whoever reads more of it than single sizes needs all channels."""
 
@@ -220,12 +227,21 @@ class Add(Step):
         return left | right
 
 
+@dataclass(frozen=True, kw_only=True)
 class Multiply(Add):
-    """Product, where one input may have size 1 along some dimensions: what is live in both."""
+    """Product, where one input may have size 1 along some dimensions: what is live in both.
+
+    Attributes:
+        gate: which input is a :class:`Gate`: it has to have all channels of the other one.
+    """
+
+    gate: int | None = None
 
     def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
-        left, right = self.sets(live)
-        return left & right
+        both = self.sets(live)
+        if self.gate is not None and both[1 - self.gate] & ~both[self.gate]:
+            raise Blocked(self, self.inputs[self.gate])
+        return both[0] & both[1]
 
 
 class Subtract(Add):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunebench.surgery.heads import Attend, HeadProduct, Heads
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Add, Lifted, Multiply, Piece, Step, Through, origin
+from prunebench.surgery.steps import Add, Gate, Lifted, Multiply, Piece, Step, Through, origin
 
 Bundle = Mapping[str, Bits]
 """Layer -> its channels in the bundle."""
@@ -57,7 +57,7 @@ def ties(steps: Sequence[Step], free: Iterable[str]) -> tuple[Tie, ...]:
 
 def _joined(steps: Sequence[Step], step: Step) -> list[int]:
     """The inputs of a product that should have equal sets."""
-    if not isinstance(step, Multiply | Attend):
+    if not isinstance(step, Multiply | Attend) or (isinstance(step, Multiply) and step.gate is not None):
         return []
     inputs = [source for source, whole in zip(step.inputs, step.whole, strict=False) if not whole]
     same = len({origin(steps, source) for source in inputs}) == 1 and not isinstance(step, Attend | HeadProduct)
@@ -69,7 +69,7 @@ def _written(steps: Sequence[Step], index: int) -> list[Bundle] | None:
     step = steps[index]
     if isinstance(step, Mix):
         return [{step.module: 1 << channel} for channel in range(step.width)] if step.width > 1 else None
-    if isinstance(step, Lifted):
+    if isinstance(step, Lifted | Gate):
         return None
     if isinstance(step, Through) or (isinstance(step, Depthwise) and step.multiplier == 1):
         return _written(steps, step.inputs[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,6 +151,31 @@ FLAT: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Excite(nn.Module):
+    """Squeeze and excitation in one of the ways in which people write it."""
+
+    def __init__(self, width: int, form: str) -> None:
+        super().__init__()
+        layer: Callable[..., nn.Module] = nn.Linear if form in ("view", "shape") else partial(nn.Conv2d, kernel_size=1)
+        self.down, self.up, self.form = layer(width, 3), layer(3, width), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, width = x.shape[:2]
+        squeezed = x.mean((2, 3), keepdim=self.form not in ("view", "shape"))
+        return GATES[self.form](x, self.up(F.relu(self.down(squeezed))), batch, width)
+
+
+GATES: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+    "plain": lambda x, y, b, c: x * torch.sigmoid(y),
+    "view": lambda x, y, b, c: x * y.sigmoid().view(b, c, 1, 1),
+    "shape": lambda x, y, b, c: torch.sigmoid(y).reshape(*y.shape, 1, 1) * x,
+    "by hand": lambda x, y, b, c: x * (F.relu6(y + 3) / 6),
+    "expanded": lambda x, y, b, c: x * torch.sigmoid(y).expand_as(x),
+    "from one": lambda x, y, b, c: x * (1 + F.hardsigmoid(y)),
+    "in place": lambda x, y, b, c: x.mul_(torch.sigmoid(y)),
+}
+
+
 class _Drawer:
     """Draws statements; ``shapes`` are (channels, size) of each tensor so far."""
 
@@ -185,7 +211,7 @@ class _Drawer:
     def step(self) -> None:
         kinds = ["conv"] * 4 + ["depthwise", "norm", "norm", "activation", "function", "function", "write", "write"]
         kinds += ["join"] * 4 + ["write_join", "write_join", "pool", "ignored", "dropout"]
-        kinds += ["split", "slice", "parts", "parts", "shuffle"]
+        kinds += ["split", "slice", "parts", "parts", "shuffle", "gate", "gate"]
         getattr(self, f"draw_{self.rng.choice(kinds)}")(self.pick())
 
     def draw_conv(self, place: int) -> None:
@@ -207,6 +233,10 @@ class _Drawer:
         kinds = [nn.ReLU(), nn.ReLU(inplace=True), nn.Hardswish(), nn.PReLU(width), nn.PReLU(), nn.Sigmoid(), nn.SiLU()]
         kinds.append(nn.ReLU6(inplace=True))
         self.call(place, self.rng.choice(kinds), self.shapes[place])
+
+    def draw_gate(self, place: int) -> None:
+        width, _ = self.shapes[place]
+        self.call(place, Excite(width, self.rng.choice(list(GATES))), self.shapes[place])
 
     def draw_function(self, place: int) -> None:
         name, (width, size) = self.rng.choice(list(FUNCTIONS)), self.shapes[place]

@@ -163,4 +163,5 @@ def test_where_the_constant_cannot_go_the_layer_stays_whole() -> None:
     assert "sigmoid" in str(graph.why_not("one")) and graph.why_not("two") is None
     # a product: the constant 1/2 of the gate's dead channels meets other numbers, and no bias follows
     graph = ChannelGraph.trace(Gated(), torch.zeros(1, 2))
-    assert "sigmoid" in str(graph.why_not("gate")) and graph.why_not("value") is None
+    assert graph.why_not("gate") == "its channels only scale others and go with those"
+    assert graph.why_not("value") is None
