@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,8 +23,13 @@ from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING, Metric
 from prunebench.report import configurations, tables
 from prunebench.report.record import Pool, Record, from_result
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 BRIEF = "PRUNEBENCH_BRIEF"
 """Set in a job of a sweep, see :mod:`prunebench.training.callbacks`, which this module must not wait for."""
+MAX_JOBS = 100_000
+"""Of one sweep."""
 _JOBS = "PRUNEBENCH_SWEEP_JOBS"
 """A file with a line for each job that has ended, whichever process ran it."""
 
@@ -32,6 +38,9 @@ def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
     """How many jobs the sweep over ``arguments`` has, and the keys in which they differ.
 
     The number is None where a sweeper that searches decides it.
+
+    Raises:
+        UserError: more than :data:`MAX_JOBS`; Hydra would make a list of all of them.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -44,10 +53,27 @@ def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
             override = OverridesParser.create().parse_override(word)
             if override.is_sweep_override():
                 keys.add(override.key_or_group)
-                count = count and count * len(list(override.sweep_string_iterator()))
+                length = _length(override)
+                if (count or 1) * length > MAX_JOBS:
+                    raise UserError(
+                        f"{word}: a sweep has at most {MAX_JOBS:,} jobs; use a shorter range or a larger step"
+                    )
+                count = count and count * int(length)
         except HydraException:  # Hydra will say what is wrong with it, or knows the values later
             count = None
     return count, keys
+
+
+def _length(override: Override) -> float:
+    """How many values an override sweeps over, without making them; infinity for a range that never ends."""
+    from hydra.core.override_parser.types import RangeSweep
+
+    values = override.value()
+    if isinstance(values, RangeSweep):
+        start, stop, step = (0.0 if v is None else float(v) for v in (values.start, values.stop, values.step))
+        steps = (stop - start) / step if step else math.inf
+        return max(0, math.ceil(steps)) if math.isfinite(steps) else math.inf
+    return len(list(override.sweep_string_iterator()))
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from prunebench.cli import progress
 from prunebench.core.result import read_result
+from prunebench.errors import UserError
 from tests.kit import SHORT
 from tests.report.factory import make
 
@@ -94,3 +96,19 @@ def test_a_forked_job_ends_with_the_numbers_of_a_command(tmp_path: Path) -> None
         assert swept["run"]["command"].startswith("python -m prunebench ")
     again = call("-m", *options, "seed=0,1", f"paths.outputs={tmp_path / 'sweep'}")
     assert again.count("already complete: ") == 4
+
+
+@pytest.mark.parametrize(
+    "word", ["a=range(0,10)", "a=range(0,1,0.25)", "a=range(5,1,-1)", "a=shuffle(range(1,5))", "a=1,2,3"]
+)
+def test_the_length_of_a_sweep_is_that_of_hydras_list(word: str) -> None:
+    override = OverridesParser.create().parse_override(word)
+    assert progress.plan(["-m", word, "b=1,2"]) == (2 * len(list(override.sweep_string_iterator())), {"a", "b"})
+
+
+@pytest.mark.parametrize("word", ["a=range(0,1e400)", "a=range(0,1e12)", "a=range(0,5,0)", "a=range(1,2,1e-9)"])
+def test_a_sweep_that_does_not_end_is_refused_before_it_is_listed(word: str) -> None:
+    with pytest.raises(UserError, match="a sweep has at most 100,000 jobs; use a shorter range"):
+        progress.plan(["-m", word])
+    with pytest.raises(UserError, match="at most"):
+        progress.plan(["-m", "a=range(0,1000)", "b=range(0,1000)"])
