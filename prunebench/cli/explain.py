@@ -64,7 +64,7 @@ def explain_key(group: str, key: str) -> str:
         UserError: none has.
     """
     found: dict[tuple[str, str], list[str]] = {}
-    known = set()
+    known: set[str] = set()
     for option in options(group):
         own = {**_keys_of(group, _text(group, option)), **_phase_keys(_text(group, option))}
         known |= own.keys()
