@@ -68,6 +68,10 @@ class PictureFolders(ImageData):
             raise UserError(f"dataset.resize must be at least dataset.size={self.size}, got {self.resize}")
         self._parts: dict[str, Listing] = {}
 
+    def input_facts(self) -> dict[str, Any]:
+        cut = f"the shorter side resized to {self.resize} pixels (bilinear), then the central {self.size} x {self.size}"
+        return {**super().input_facts(), "preparation": cut}
+
     def _inputs_sha256(self, part: str) -> str:
         listing = self._parts.get(part)
         return "" if listing is None else listing.sha256()

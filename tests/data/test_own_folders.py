@@ -84,6 +84,8 @@ def test_evaluation_sees_the_whole_picture_at_any_size(tmp_path: Path) -> None:
     paint(tmp_path / "mine", range(2))
     sizes = {size: made(tmp_path / "mine", tmp_path, size=size, resize=None).resize for size in (8, 32, 224)}
     assert sizes == {8: 9, 32: 37, 224: 256}
+    said = made(tmp_path / "mine", tmp_path, size=32, resize=None).input_facts()["preparation"]
+    assert said == "the shorter side resized to 37 pixels (bilinear), then the central 32 x 32"
 
 
 def test_folders_for_training_and_testing_win(tmp_path: Path) -> None:
@@ -141,4 +143,4 @@ def test_real_pictures_go_through_a_run(tmp_path: Path) -> None:
     assert result["status"] == "complete"
     assert result["metrics"]["final"]["num_samples"] == result["data"]["num_test"] > 0
     assert torch.isfinite(torch.tensor(result["metrics"]["final"]["nll"]))
-    assert folder.exists()
+    assert "resized to 36 pixels (bilinear), then the central 32 x 32" in (folder / "model" / "README.md").read_text()
