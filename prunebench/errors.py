@@ -74,6 +74,8 @@ def program(main: Callable[[], int]) -> NoReturn:
     Output can be of any encoding, and its reader may leave, as in ``--help | head``.
     """
     codecs.register_error("plain", _plain)
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)  # a net of one's own beside which a script is started, as with python -m
     before = signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):

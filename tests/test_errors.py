@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,19 @@ def test_output_is_plain_where_it_must_be(encoding: str, printed: str) -> None:
     done = run(f"print({TEXT!r})", encoding)
     assert (done.returncode, done.stderr) == (3, b"")
     assert done.stdout.decode(encoding).rstrip() == printed
+
+
+def test_a_net_beside_which_a_script_is_started_can_be_imported(tmp_path: Path) -> None:
+    """As with ``python -m``; a script's own folder is what Python puts on the path."""
+    (tmp_path / "my_nets.py").write_text("WIDTH = 7")
+    (tmp_path / "torch.py").write_text("raise SystemExit('shadowed')")  # what is installed wins
+    script = tmp_path / "scripts" / "x.py"
+    script.parent.mkdir()
+    body = "def main():\n    import torch, my_nets\n    return my_nets.WIDTH\n"
+    script.write_text(f"from prunebench.errors import program\n{body}program(main)")
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, script], env=environment, cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (7, b"")
 
 
 @pytest.mark.parametrize(

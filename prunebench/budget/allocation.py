@@ -82,10 +82,12 @@ class Allocation:
             return most
         if self.least > goal:
             reachable = np.ceil(self.least * 1e3) / 1e3
+            some_vanish = any(kept[0] == 0 for kept in self.kept)
+            vanish = "" if some_vanish else ", or set method.min_channels=0, which lets blocks vanish"
             raise UserError(
                 f"target_latency={goal:g} is out of reach: with all layers to prune at their floor {reachable:g} of "
-                "the dense net's time stay; ask for at least that, prune more layers (method.coupling=aligned lets "
-                "those give time that meet in additions), or set method.min_channels=0, which lets blocks vanish"
+                "the dense net's time stay; ask for at least that, or prune more layers (method.coupling=aligned lets "
+                f"those give time that meet in additions){vanish}"
             )
         if all(len(factor.units) <= 1 for factor in self.factors):
             return self._filled(self._knapsack(goal), goal)

@@ -20,6 +20,7 @@ from prunebench.budget.ranked import Unit
 from prunebench.budget.units import check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
+from prunebench.errors import UserError
 from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -99,8 +100,8 @@ def choose(
         within: the plan of the step before: its dead channels stay dead and count as the first to go.
 
     Raises:
-        UserError: a value out of its range, a pattern without a layer, a target out of reach (the message names the
-            smallest reachable share), scores that are not finite.
+        UserError: a value out of its range, a pattern without a layer, no layer that can lose channels, a target out of
+            reach (the message names the smallest reachable share), scores that are not finite.
     """
     started = time.perf_counter()
     targets = {"target_macs": target_macs, "target_params": target_params, "target_latency": target_latency}
@@ -112,6 +113,13 @@ def choose(
     units, blocked = make_units(
         scores, graph, coupling=coupling, fixed=fixed, before=before, normalise=normalise, floor=floor
     )
+    if not units:
+        name, reason = next(iter(blocked.items()))
+        others = f", and so do the {len(blocked) - 1} other layers to prune" if len(blocked) > 1 else ""
+        raise UserError(
+            f"nothing to prune: {name} stays whole, since {reason}{others}; name layers that can lose channels in "
+            "method.layers, linear ones too, for example method.layers=[*]"
+        )
     family = by_threshold(units) if scope == "global" else by_ratio(units, counter)
     target = target_macs if target_macs is not None else target_params
     timed: dict[str, Any] = {}

@@ -49,8 +49,8 @@ def meet(units: Sequence[Unit], family: Family, size: Callable[[Counts], float],
         reachable = math.ceil(sizes(most) * 1e4) / 1e4  # rounded up, so that asking for it works
         raise UserError(
             f"target_{what}={goal:g} is out of reach: with all layers to prune at their floor {reachable:g} of the "
-            f"dense net's {what} stay; ask for at least that, prune more layers, or lower min_channels, protect or "
-            "round_to"
+            f"dense net's {what} stay; ask for at least that, prune more layers (method.layers), or lower "
+            "min_channels, protect or round_to"
         )
     if sizes(fewest) <= goal:
         return fewest

@@ -1,13 +1,17 @@
-"""``--help method=fpgm``: one option of a group in full, read from its file, its class and the rows of papers."""
+"""``--help method=fpgm``, ``--help schedule``, ``--help method.target_macs``: an option, a group or a key in full.
+
+Read from the files of the options, their classes and the rows of papers.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from prunebench.cli.help import NOTES
 from prunebench.config.groups import GROUPS, NOT_ARGUMENTS, conf_folder, options
 from prunebench.errors import UserError, here, nearest
 from prunebench.rows import load_papers
@@ -16,17 +20,62 @@ from prunebench.rows.row import Paper, Row
 WIDTH = 100
 MAX_ROWS = 8
 """So many rows are named; all of them are listed by ``scripts/rows.py``."""
-_LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<comment>.*))?$")
+_LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<comment>.*))?$")
 _OVERRIDE = re.compile(r"^ *- override /(\w+)@[\w.]+: *(\w+)", re.MULTILINE)
+_PHASE = re.compile(r"^ *- phase@phases\.(\w+): *(\w+)", re.MULTILINE)
+_FROM_RECIPE = re.compile(r"^\$\{recipe:\w+,\w+,(.*)\}$")
 _PART = re.compile(r"^ *- part@_here_: *(\w+)", re.MULTILINE)
 _PLAIN = ("defaults", "recipe", "schedules", "_target_", *NOT_ARGUMENTS["method"])
 """Keys that are said in words here, or that nobody sets."""
 
 
-def asked(arguments: list[str]) -> list[tuple[str, str]]:
-    """The options beside ``--help``, as (group, name)."""
-    words = (argument.partition("=") for argument in arguments if "=" in argument)
-    return [(group, name) for group, _, name in words if group in GROUPS]
+def topics(words: list[str]) -> list[str]:
+    """What there is to say about the words beside ``--help``: options, groups and keys; a value says nothing.
+
+    Raises:
+        UserError: a word is none of them.
+    """
+    said = []
+    for word in words:
+        name, _, value = word.lstrip("+~").partition("=")
+        group, _, key = name.partition(".")
+        if word.startswith("-") or (group not in GROUPS and "=" in word):
+            continue
+        if group not in GROUPS:
+            named = [f"{known}={name}" for known in GROUPS if name in options(known)]
+            near = f"; did you mean {' or '.join(named)}?" if named else nearest(name, GROUPS)
+            raise UserError(f"--help explains groups, options and keys, such as method=fpgm, and {name} is none{near}")
+        said.append(explain_key(group, key) if key else explain(group, value) if value else overview(group))
+    return said
+
+
+def overview(group: str) -> str:
+    """The options of a group, each in one line."""
+    known = options(group)
+    width = max(map(len, known))
+    lines = [f"{group}={NOTES.get(group, '')}", *(f"  {name:<{width}}  {text}" for name, text in known.items())]
+    return "\n".join([*lines, "", f"  python -m prunebench --help {group}={next(iter(known))}   says more about one"])
+
+
+def explain_key(group: str, key: str) -> str:
+    """A key: its default and meaning, and which options of the group have it.
+
+    Raises:
+        UserError: none has.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    known: set[str] = set()
+    for option in options(group):
+        own = {**_keys_of(group, _text(group, option)), **_phase_keys(_text(group, option))}
+        known |= own.keys()
+        if key in own:
+            found.setdefault(own[key], []).append(option)
+    if not found:
+        raise UserError(f"no option of {group} has the key {key}{nearest(key, known)}")
+    lines = []
+    for (value, comment), names in found.items():
+        lines += [f"{group}.{key}={value}", *_wrapped(comment, "    "), *_wrapped(f"of {', '.join(names)}", "    ")]
+    return "\n".join(lines)
 
 
 def explain(group: str, name: str) -> str:
@@ -38,7 +87,7 @@ def explain(group: str, name: str) -> str:
     known = options(group)
     if name not in known:
         raise UserError(f"{group} has no option {name!r}{nearest(name, known)}; it can be {', '.join(known)}")
-    text = (conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
+    text = _text(group, name)
     lines = [*_wrapped(f"{group}={name}: {known[name]}"), ""]
     if group == "method":
         lines += _beside(name, text)
@@ -79,16 +128,55 @@ def _with_parts(group: str, text: str) -> str:
     return "\n".join([*(part.read_text(encoding="utf-8") for part in parts), text])
 
 
+def _text(group: str, option: str) -> str:
+    return (conf_folder() / group / f"{option}.yaml").read_text(encoding="utf-8")
+
+
 def _keys(group: str, text: str) -> list[str]:
+    lines = _shown(group, _keys_of(group, text))
+    phases = list(dict.fromkeys(name for name, _ in _PHASE.findall(text)))
+    if phases:
+        lines += ["", f"Each phase ({', '.join(phases)}) has:", *_shown(group, _of_all_phases(phases, text))]
+    return lines or ["  none"]
+
+
+def _shown(group: str, keys: Mapping[str, tuple[str, str]]) -> list[str]:
+    lines = []
+    for key, (value, comment) in keys.items():
+        lines.append(f"  {group}.{key}={value}" if value else f"  {group}.{key}")
+        lines += _wrapped(comment, "      ")
+    return lines
+
+
+def _keys_of(group: str, text: str) -> dict[str, tuple[str, str]]:
+    """Dotted key -> default and comment."""
     found: dict[str, tuple[str, str]] = {}
     for key, value, comment in _lines(_with_parts(group, text)):
         before = found.pop(key, ("", ""))  # a later file says the default anew, and perhaps no more than that
         found[key] = (value, comment or before[1])
-    lines = []
-    for key, (value, comment) in found.items():
-        lines.append(f"  {group}.{key}={value}" if value else f"  {group}.{key}")
-        lines += _wrapped(comment, "      ")
-    return lines or ["  none"]
+    return found
+
+
+def _phase_keys(text: str) -> dict[str, tuple[str, str]]:
+    """The same for the training of each phase of a schedule, ``phases.<name>.<key>``."""
+    found = {}
+    for name, kind in _PHASE.findall(text):
+        for key, value, comment in _lines(_text("schedule/phase", kind)):
+            own = _FROM_RECIPE.match(value)
+            found[f"phases.{name}.{key}"] = (own[1] if own else value, comment)
+    return found
+
+
+def _of_all_phases(phases: Sequence[str], text: str) -> dict[str, tuple[str, str]]:
+    """``phases.<name>.<key>`` once for all phases; where their defaults differ, each with its phase."""
+    found = _phase_keys(text)
+    told = {}
+    for key in dict.fromkeys(key.split(".", 2)[2] for key in found):
+        own = {name: found[f"phases.{name}.{key}"] for name in phases if f"phases.{name}.{key}" in found}
+        values = {value for value, _ in own.values()}
+        value = ", ".join(f"{value} ({name})" for name, (value, _) in own.items()) if len(values) > 1 else values.pop()
+        told[f"phases.<name>.{key}"] = (value, next(iter(own.values()))[1])
+    return told
 
 
 def _lines(text: str) -> Iterator[tuple[str, str, str]]:
@@ -104,7 +192,7 @@ def _lines(text: str) -> Iterator[tuple[str, str, str]]:
         above.append((indent, match["key"]))
         is_value = match["value"] or match["comment"]
         if is_value and path[0] not in _PLAIN and path[-1] != "_target_":
-            yield ".".join(path), match["value"], match["comment"] or ""
+            yield ".".join(path), match["value"] or "", match["comment"] or ""
 
 
 def _recipes(text: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prunebench.config.groups import GROUPS, options
+import re
+
+from prunebench.config.groups import GROUPS, conf_folder, options
 from prunebench.errors import INSTALLED, here
 
 NOTES = {
@@ -39,6 +41,11 @@ EXAMPLES = (
         "python -m prunebench method=l1norm model=resnet56 dataset=cifar10 teacher=dense",
         "fine-tune the cut net with the probabilities of the dense one",
     ),
+    (
+        "python -m prunebench model=custom model._target_=my_package.my_net dataset=folder dataset.folder=pictures "
+        "dataset.num_classes=5 method.target_macs=0.5",
+        "your own net on your own pictures, <folder>/<class>/*",
+    ),
     ("python -m prunebench experiment=fpgm-t1_resnet56_only40", "a row of a paper, with the paper's settings"),
     (
         "python -m prunebench -m method=random,l1norm,fpgm seed=0,1,2",
@@ -47,8 +54,16 @@ EXAMPLES = (
 )
 
 
+def _whole_run() -> list[str]:
+    """The keys of no group, with their comments."""
+    text = (conf_folder() / "config.yaml").read_text(encoding="utf-8")
+    found = re.findall(r"^(\w+): (\S+) +# (.+)$", text, re.MULTILINE)
+    width = max(len(f"{key}={value}") for key, value, _ in found)
+    return [f"  {f'{key}={value}':<{width}}  {comment}" for key, value, comment in found]
+
+
 def help_text() -> str:
-    """Groups, their options and five example commands."""
+    """Groups, their options and example commands."""
     lines = [
         "prunebench: one run = a model, a data set, a pruning method and a schedule.",
         "",
@@ -57,6 +72,7 @@ def help_text() -> str:
         "  python -m prunebench ... --cfg job --resolve                        print the configuration, run nothing",
         "  python -m prunebench ... --force                                    a complete run again, the old one aside",
         "  python -m prunebench --help method=fpgm                             one option in full: keys, paper, rows",
+        "  python -m prunebench --help schedule method.layers                  a group, or a single key",
         "",
     ]
     for group in GROUPS:
@@ -68,10 +84,13 @@ def help_text() -> str:
         lines += [f"  {name:<{width}}  {description}" for name, description in found.items()]
         lines.append("")
     lines += [
-        "Often set:",
+        "Of the whole run:",
+        *_whole_run(),
+        "",
+        "Often set (--help method.target_macs explains one):",
         "  method.prune_ratio method.coupling method.round_to method.target_macs method.target_params",
-        "  model.pretrained model.shortcut dataset.batch_size dataset.mean dataset.std",
-        "  schedule.phases.<name>.epochs trainer.precision seed paths.data paths.outputs",
+        "  method.target_latency method.layers model.pretrained model.shortcut dataset.batch_size dataset.mean",
+        "  dataset.std schedule.phases.<name>.epochs trainer.precision trainer.num_threads paths.data paths.outputs",
         "",
         "Examples:",
     ]
@@ -89,6 +108,7 @@ def help_text() -> str:
         "  python scripts/evaluate.py <run folder>                  measure a saved net again, compare with its result",
         "  python scripts/publish.py <run folder> ...               measure them again, keep them in outputs/published",
         "  python scripts/data.py check | get <name>                the data sets",
+        "  python scripts/sensitivity.py model.pretrained=... ...   what each width of each layer costs and loses",
         "  python scripts/export.py <run folder> --to onnx          also torch_export, state_dict",
         "  python scripts/bench.py                                  speed",
     ]

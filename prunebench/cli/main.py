@@ -157,10 +157,10 @@ def execute(config: Mapping[str, Any], text: str, folder: Path) -> dict[str, Any
 
 
 def _help(arguments: list[str]) -> int:
-    from prunebench.cli.explain import asked, explain
+    from prunebench.cli.explain import topics
 
     try:
-        print("\n\n".join(explain(*option) for option in asked(arguments)) or help_text())
+        print("\n\n".join(topics(arguments)) or help_text())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,12 @@ from prunebench.rows.experiment import settle
 
 NAMED = ("method", "model", "dataset", "schedule", "logger")
 """Groups whose ``name`` stands in folders and results."""
+
+UNNAMED = "custom"
+"""Name of a net that its user has not named."""
+
+SAVED_NET = Path("model") / "weights.safetensors"
+"""Where a finished run keeps the weights of its net, see :mod:`prunebench.nets.package`."""
 
 PLAIN = ("seed", "recipe", "row", "latency", objective.KEY)
 """Keys beside the groups."""
@@ -52,12 +59,15 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     assert isinstance(config, dict)
     objective.asked(config.pop(objective.KEY, None))  # of the sweep, not of its runs
     check_values(config)
+    if config["model"]["name"] == UNNAMED:  # two nets of one's own are not one net in folders and reports
+        config["model"]["name"] = str(config["model"].get("_target_", UNNAMED)).rpartition(".")[2]
     config = settle(config)
     for key in ("data", "outputs"):
         config["paths"][key] = absolute(config["paths"][key], f"paths.{key}")
     # a file counts by its content, however it is named
     if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
-        config["model"]["pretrained"] = absolute(pretrained, "model.pretrained")
+        path = Path(absolute(pretrained, "model.pretrained"))
+        config["model"]["pretrained"] = str(path / SAVED_NET if (path / SAVED_NET).is_file() else path)
     for group in FROM_RUNS:
         settings = config.get(group) or {}
         for key in settings.get(RUN_FOLDERS) or ():

@@ -45,7 +45,7 @@ def find(path: str, *, what: str) -> Callable[..., Any]:
     except ImportError as error:
         raise UserError(
             f"{module_name}, which builds {what}, cannot be imported ({error}); install it, or start Python "
-            "where it lies"
+            "in the folder that holds it"
         ) from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{module_name}, which builds {what}, cannot be imported: {_reason(error)}") from error

@@ -12,7 +12,7 @@ from prunebench.config.arguments import validated
 from prunebench.config.ranges import Range
 from prunebench.data.files import MissingData
 from prunebench.data.text import Text, TextData, split
-from prunebench.disk.paths import user_path
+from prunebench.disk.paths import data_path
 from prunebench.errors import UserError
 
 
@@ -37,7 +37,7 @@ class ByteFiles(TextData):
         """Nothing to do: the files are local."""
 
     def read(self, root: Path) -> Text:
-        paths = [Path(root) / user_path(path) for path in self.files] or standard_library()
+        paths = [data_path(path, root) for path in self.files] or standard_library()
         pieces, size = [], 0
         for path in paths:
             if self.max_bytes is not None and size >= self.max_bytes:
@@ -49,7 +49,7 @@ class ByteFiles(TextData):
             except OSError as error:
                 raise MissingData(
                     f"{self.name} is not in the data folder {root}: {path} of dataset.files cannot be read "
-                    f"({error.strerror}); its paths are absolute or below that folder"
+                    f"({error.strerror}); its paths are absolute, below that folder, or from where Python was started"
                 ) from None
             size += len(pieces[-1])
         content = b"".join(pieces)[: self.max_bytes]

@@ -14,7 +14,7 @@ from prunebench.data import splits
 from prunebench.data.files import MissingData
 from prunebench.data.picture_folders import PictureFolders, class_folders, list_pictures
 from prunebench.data.pictures import Listing
-from prunebench.disk.paths import user_path
+from prunebench.disk.paths import data_path
 from prunebench.errors import UserError
 
 TEST_FOLDERS = ("test", "val")
@@ -28,7 +28,7 @@ class OwnFolders(PictureFolders):
     set, drawn with ``split_seed``.
 
     Args:
-        folder: a path of its own, or below the data folder.
+        folder: a path below the data folder, or from where Python was started.
         test_share: share of the pictures of each class that is tested on, where no folder says which.
         **common: the arguments of :class:`~prunebench.data.picture_folders.PictureFolders`.
 
@@ -45,10 +45,11 @@ class OwnFolders(PictureFolders):
         self._base(root)
 
     def _base(self, root: Path) -> Path:
-        base = root / user_path(self.folder)
+        base = data_path(self.folder, root)
         if not base.is_dir():
             raise MissingData(
-                f"dataset.folder={self.folder} is no folder ({base}); give the folder that holds a folder of pictures "
+                f"dataset.folder={self.folder} is no folder, neither here ({Path.cwd()}) nor below paths.data "
+                f"({root}); give the folder that holds a folder of pictures "
                 "for each class, or train/ and test/ with such folders"
             )
         return base

@@ -41,7 +41,8 @@ class PictureFolders(ImageData):
 
     Args:
         in_channels: colour; grey pictures are read as colour.
-        resize: shorter side before the central crop in evaluation, in pixels.
+        resize: shorter side before the central crop in evaluation, in pixels; ``null`` = 8/7 of ``size``, as
+            ImageNet's 256 for 224.
         augment: ``{min_area: …, flip: …}``, see :class:`RandomCrop`.
         num_workers: decoding processes per device; ``null`` = one per processor.
         **common: the arguments of :class:`~prunebench.data.loaders.ImageData`.
@@ -54,18 +55,22 @@ class PictureFolders(ImageData):
         self,
         *,
         in_channels: Annotated[int, Among((3,))],
-        resize: PositiveInt,
+        resize: PositiveInt | None,
         augment: RandomCrop,
         num_workers: NonNegativeInt | None,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)
-        self.resize = resize
+        self.resize = round(self.size * 8 / 7) if resize is None else resize
         self.min_area, self.flip = augment.min_area, augment.flip
         self.num_workers = _processors() if num_workers is None else num_workers
         if self.resize < self.size:
             raise UserError(f"dataset.resize must be at least dataset.size={self.size}, got {self.resize}")
         self._parts: dict[str, Listing] = {}
+
+    def input_facts(self) -> dict[str, Any]:
+        cut = f"the shorter side resized to {self.resize} pixels (bilinear), then the central {self.size} x {self.size}"
+        return {**super().input_facts(), "preparation": cut}
 
     def _inputs_sha256(self, part: str) -> str:
         listing = self._parts.get(part)

@@ -38,6 +38,17 @@ def make_folder(path: Path) -> None:
         raise UserError(f"the folder {path} cannot be made ({error.strerror}); give another one") from None
 
 
+def data_path(text: str | Path, root: Path) -> Path:
+    """The path of somebody's own data: below the data folder ``root``, else from where Python was started.
+
+    Raises:
+        UserError: as :func:`user_path`.
+    """
+    path = user_path(text)
+    below = Path(root) / path
+    return path.absolute() if path.exists() and not below.exists() else below
+
+
 def user_path(text: str | Path) -> Path:
     """The path that ``text`` means; ``~`` is a home folder. Nothing need be there.
 

@@ -97,7 +97,10 @@ def _locate(source: str, *, sha256: str | None, cache: Path) -> Path:
         raise UserError(f"weights must be a path or a file, http or https URL, got {source}")
     path = user_path(place)
     if path.is_dir():
-        raise UserError(f"{path} is a folder; give the file with the weights inside it")
+        raise UserError(
+            f"{path} is a folder; give the file with the weights inside it, or the folder of a finished run "
+            "(.../seed_<n>), whose saved net is taken"
+        )
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is a device or a pipe; give a file with weights")
     if not path.is_file():

@@ -7,8 +7,13 @@ ONNX Runtime gets its graph from torch's tracer, which takes a fifteenth of the 
 from __future__ import annotations
 
 import copy
+import ctypes
 import io
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,7 @@ from torch import Tensor, nn
 from prunebench.errors import UserError, first_line
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.measure.latency import TORCH, Runner
+from prunebench.surgery.counter import plain_attention
 
 AGREEMENT = 1e-3
 """Largest difference of two programs' outputs, as a share of the largest output: it is the same net."""
@@ -60,7 +66,8 @@ def traced_onnx(net: nn.Module, example: Tensor) -> bytes:
     written = io.BytesIO()
     net = to_memory_format(net.eval(), torch.contiguous_format)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # a fused attention kernel has no form in ONNX, and what fails is printed as a page of the tracer's graph
+        with warnings.catch_warnings(), torch.no_grad(), plain_attention(), _quiet():
             warnings.simplefilter("ignore")  # this exporter is called old, and constants of the plan are constants
             torch.onnx.export(
                 net,
@@ -74,6 +81,23 @@ def traced_onnx(net: nn.Module, example: Tensor) -> bytes:
     except Exception as error:  # torch has no common error for what it cannot write
         raise UserError(f"onnxruntime: the net cannot be written as a graph ({first_line(error)})") from error
     return written.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches the process's standard output: the tracer writes there from C++, past ``sys.stdout``."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    stdout, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(null)
 
 
 class OnnxNet(nn.Module):

@@ -52,6 +52,7 @@ def save(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
+    preparation: str | None = None,
 ) -> Path:
     """Write ``net`` to ``folder/model``, whole or not at all, and make sure that ``load`` will rebuild it.
 
@@ -78,6 +79,7 @@ def save(
         mean=mean,
         std=std,
         class_names=class_names,
+        preparation=preparation,
         layers=describe(net),
         members=list(net.plans or [""] * len(net.members)) if isinstance(net, NetEnsemble) else None,
     )

@@ -74,7 +74,7 @@ class StaticInt8:
     """Static quantisation by ONNX Runtime (``quantize_static``, QDQ format).
 
     Args:
-        samples: training pictures from which the ranges of activations are taken.
+        samples: training pictures from which the ranges of activations are taken; all, if there are fewer.
         calibration: ``minmax``, ``percentile`` or ``entropy``.
         percentile: percent of the absolute values that are inside the range, for ``percentile``.
         per_channel: a scale for each output channel of a weight.

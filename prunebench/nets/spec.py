@@ -29,6 +29,8 @@ MAX_MEMBERS = 1000
 MAX_AXES = 8
 MAX_ELEMENTS = 1 << 29
 """Parameters and buffers of a dense net: 2 GiB in float32, twice the largest net of the papers."""
+MAX_WORDS = 300
+"""Letters of a sentence."""
 MAX_TENSORS = 20_000
 """Tensors of a dense net; ResNet-152 has 932."""
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -47,6 +49,7 @@ class Spec:
         example_dtype: its type, for example ``float32``.
         mean, std: per-channel normalisation of inputs in [0, 1], None if unknown.
         class_names: names of the classes in the order of the outputs, None if unknown.
+        preparation: how a picture of any size became an input, in words; None = as it is stored.
         layers: layers that stand where the dense net has others, see :mod:`prunebench.surgery.rebuild`.
         members: of an ensemble of small nets: what was cut from each, as in ``plan.json``; an empty text is what
             ``plan.json`` says. None = it is one net.
@@ -60,6 +63,7 @@ class Spec:
     mean: Sequence[FiniteFloat] | None = None
     std: Sequence[PositiveFloat] | None = None
     class_names: Sequence[str] | None = None
+    preparation: str | None = None
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     members: Sequence[str] | None = None
 
@@ -69,7 +73,10 @@ class Spec:
 
     def to_yaml(self) -> str:
         """As :func:`read_spec` reads it. Raises UserError if an argument is no plain data."""
-        return to_yaml({"schema": SCHEMA, **asdict(self)})
+        values = asdict(self)
+        if self.preparation is None:
+            del values["preparation"]  # a net without one is the same file, and checksum, as before there were any
+        return to_yaml({"schema": SCHEMA, **values})
 
 
 def read_spec(path: Path) -> Spec:
@@ -100,6 +107,8 @@ def _check(spec: Spec) -> None:
         )
     if spec.members is not None and not 1 <= len(spec.members) <= MAX_MEMBERS:
         raise UserError(f"members must be 1 to {MAX_MEMBERS:,} nets, got {len(spec.members):,}")
+    if len(spec.preparation or "") > MAX_WORDS:
+        raise UserError(f"preparation must have at most {MAX_WORDS} letters, got {len(spec.preparation or ''):,}")
     if not _NAME.fullmatch(spec.name):
         raise UserError(f"the name {spec.name[:100]!r} is no file name of at most 100 letters")
     if not all(isinstance(key, str) for key in spec.arguments):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import Choice
+from prunebench.budget.words import in_words
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted
@@ -218,7 +219,7 @@ class BareRun:
         The zeroed and the shrunk net are compared; a difference beyond float noise is our defect. What the choice
         achieves is counted on the shrunk net.
         """
-        log.info("kept channels: %s", ", ".join(_kept(choice.plan, self.graph)) or "all")
+        log.info("kept channels: %s", _kept(choice.plan, self.graph) or "all")
         found = Extracted(net=net, plan=choice.plan, not_pruned=choice.not_pruned, achieved=choice.achieved)
         if not self.carry_out:
             return found
@@ -276,11 +277,12 @@ def seed_from(seed: int, purpose: str) -> None:
     torch.manual_seed(seed * 1_000_003 + int.from_bytes(purpose.encode()[-6:], "big"))
 
 
-def _kept(plan: Plan, graph: ChannelGraph) -> Sequence[str]:
+def _kept(plan: Plan, graph: ChannelGraph) -> str:
     """How much each layer keeps, in words."""
     layers = graph.layers
-    outputs = [f"{name} {len(kept)}/{layers[name].out_channels}" for name, kept in plan.keep.items()]
-    return outputs + [f"{name} reads {len(read)}/{layers[name].in_channels}" for name, read in plan.inputs.items()]
+    outputs = [(name, len(plan.keep[name]), layer.out_channels) for name, layer in layers.items() if name in plan.keep]
+    reads = [f"{name} reads {len(read)}/{layers[name].in_channels}" for name, read in plan.inputs.items()]
+    return ", ".join(filter(None, [in_words(outputs), *reads]))
 
 
 def _to_plain(choice: Choice) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
         low, high = (f"{100 * bound:.2f}" for bound in interval)
         lines.append(f"The accuracy of this one net has the 95 % interval {low} to {high} % (Clopper-Pearson).")
     if latency:
-        where = f"{latency['device_name']}, {latency['threads']} threads, {latency['dtype']}"
+        threads = f"{latency['threads']} thread{'' if latency['threads'] == 1 else 's'}"
+        where = f"{latency['device_name']}, {threads}, {latency['dtype']}"
         lines.append(f"Times are medians on {where}; on another machine they are others.")
     lines += [
         "",
@@ -78,6 +79,8 @@ def facts(folder: Path) -> dict[str, str]:
     for key in ("mean", "std", "class_names"):
         if (value := getattr(spec, key)) is not None:
             found[key] = json.dumps(list(value))
+    if spec.preparation is not None:
+        found["preparation"] = spec.preparation
     run = package.model_folder(folder).parent
     try:
         result = read_result(run)
@@ -95,7 +98,8 @@ def _inputs(spec: Spec) -> str:
     if spec.mean is None or spec.std is None:
         return f"`{spec.example_dtype}` [batch, {shape}]"
     numbers = [", ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std)]
-    pixels = f"pixels in [0, 1] less the mean ({numbers[0]}), divided by the deviation ({numbers[1]})"
+    cut = f"{_cell(spec.preparation)}; " if spec.preparation else ""
+    pixels = f"{cut}pixels in [0, 1] less the mean ({numbers[0]}), divided by the deviation ({numbers[1]})"
     return f"`{spec.example_dtype}` [batch, {shape}], {pixels}"
 
 

@@ -33,14 +33,15 @@ def check(job: Job) -> None:
     """Refuse before anything is trained what could not be quantised in the end, as far as the untrained net shows it.
 
     Raises:
-        UserError: the dense net cannot be exported or quantised, or there are too few pictures.
+        UserError: the dense net cannot be exported or quantised.
     """
     if job.integers is None:
         return
     if job.integers.samples > job.data.num_train:
-        raise UserError(
-            f"quantize.samples must be at most the {job.data.num_train} training pictures of "
-            f"dataset={job.data.name}, got {job.integers.samples}"
+        log.info(
+            "quantize.samples=%d: ranges are taken from all %d training pictures, there are no more",
+            job.integers.samples,
+            job.data.num_train,
         )
     job.integers.check(job.dense.template, job.example)
 
@@ -56,7 +57,8 @@ def measure(job: Job, compact: nn.Module, *, timed: bool) -> dict[str, Any]:
     if job.integers is None:
         return {}
     nets = {"dense": job.dense_net(), "final": compact}
-    pictures = [inputs.cpu() for inputs, _ in job.samples("quantize", job.integers.samples)]
+    number = min(job.integers.samples, job.data.num_train)
+    pictures = [inputs.cpu() for inputs, _ in job.samples("quantize", number)]
     costs: dict[str, Any] = {}
     runs: dict[str, nn.Module] = {}
     for name, net in nets.items():

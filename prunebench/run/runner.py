@@ -74,7 +74,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             result = {**known, **_measurements(job, compact, points, config)}
         except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
             _log_end(job, None)
-            log.error("interrupted: %s", error)
+            log.error("interrupted%s", f": {error}" if str(error) else "")
             raise
         except Exception as error:  # must be visible in a table
             _log_end(job, None)

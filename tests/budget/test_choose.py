@@ -254,13 +254,16 @@ class TestAligned:
         assert choice.plan.keep == {"conv0": (0, 1), "conv2": (0, 1)}
 
     def test_one_member_that_stays_whole_keeps_all(self) -> None:
-        choice = pick({"conv2": self.scores["conv2"]}, self.graph, prune_ratio=0.5, coupling="aligned", fixed=["conv0"])
-        assert choice.plan == Plan(keep={})
+        scores = {name: self.scores[name] for name in ("conv1", "conv2")}
+        choice = pick(scores, self.graph, prune_ratio=0.5, coupling="aligned", fixed=["conv0"])
+        assert list(choice.plan.keep) == ["conv1"]
         reason = "it shares its channels with conv0: it is to stay whole"
         assert choice.not_pruned == [{"layer": "conv2", "reason": reason}]
+        with pytest.raises(UserError, match=f"nothing to prune: conv2 stays whole, since {reason}; name layers"):
+            pick({"conv2": self.scores["conv2"]}, self.graph, prune_ratio=0.5, coupling="aligned", fixed=["conv0"])
         stuck = FakeGraph(chain(10).layers, together=(("conv0", "fc"),))
-        reasons = pick(drawn(stuck), stuck, prune_ratio=0.5, coupling="aligned").not_pruned
-        assert reasons[0]["reason"] == "it shares its channels with fc: its output is the output of the net"
+        with pytest.raises(UserError, match="it shares its channels with fc: its output is the output of the net"):
+            pick(drawn(stuck), stuck, prune_ratio=0.5, coupling="aligned")
 
     def test_different_ratios_in_one_group_are_refused(self) -> None:
         with pytest.raises(UserError, match=r"share their channels .* conv0: 0.5, conv2: 0.25"):

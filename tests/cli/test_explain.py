@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cli.explain import explain
+from prunebench.cli.explain import explain, explain_key
 from prunebench.cli.main import main
 from prunebench.cli.mistakes import known_keys
 from prunebench.config.groups import options
@@ -55,3 +55,39 @@ def test_an_option_that_does_not_exist_is_one_sentence(capsys: pytest.CaptureFix
     assert main(["--help", "model=resnet20", "schedule=oneshot"]) == 0
     said = capsys.readouterr()
     assert "model.width=16" in said.out and "schedule=oneshot" in said.out
+
+
+def test_a_group_and_a_key_are_explained_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", "schedule"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in options("schedule")) and "method=" not in said
+    assert main(["--help", "seed=3", "method.grad_mask"]) == 0
+    said = capsys.readouterr().out
+    assert "\nmethod.grad_mask=true\n" in f"\n{said}" and said.endswith("    of fpgm\n")
+    assert "paper's pseudo-code" in said and "method.prune_ratio" not in said
+
+
+def test_every_setting_of_a_phase_is_named_with_its_default(tmp_path: Path) -> None:
+    text = explain("schedule", "finetune")
+    phases = configure(tmp_path, "method=none", "recipe=common")[0]["schedule"]["phases"]
+    told = {*re.findall(r"schedule\.phases\.<name>\.(\w+)=", text), "name", "prune", "pretrain", "active"}
+    assert set(phases["finetune"]) <= told and "lr=0.1 (pretrain), 0.01 (finetune)" in text
+    assert explain_key("schedule", "phases.finetune.lr").startswith("schedule.phases.finetune.lr=0.01\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("fpgm", "fpgm is none; did you mean method=fpgm?"),
+        ("mehtod", "mehtod is none; did you mean method"),
+        ("method.grad_msk", "no option of method has the key grad_msk; did you mean grad_mask"),
+    ],
+)
+def test_a_word_that_means_nothing_is_one_sentence(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", word]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and said in printed.err
+
+
+def test_a_comment_is_no_default() -> None:
+    assert not re.search(r"=#", "".join(explain("schedule", name) for name in options("schedule")))

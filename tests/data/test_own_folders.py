@@ -71,6 +71,23 @@ def test_the_test_set_is_a_share_of_each_class_drawn_by_the_seed(tmp_path: Path)
     assert seen(made(Path("mine"), tmp_path).test()) == test  # below the data folder
 
 
+def test_a_relative_path_is_below_the_data_folder_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "here" / "mine", range(4))
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "data").mkdir()
+    assert made(Path("mine"), tmp_path / "data").num_train + 3 == 12
+    paint(tmp_path / "data" / "mine", range(6))  # the data folder wins: what was run before stays what it was
+    assert made(Path("mine"), tmp_path / "data").num_train + 3 == 18
+
+
+def test_evaluation_sees_the_whole_picture_at_any_size(tmp_path: Path) -> None:
+    paint(tmp_path / "mine", range(2))
+    sizes = {size: made(tmp_path / "mine", tmp_path, size=size, resize=None).resize for size in (8, 32, 224)}
+    assert sizes == {8: 9, 32: 37, 224: 256}
+    said = made(tmp_path / "mine", tmp_path, size=32, resize=None).input_facts()["preparation"]
+    assert said == "the shorter side resized to 37 pixels (bilinear), then the central 32 x 32"
+
+
 def test_folders_for_training_and_testing_win(tmp_path: Path) -> None:
     paint(tmp_path / "mine" / "train", range(5))
     paint(tmp_path / "mine" / "val", range(5, 7))
@@ -83,7 +100,7 @@ def test_folders_for_training_and_testing_win(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"num_classes": 4}, "has 3 class folders, and dataset.num_classes=4; set it to 3"),
-        ({"folder": "nowhere"}, "dataset.folder=nowhere is no folder"),
+        ({"folder": "nowhere"}, "dataset.folder=nowhere is no folder, neither here .* nor below paths.data"),
         ({"test_share": 0.99}, "at least 2 of each are needed"),
     ],
 )
@@ -126,4 +143,4 @@ def test_real_pictures_go_through_a_run(tmp_path: Path) -> None:
     assert result["status"] == "complete"
     assert result["metrics"]["final"]["num_samples"] == result["data"]["num_test"] > 0
     assert torch.isfinite(torch.tensor(result["metrics"]["final"]["nll"]))
-    assert folder.exists()
+    assert "resized to 36 pixels (bilinear), then the central 32 x 32" in (folder / "model" / "README.md").read_text()

@@ -78,3 +78,39 @@ def test_the_time_of_a_net_is_that_of_its_layers_and_a_rest(engine: str) -> None
     empty = {name: () for name in graph.layers if name.endswith(".conv1") and "layer" in name}
     assert 0 < timing.share(Plan(empty)) < 0.9  # all blocks gone
     assert timing.facts()["engine"] == engine
+
+
+class Attentive(nn.Module):
+    """Attention of torch's own module, which takes a fused kernel in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return mixed.mean(1)
+
+
+def test_attention_of_torchs_own_module_runs_in_onnxruntime(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    net, x = Attentive().eval(), torch.randn(3, 8, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(runner("onnxruntime", net, torch.zeros(1, 8, 4, 4))(x), net(x), atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert capfd.readouterr().out == ""
+
+
+class Eigenvalues(nn.Module):
+    """What ONNX has no operation for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(x.mean(1))
+
+
+def test_a_net_without_a_graph_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="cannot be written as a graph") as refused:
+        runner("onnxruntime", Eigenvalues(), torch.zeros(1, 3, 4, 4))
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr().out == ""  # torch prints its graph, hundreds of lines for a real net

@@ -379,6 +379,18 @@ def test_a_series_of_one_phase_is_no_error_in_the_others(browser: Chrome, tmp_pa
     assert browser.get_log("browser") == []
 
 
+def test_a_wild_loss_is_cut_off_and_said_but_no_learning_rate(browser: Chrome, tmp_path: Path) -> None:
+    path = make(tmp_path / "runs", schedule="finetune") / "metrics.csv"
+    epochs = "\n".join(f"finetune,{epoch},{0.1 if epoch else 900.0},{0.001 if epoch else 0.1}" for epoch in range(9))
+    path.write_text(f"phase,epoch,train/ce,lr\n{epochs}", encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+    browser.find_element(CSS, "#all tbody a").click()
+    assert opened(browser)
+    figures = {found.find_element(CSS, "h4").text: found for found in browser.find_elements(CSS, "dialog figure")}
+    assert "Cut off at 0.15; the highest value is 900." in figures["Losses"].text
+    assert "Cut off" not in figures["Learning rate"].text and "0.100" in figures["Learning rate"].text
+
+
 def accuracies(result: dict[str, Any]) -> list[str]:
     return [ACCURACY.show(result["metrics"][stage]["accuracy"]) for stage in ("dense", "pruned", "final")]
 

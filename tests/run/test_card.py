@@ -38,6 +38,14 @@ def test_the_card_says_what_the_result_says(folder: Path) -> None:
         assert part in text, part
 
 
+def test_the_card_says_how_a_picture_becomes_an_input(folder: Path) -> None:
+    result, spec = read_result(folder), package.read_spec(folder)
+    assert "resized" not in card.model_card(result, spec)  # digits are stored as they are read
+    assert "preparation" not in (folder / "model" / "net.yaml").read_text(encoding="utf-8")
+    cut = "the shorter side resized to 37 pixels (bilinear), then the central 32 x 32"
+    assert f"{cut}; pixels in [0, 1]" in card.model_card(result, spec.__class__(**{**vars(spec), "preparation": cut}))
+
+
 def test_names_are_no_markup(folder: Path) -> None:
     result = read_result(folder)
     spec = package.read_spec(folder)

@@ -42,7 +42,10 @@ def test_the_dense_net_and_the_layers_are_in_the_log(model: str, said: str, tmp_
     _, folder = run(tmp_path, *NO_TRAINING, f"model={model}", "method.prune_ratio=0.5")
     net, layers = sorted(first_lines(folder), key=lambda line: line.startswith("layers"))
     assert net == said
-    half = {"resnet20": "layer1.0.conv1 8/16", "lenet300_100": "fc1 150/300, fc2 50/100"}[model]
+    half = {
+        "resnet20": "conv1 to layer1.2.conv2 8/16 (7 layers), layer2.0.conv1 to layer2.2.conv2 16/32 (6 layers)",
+        "lenet300_100": "fc1 150/300, fc2 50/100",
+    }[model]
     assert layers.startswith("layers to prune: ") and half in layers
 
 

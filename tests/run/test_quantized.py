@@ -105,11 +105,19 @@ def test_a_net_that_cannot_be_exported_in_the_end_is_said_and_nothing_else_is_lo
     assert "the final net is not measured in integers: export: no" in result["warnings"]
 
 
-def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_small_set_gives_all_of_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(StaticInt8, "quantise", lambda self, net, pictures: asked.append(sum(map(len, pictures))))
     config, _ = configure(tmp_path, *INT8, "quantize.samples=2000")
     job, _ = assemble.build(config, tmp_path)
-    with pytest.raises(UserError, match=r"quantize\.samples must be at most the 437 training pictures"):
-        quantized.check(job)
+    monkeypatch.setattr(StaticInt8, "check", lambda *given: None)
+    quantized.check(job)
+    with pytest.raises(AttributeError):  # nothing was made here
+        quantized.measure(job, job.dense.template, timed=False)
+    assert asked == [job.data.num_train] == [437]
+
+
+def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, "model=sru_tiny", "quantize=int8")
     with pytest.raises(UserError, match="quantize exports nets for pictures, and dataset=bytes has none"):
         assemble.make_integers(config)

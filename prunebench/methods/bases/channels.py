@@ -18,6 +18,7 @@ from prunebench.budget.by_latency import Timing
 from prunebench.budget.counts import CountName, Floor, PruneRatio
 from prunebench.budget.ranked import Unit
 from prunebench.budget.units import check_scores, make_units
+from prunebench.budget.words import in_words
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveInt
 from prunebench.core.context import Extracted, Run
@@ -42,8 +43,8 @@ class ChannelMethod(Method):
         target_macs: share of the dense net's MACs that stays; null = ``prune_ratio`` decides.
         target_params: the same for parameters.
         like: folder of a run: each layer loses as many channels as there (for random controls).
-        layers: "all" convolutions (in a net without any: all hidden linear layers), "interior" (those of them whose
-            output meets no addition), or names and globs.
+        layers: "all" convolutions (in a net without any that can lose channels: all hidden linear layers), "interior"
+            (those of them whose output meets no addition), or names and globs.
         skip: names and globs of layers that stay whole; null = projection shortcuts with ``coupling=free``, none
             with ``aligned``.
         scope, coupling, count, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
@@ -138,9 +139,11 @@ class ChannelMethod(Method):
         choice = self.choose(scores, graph)
         run.rehearse(net, choice)
         keep = choice.plan.keep
-        counts = [f"{name} {len(kept)}/{graph.layers[name].out_channels}" for name, kept in keep.items()]
-        told = list(scores) if self.options["scope"] == "global" else counts  # a threshold decides the numbers later
-        log.info("layers to prune: %s", ", ".join(told) or "none")
+        widths = {name: layer.out_channels for name, layer in graph.layers.items() if name in keep}
+        counts = in_words((name, len(keep[name]), width) for name, width in widths.items())
+        # a threshold decides the numbers later
+        told = ", ".join(scores) if self.options["scope"] == "global" else counts
+        log.info("layers to prune: %s", told or "none")
         self.options["measured"] = True  # from now on, and not for the made-up scores
 
     def prune(self, net: nn.Module, run: Run) -> Extracted:
@@ -221,6 +224,9 @@ class ChannelMethod(Method):
             return match_layers(self.layers, graph.layers, what="method.layers")
         hidden = {name: layer for name, layer in graph.layers.items() if not layer.is_output}
         convs = {name: layer for name, layer in hidden.items() if layer.kind in ("conv", "grouped")}
+        # the convolution of a vision transformer cuts a picture into patches, and an addition needs all that it writes
+        if all(name in graph.must_stay([name]) for name in convs):
+            convs = {}
         chosen = convs or {name: layer for name, layer in hidden.items() if layer.kind == "linear"}
         return [name for name, layer in chosen.items() if self.layers == "all" or not layer.meets_addition]
 

@@ -163,10 +163,10 @@ function curve(title, phases, names, factor) {
   let offset = 0;
   const starts = phases.map((phase) => { const at = offset; offset += (phase.epochs.at(-1) ?? 0) + 1; return at; });
   const values = phases.flatMap((phase) => names.flatMap((name) => phase.series[name] ?? [])).filter((v) => v !== null).map((v) => v * factor);
-  // one wild epoch would press all others flat
+  // one wild epoch would press all others flat; a schedule is meant as it is
   const sorted = [...values].sort((a, b) => a - b);
   const usual = sorted[Math.floor(0.9 * (sorted.length - 1))];
-  const most = sorted.length > 4 && sorted.at(-1) > 4 * usual && usual > 0 ? 1.5 * usual : Infinity;
+  const most = title !== "Learning rate" && sorted.length > 4 && sorted.at(-1) > 4 * usual && usual > 0 ? 1.5 * usual : Infinity;
   const { node, x, y } = frame({ x: [1, Math.max(2, offset)], y: padded(values.map((v) => Math.min(v, most))) }, { label: title, xLabel: "epoch", size: CHART, xTicks: Math.max(1, Math.min(5, offset - 1)) });
   phases.forEach((phase, k) => {
     if (k) node.append(svg("line", { class: "boundary", x1: x(starts[k] + 0.5), x2: x(starts[k] + 0.5), y1: CHART.top - 8, y2: CHART.height - CHART.bottom }));
@@ -182,7 +182,7 @@ function curve(title, phases, names, factor) {
     });
   });
   const lines = names.map((name, i) => el("li", { class: colour(i) }, lineKey(i), el("span", {}, name)));
-  const caption = most < Infinity ? el("figcaption", {}, `Cut off at ${plain(most)}; the highest value is ${plain(sorted.at(-1))}.`) : null;
+  const caption = most < Infinity ? el("figcaption", {}, `Cut off at ${Number(most.toPrecision(3))}; the highest value is ${Number(sorted.at(-1).toPrecision(3))}.`) : null;
   return el("figure", { class: "panel" }, el("h4", {}, title), node, caption, factor === 1 && names[0] !== "lr" || names.length > 1 ? el("ul", { class: "legend" }, lines) : null);
 }
 
