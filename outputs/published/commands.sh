@@ -46,6 +46,14 @@ python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'met
     method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 
+# nets in integers
+for net in resnet20 resnet56; do
+    python -m prunebench dataset=cifar10 model=$net model.pretrained=akamaster schedule=oneshot method=l1norm \
+        method.prune_ratio=0.05 method.normalise=none method.layers=interior quantize=int8 paths.download=true \
+        latency=false trainer.num_threads=1 trainer.progress=false
+    python scripts/publish.py "$runs"/l1norm-$net-cifar10
+done
+
 # each method with one word
 methods=(fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp fpgm_mix
     soft_filter_pruning sss slimming thinet cap none fsm dcff channel_pruning qat sanp swag lottery_ticket scl bbb
