@@ -98,7 +98,9 @@ def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None
 
 def note(folder: Path) -> None:
     """The job of the run in ``folder`` has ended, with or without numbers."""
-    if path := os.environ.get(_JOBS):
+    path = os.environ.get(_JOBS)
+    # a job on a cluster may be on another machine, or outlive the command that has queued it: no table waits for it
+    if path and Path(path).parent.is_dir():
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(str(folder)) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -94,3 +95,12 @@ def test_a_forked_job_ends_with_the_numbers_of_a_command(tmp_path: Path) -> None
         assert swept["run"]["command"].startswith("python -m prunebench ")
     again = call("-m", *options, "seed=0,1", f"paths.outputs={tmp_path / 'sweep'}")
     assert again.count("already complete: ") == 4
+
+
+def test_a_job_that_outlives_its_command_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster: the command that queued it was stopped, or runs on another machine."""
+    with progress.sweep():
+        file = Path(os.environ["PRUNEBENCH_SWEEP_JOBS"])
+    monkeypatch.setenv("PRUNEBENCH_SWEEP_JOBS", str(file))
+    progress.note(tmp_path)
+    assert not file.parent.exists()
