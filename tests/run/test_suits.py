@@ -105,3 +105,8 @@ def test_a_precision_that_the_processor_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="16-mixed needs a GPU"):
         runner.execute(config, text, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_data_that_no_memory_holds(tmp_path: Path) -> None:
+    words = refusal(tmp_path, "ood=noise", f"ood.num_pictures={10**15}")
+    assert words == "ood=noise needs more memory than there is; set fewer or smaller samples"
