@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from prunebench.config.groups import GROUPS
 from prunebench.errors import STOPPED, UserError, nearest
 
 _FORCED = "++"
+MAX_VALUES = 100_000
+"""Of one range; more are no sweep but a mistake, and Hydra makes a list of all jobs."""
 
 
 def composable(arguments: Sequence[str]) -> list[str]:
@@ -27,7 +30,7 @@ def composable(arguments: Sequence[str]) -> list[str]:
     if not {"-m", "--multirun"} & set(arguments):
         return list(arguments)
     for argument in arguments:
-        _refuse_empty(argument, arguments)
+        _refuse_number(argument, arguments)
     return directed(swept_with_options(swept_with_rows(arguments)))
 
 
@@ -73,14 +76,14 @@ def swept_with_options(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _refuse_empty(argument: str, arguments: Sequence[str]) -> None:
-    """Refuse a sweep over nothing, of which Hydra would run no job without a word.
+def _refuse_number(argument: str, arguments: Sequence[str]) -> None:
+    """Refuse a sweep over nothing, of which Hydra would run no job without a word, and one without an end.
 
     Args:
         argument: one of the ``arguments``.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob
+    from hydra.core.override_parser.types import Glob, RangeSweep
     from hydra.errors import HydraException
 
     try:
@@ -90,10 +93,18 @@ def _refuse_empty(argument: str, arguments: Sequence[str]) -> None:
             names = group_options(override.key_or_group, arguments)
             if not value.filter(names):
                 raise UserError(f"{argument} fits none of {', '.join(names)}")
+        elif isinstance(value, RangeSweep) and _length(value) > MAX_VALUES:
+            raise UserError(f"{argument} has more than {MAX_VALUES:,} values")
         elif override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None:
             raise UserError(f"{argument} sweeps over nothing")
     except HydraException:
         return  # Hydra will say what is wrong with it
+
+
+def _length(values: Any) -> float:
+    """How many values a ``RangeSweep`` has, roughly."""
+    start, stop, step = (float(number or 0) for number in (values.start, values.stop, values.step))
+    return (stop - start) / step if step else math.inf
 
 
 def as_given(overrides: Sequence[str]) -> list[str]:

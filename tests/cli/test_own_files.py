@@ -1,4 +1,4 @@
-"""Files of one's own, sweeps over nothing: a sentence that names them."""
+"""Files of one's own that cannot be read, sweeps over nothing or too much: a sentence that names them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ EMPTY = {
     "method=glob([l*,f*],exclude=*)": "fits none of agp, ",
     "seed=range(0,0)": "seed=range(0,0) sweeps over nothing",
     "seed=shuffle(range(3,1))": "sweeps over nothing",
+    "seed=range(0,1e400)": "seed=range(0,1e400) has more than 100,000 values",
+    "seed=range(0,1000000)": "has more than 100,000 values",
+    "seed=range(0,1,1e-300)": "has more than 100,000 values",
+    "seed=range(-1e400,1e400)": "has more than 100,000 values",
+    "seed=shuffle(range(0,9,1e-9))": "has more than 100,000 values",
 }
 
 
@@ -51,10 +56,10 @@ def test_a_file_of_ones_own_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("word", list(EMPTY))
-def test_a_sweep_over_nothing_is_refused(
+def test_a_sweep_over_nothing_or_without_an_end_is_refused(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Hydra would end with exit code 0 and without a word."""
+    """Hydra would end with exit code 0 and without a word, or fill the memory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRUNEBENCH_OUTPUTS", str(tmp_path / "outputs"))
     assert EMPTY[word] in refusal(["-m", word], monkeypatch, capsys)
