@@ -21,7 +21,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from prunebench.core.processes import end_with, end_with_parent
+from prunebench.core.processes import end_with
 
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2) if hasattr(signal, "SIGUSR1") else ()
 _GPU = Path("/dev/nvidiactl")
@@ -101,8 +101,6 @@ def _job(arguments: Sequence[str], *, waiting: int) -> None:
     program(lambda: main(arguments))
 
 
-if __name__ == "__mp_main__":  # as in prunebench.__main__
-    end_with_parent()
 if __name__ == "__main__":
     leave_warnings()
     _job(sys.argv[1:], waiting=sys.stdin.fileno())

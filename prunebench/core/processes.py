@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from multiprocessing.connection import wait
-
-POLL_SECONDS = 0.5
 
 
 def end_with(sentinel: int) -> None:
@@ -23,15 +20,4 @@ def end_with(sentinel: int) -> None:
 def _end(sentinel: int) -> None:
     wait([sentinel])
     # without clean-up, which would wait for others; what is on disk was replaced as a whole or not at all
-    os._exit(1)
-
-
-def end_with_parent() -> None:
-    """The same as soon as the parent has ended; for a spawned process in its imports, which has no sentinel yet."""
-    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_without(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
     os._exit(1)
