@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import difflib
 import os
@@ -30,6 +31,10 @@ class UserError(ValueError):
         super().__init__(here(sentence))
 
 
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a program that was told to stop."""
+
+
 class Terminated(KeyboardInterrupt):
     """Somebody has sent SIGTERM: a cluster at the end of a job's time, or ``kill``. It ends a run as Ctrl-C does."""
 
@@ -38,7 +43,7 @@ def stopped(error: KeyboardInterrupt, more: str = "") -> int:
     """Say that the program was stopped, and what ``more`` there is to say; the exit code, 128 + the signal."""
     terminated = isinstance(error, Terminated)
     print(f"{'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
-    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    return STOPPED[terminated]
 
 
 def in_words(error: BaseException) -> str:
@@ -68,6 +73,20 @@ def nearest(word: str, options: Iterable[str], *, count: int = 3) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
+class Parser(argparse.ArgumentParser):
+    """A script's options; what it cannot read is one sentence and exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and end the program; argparse calls this."""
+        sys.exit(refused(f"{message}; --help shows what there is"))
+
+
+def refused(sentence: object) -> int:
+    """Say what is wrong; the exit code."""
+    print(f"error: {shown(str(sentence))}", file=sys.stderr)
+    return 1
+
+
 def program(main: Callable[[], int]) -> NoReturn:
     """End the process with what ``main`` returns; a user's mistake is one sentence and exit code 1.
 
@@ -84,8 +103,7 @@ def program(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
-        code = 1
+        code = refused(error)
     except KeyboardInterrupt as error:
         code = stopped(error)
     except BrokenPipeError:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from prunebench.errors import Parser, program
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.run import runtime
 
@@ -211,24 +212,27 @@ SECTIONS: dict[int, Callable[[bool], None]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = ", ".join(f"{number} {section.__name__}" for number, section in SECTIONS.items())
     parser.add_argument("sections", nargs="*", type=int, metavar="SECTION", help=f"{listed}; all by default")
     parser.add_argument("--quick", action="store_true", help="few steps and rounds")
     parser.add_argument("--threads", type=int, help="CPU threads of torch; all cores by default")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.sections) - SECTIONS.keys():
+    given = parser.parse_args(arguments)
+    if unknown := set(given.sections) - SECTIONS.keys():
         parser.error(f"there is no section {min(unknown)}; choose from 1 to {len(SECTIONS)}")
+    if given.threads is not None and given.threads < 1:
+        parser.error(f"--threads must be at least 1, got {given.threads}")
     runtime.tune_allocator()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if given.threads:
+        torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     machine, software = runtime.hardware(), runtime.versions()
     console.print(f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {software['torch']}")
-    for number in arguments.sections or SECTIONS:
-        SECTIONS[number](arguments.quick)
+    for number in given.sections or SECTIONS:
+        SECTIONS[number](given.quick)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

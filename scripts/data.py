@@ -23,7 +23,7 @@ from yaml import YAMLError
 from prunebench.config import named
 from prunebench.config.groups import conf_folder
 from prunebench.data.files import MissingData
-from prunebench.errors import UserError, here, nearest, program
+from prunebench.errors import Parser, UserError, here, nearest, program
 
 CONF = conf_folder() / "dataset"
 
@@ -91,9 +91,7 @@ def report(name: str, given: list[str], root: Path, *, download: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("check", "get"))
     parser.add_argument("words", nargs="*", metavar="name | dataset.key=value")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PRUNEBENCH_DATA") or "data"))

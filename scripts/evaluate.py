@@ -15,14 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here, program  # noqa: E402
+from prunebench.errors import Parser, UserError, here, program, refused  # noqa: E402
 from prunebench.run.reevaluate import reevaluate  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of a finished run (.../seed_<n>)")
     parser.add_argument("--data", type=Path, help="data folder (default: the run's)")
     parser.add_argument("--trust", action="store_true", help="call whatever the folder names: it can run any program")
@@ -30,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = reevaluate(given.folder, data=given.data, trust=given.trust)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        refused(error)
         return 1
     print(f"{'':26} {'stored':>16} {'now':>16}")
     for item in found:

@@ -5,24 +5,22 @@ python scripts/export.py outputs/runs/.../seed_0 --to onnx
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
-from prunebench.errors import UserError, program
+from prunebench.errors import Parser, UserError, program, refused
 from prunebench.nets.export import FORMATS, export
 from prunebench.run import card
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="run folder, or its model/ folder")
     parser.add_argument("--to", required=True, choices=[*FORMATS, "all"], help="format to write")
     parser.add_argument("--output", type=Path, help="file to write (default: export/<net> in the folder)")
     parser.add_argument("--batch", default="dynamic", help="batch size of the graph: dynamic (default) or a number")
     parser.add_argument("--trust", action="store_true", help="call whatever the folder names: it can run any program")
     given = parser.parse_args(argv)
-    if given.batch != "dynamic" and not given.batch.isdigit():
+    if given.batch != "dynamic" and not given.batch.isdecimal():
         parser.error(f"--batch must be 'dynamic' or a number, got {given.batch!r}")
     if given.to == "all" and given.output:
         parser.error("--output names one file; leave it out with --to all")
@@ -33,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             facts = card.facts(given.folder) if form == "onnx" else None
             done = export(given.folder, form, output=given.output, batch=batch, facts=facts, trust=given.trust)
         except UserError as error:
-            print(error, file=sys.stderr)
+            refused(error)
             failed = True
         else:
             print(f"{done.path}  {done.num_bytes:,} bytes  max abs difference {done.max_abs_diff:.1e}")

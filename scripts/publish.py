@@ -16,35 +16,33 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here, program  # noqa: E402
+from prunebench.errors import Parser, UserError, here, program, refused  # noqa: E402
 from prunebench.report.collect import find  # noqa: E402
 from prunebench.run.publish import publish  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of finished runs (.../seed_<n>)")
     parser.add_argument("--data", type=Path, help="data folder (default: the run's)")
     parser.add_argument("--to", type=Path, default=ROOT / "outputs" / "published", help="the store (%(default)s)")
     parser.add_argument("--declared", default="", metavar="TEXT", help="in what these runs are shorter than whole ones")
     given = parser.parse_args(arguments)
-    refused = 0
+    left_out = 0
     for folder in given.folders:
         found = find(folder)
         if not found:
-            print(f"error: {folder} holds no result; give the folder of a finished run", file=sys.stderr)
-            refused += 1
+            refused(f"{folder} holds no result; give the folder of a finished run")
+            left_out += 1
         for run in found:
             try:
                 target, new = publish(run, given.to, data=given.data, declared=given.declared)
             except UserError as error:
-                print(f"error: {run}: {error}", file=sys.stderr)
-                refused += 1
+                refused(f"{run}: {error}")
+                left_out += 1
             else:
                 print(f"{'published' if new else 'already published'}: {target}", flush=True)
-    return int(refused > 0)
+    return int(left_out > 0)
 
 
 if __name__ == "__main__":

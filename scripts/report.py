@@ -19,16 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here, program  # noqa: E402
+from prunebench.errors import Parser, UserError, here, program, refused  # noqa: E402
 from prunebench.report import Report, build, readme  # noqa: E402
 from prunebench.rows import load_papers  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     own, store = outputs / "runs", ROOT / "outputs" / "published"
     parser.add_argument("--runs", type=Path, help=f"folder of the runs ({own})")
     parser.add_argument("--published", type=Path, help=f"the open store ({store}, where it exists)")
@@ -65,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
                 advance=advance,
             )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        refused(error)
         return 1
     show(report, options.out)
     return 0

@@ -7,7 +7,7 @@
 budget=quick trains at most two epochs a phase, each over a tenth of the training set: it shows that a table runs,
 says so in the rows, and is never compared with the paper. rows=<glob> picks rows of the table: rows='*resnet56*'.
 Each row is its own process; one that fails is named at the end, the others go on. Run it again to go on; two of them
-at once share the work. Every other key=value is passed on to each run.
+at once share the work. Every other key=value is passed on to each run, hydra.launcher.<key>=<value> to the launcher.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
 import rich.console  # noqa: E402 - the checkout need not be installed
 import rich.table  # noqa: E402
 import rich.text  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 
+from prunebench.cli.composed import composed, launchers  # noqa: E402
 from prunebench.cli.main import identified  # noqa: E402
 from prunebench.cli.resolve import resolve  # noqa: E402
+from prunebench.config import whole  # noqa: E402
 from prunebench.errors import UserError, here, nearest, program  # noqa: E402
 from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
 from prunebench.report.configurations import failures, group  # noqa: E402
 from prunebench.report.papers import views  # noqa: E402
 from prunebench.report.tables import Table  # noqa: E402
-from prunebench.rows import compose, find, load_papers  # noqa: E402
+from prunebench.rows import load_papers  # noqa: E402
 from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 
 _DATA: dict[str, Any] = {}
@@ -43,8 +44,8 @@ OWN = {"paper": "", "table": "all", "rows": "*", "seeds": "1", "budget": "full",
 
 
 def configure(arguments: Sequence[str]) -> dict[str, Any]:
-    experiment, *others = arguments
-    config = resolve(OmegaConf.create(compose(find(experiment.split("=", 1)[1]), others)))[0]
+    config = resolve(composed(arguments), arguments)[0]
+    whole.check(config)  # here: else each row would fail for itself
     # rows share their data, which are read once here; each run looks at them itself
     key = repr([config.get(group) for group in ("dataset", "ood", "paths")])
     if key not in _DATA:
@@ -68,15 +69,26 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{argument} is no key=value{nearest(argument, OWN)}")
     if not given["paper"]:
         raise UserError("paper=... must be given, for example paper=fpgm; python scripts/rows.py list shows all rows")
-    if not given["seeds"].isdigit() or not int(given["seeds"]):
+    if not given["seeds"].isdecimal() or not int(given["seeds"]):
         raise UserError(f"seeds must be a whole number of at least 1, got {given['seeds']}")
     if given["budget"] not in ("quick", "full"):
         raise UserError(f"budget must be quick or full, got {given['budget']}")
     (paper,) = load_papers(papers=[given["paper"]])
     rows = rows_of(paper, given["table"], given["rows"])
     seeds = int(given["seeds"])
+    for override in overrides:
+        if override.lstrip("+~").partition("=")[0] in ("seed", "experiment"):
+            raise UserError(f"{override}: rows=<glob> picks the rows and seeds=<number> their seeds, from 0")
+    if given["launcher"] and given["launcher"] not in (known := launchers()):
+        raise UserError(
+            f"launcher={given['launcher']} is unknown; it can be {', '.join(known)}; the extra sweep brings more"
+        )
+    of_launcher = [word for word in overrides if word.startswith("hydra.")]
+    if of_launcher and not given["launcher"]:
+        raise UserError(f"{of_launcher[0]} needs a launcher, for example launcher=submitit_slurm")
+    overrides = [word for word in overrides if word not in of_launcher]
     tasks = plan(rows, seeds=seeds, quick=given["budget"] == "quick", overrides=overrides, configure=configure)
-    failed = launch(given["launcher"], tasks) if given["launcher"] else work(tasks)
+    failed = launch(given["launcher"], tasks, of_launcher) if given["launcher"] else work(tasks)
     outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
     for override in overrides:
         if override.startswith("paths.outputs="):

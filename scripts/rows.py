@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from prunebench import rows
-from prunebench.errors import UserError, here, program
+from prunebench.errors import Parser, UserError, here, program, refused
 from prunebench.rows import Row
 from prunebench.rows.counting import LIMIT, Count
 from prunebench.rows.verify import verify
@@ -70,19 +70,17 @@ def check_rows(found: Sequence[Row]) -> int:
     return 1 if broken or unknown else 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["list", "check"])
     parser.add_argument("papers", nargs="*", help="names of files in conf/rows; none = all")
     parser.add_argument("--status", choices=["runnable", "pending", "quoted"])
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         found = rows.load(papers=given.papers or None)
         return list_rows(found, given.status) if given.command == "list" else check_rows(found)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        refused(error)
         return 1
 
 

@@ -20,38 +20,38 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "prunebench").is_dir():  # a checkout, which need not be installed
     sys.path.insert(0, str(ROOT))
 
-from prunebench.errors import UserError, here, program  # noqa: E402
+from prunebench.errors import Parser, UserError, here, program, refused  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=here(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for python -m prunebench")
     parser.add_argument("--engine", choices=("onnxruntime", "torch"), default="onnxruntime", help="what times are of")
     parser.add_argument("--batch", type=int, default=64, help="pictures in a batch (default: 64)")
     parser.add_argument("--output", type=Path, help="folder (default: outputs/sensitivity/<method>-<model>-<dataset>)")
     given = parser.parse_args(arguments)
+    if given.batch < 1:
+        parser.error(f"--batch must be at least 1, got {given.batch}")
     try:
         return show(given)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        refused(error)
         return 1
 
 
 def show(given: argparse.Namespace) -> int:
-    from hydra import compose, initialize_config_dir
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from prunebench.cli.composed import composed
     from prunebench.cli.main import identified
     from prunebench.cli.resolve import resolve
-    from prunebench.config.groups import conf_folder
+    from prunebench.config import whole
 
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose("config", overrides=["schedule=oneshot", *given.settings])
-    config = identified(resolve(cfg, given.settings)[0])
+    config, _ = resolve(composed(["schedule=oneshot", *given.settings]), given.settings)
+    whole.check(config)
     if not config["model"].get("pretrained"):
         raise UserError("sensitivity looks at a trained net; give one with model.pretrained=<checkpoint or run folder>")
+    config = identified(config)
 
     from prunebench.run import assemble, sensitivity, threads
 

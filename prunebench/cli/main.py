@@ -12,7 +12,7 @@ from typing import Any
 
 from prunebench.cli.help import help_text
 from prunebench.config.groups import conf_folder
-from prunebench.errors import UserError, in_words, shown, stopped
+from prunebench.errors import UserError, refused, stopped
 
 log = logging.getLogger("prunebench")
 FORCE = "--force"
@@ -33,42 +33,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _start_logging()
     from hydra import main as hydra_main
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from prunebench.cli.mistakes import config_dir, explain, of_hydra, refuse_flags
+    from prunebench.cli.composed import in_a_sentence
+    from prunebench.cli.mistakes import config_dir, refuse_flags
     from prunebench.cli.sweeps import composable, sweeping
     from prunebench.config import recipes
     from prunebench.rows import register
     from prunebench.run.replaced import forced
 
-    show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Hydra would print its own message and hide ours
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        refuse_flags(arguments)
-        recipes.register()
-        register(arguments, config_dir(arguments))
-        sys.argv = [sys.argv[0], *composable(arguments)]
-        with sweeping(sys.argv[1:]):
-            hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
+        with in_a_sentence(arguments):
+            # Hydra would print its own message and hide ours
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            refuse_flags(arguments)
+            recipes.register()
+            register(arguments, config_dir(arguments))
+            sys.argv = [sys.argv[0], *composable(arguments)]
+            with sweeping(sys.argv[1:]):
+                hydra_main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(_job)()
     except (UserError, _Refused) as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException) as error:
-        if show_trace:
-            raise
-        print(f"error: {shown(explain(error, arguments))}", file=sys.stderr)
-    except Exception as error:
-        if show_trace or not of_hydra(error):
-            raise
-        reason = shown(in_words(error).partition("\n")[0])
-        print(f"error: Hydra cannot do this: {reason}; HYDRA_FULL_ERROR=1 shows where", file=sys.stderr)
+        return refused(error)
     except KeyboardInterrupt as error:
         how = f"without {FORCE} the" if forced() else "the"
         return stopped(error, f"; {how} same command goes on from here")
-    else:
-        return 0
-    return 1
+    return 0
 
 
 @contextlib.contextmanager
@@ -162,8 +150,7 @@ def _help(arguments: list[str]) -> int:
     try:
         print("\n\n".join(topics(arguments)) or help_text())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return refused(error)
     return 0
 
 

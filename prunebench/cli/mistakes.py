@@ -113,7 +113,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if merged := re.match(r"Error merging override (.*)", text):
         cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
         return f"{merged[1]} does not fit what is there{cause}"
-    return " ".join(line.strip() for line in text.splitlines()[:3] if line.strip()) or in_words(error)
+    lines = [line.strip() for line in text.partition("Config search path")[0].splitlines() if line.strip()]
+    return " ".join(lines[:3]) or in_words(error)
 
 
 def of_hydra(error: Exception) -> bool:
@@ -143,6 +144,13 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
 
     own = get_args_parser().parse_known_args(list(arguments))[0].config_dir
     return Path(own).resolve() if own else None
+
+
+def group_options(group: str, arguments: Sequence[str]) -> list[str]:
+    """What ``group`` can be, the user's own files included."""
+    own = config_dir(arguments)
+    mine = {path.stem for path in (own / group).glob("*.yaml")} if own else set()
+    return sorted({*options(group), *mine})
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:

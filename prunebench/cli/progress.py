@@ -24,7 +24,7 @@ from prunebench.report import configurations, tables
 from prunebench.report.record import Pool, Record, from_result
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
+    from hydra.core.override_parser.types import Override, RangeSweep
 
 BRIEF = "PRUNEBENCH_BRIEF"
 """Set in a job of a sweep, see :mod:`prunebench.training.callbacks`, which this module must not wait for."""
@@ -65,15 +65,20 @@ def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
 
 
 def _length(override: Override) -> float:
-    """How many values an override sweeps over, without making them; infinity for a range that never ends."""
+    """How many values an override sweeps over; those of a range are not made."""
     from hydra.core.override_parser.types import RangeSweep
 
-    values = override.value()
-    if isinstance(values, RangeSweep):
-        start, stop, step = (0.0 if v is None else float(v) for v in (values.start, values.stop, values.step))
-        steps = (stop - start) / step if step else math.inf
-        return max(0, math.ceil(steps)) if math.isfinite(steps) else math.inf
-    return len(list(override.sweep_string_iterator()))
+    value = override.value()
+    return range_length(value) if isinstance(value, RangeSweep) else len(list(override.sweep_string_iterator()))
+
+
+def range_length(values: RangeSweep) -> float:
+    """How many values a range has, infinity if it never ends."""
+    start, stop, step = (
+        0.0 if number is None else float(number) for number in (values.start, values.stop, values.step)
+    )
+    steps = (stop - start) / step if step else math.inf
+    return max(0, math.ceil(steps)) if math.isfinite(steps) else math.inf
 
 
 @contextmanager
@@ -124,7 +129,9 @@ def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None
 
 def note(folder: Path) -> None:
     """The job of the run in ``folder`` has ended, with or without numbers."""
-    if path := os.environ.get(_JOBS):
+    path = os.environ.get(_JOBS)
+    # a job on a cluster may be on another machine, or outlive the command that has queued it: no table waits for it
+    if path and Path(path).parent.is_dir():
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(str(folder)) + "\n")
 

@@ -109,7 +109,7 @@ def _check_groups(cfg: DictConfig) -> None:
 
 
 def _check_fit(cfg: DictConfig) -> None:
-    """Refuse a net that asks for facts that the data set does not have: a net for pictures on a text."""
+    """Refuse what asks for facts that the data set does not have: a net for pictures on a text, foreign pictures."""
     asked = asked_of_data(OmegaConf.to_yaml(cfg.model))
     facts = {str(key) for key in cfg.dataset}  # those too that only the user knows and has not given yet
     missing = sorted(asked - facts)
@@ -119,3 +119,11 @@ def _check_fit(cfg: DictConfig) -> None:
             f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
             f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"
         )
+    for group in MAY_LACK:
+        if (settings := cfg.get(group)) is None:
+            continue
+        if missing := sorted(asked_of_data(OmegaConf.to_yaml(settings)) - facts):
+            raise UserError(
+                f"{group}={settings.get('name')} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
+                f"leave {group} out"
+            )

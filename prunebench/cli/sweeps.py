@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from prunebench.cli.mistakes import known_keys
+from prunebench.cli.mistakes import group_options, known_keys
 from prunebench.cli.objective import directed, searched
 from prunebench.config.groups import GROUPS
-from prunebench.errors import UserError, nearest
+from prunebench.errors import STOPPED, UserError, nearest
 
 _FORCED = "++"
 
@@ -22,10 +22,12 @@ def composable(arguments: Sequence[str]) -> list[str]:
     """``arguments``, rewritten where a job of their sweep would lack a key that they set.
 
     Raises:
-        UserError: no job has such a key.
+        UserError: no job has such a key, or there is no job.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return list(arguments)
+    for argument in arguments:
+        _refuse_number(argument, arguments)
     return directed(swept_with_options(swept_with_rows(arguments)))
 
 
@@ -69,6 +71,33 @@ def swept_with_options(arguments: Sequence[str]) -> list[str]:
                 argument = f"{_FORCED}{argument}"
         found.append(argument)
     return found
+
+
+def _refuse_number(argument: str, arguments: Sequence[str]) -> None:
+    """Refuse a sweep over nothing, of which Hydra would run no job without a word, and one without an end.
+
+    Args:
+        argument: one of the ``arguments``.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob, RangeSweep
+    from hydra.errors import HydraException
+
+    from prunebench.cli import progress
+
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        value = override.value() if override.is_sweep_override() else None
+        if isinstance(value, Glob) and override.key_or_group in GROUPS:
+            names = group_options(override.key_or_group, arguments)
+            if not value.filter(names):
+                raise UserError(f"{argument} fits none of {', '.join(names)}")
+        elif isinstance(value, RangeSweep) and progress.range_length(value) > progress.MAX_JOBS:
+            raise UserError(f"{argument} has more than {progress.MAX_JOBS:,} values")
+        elif override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None:
+            raise UserError(f"{argument} sweeps over nothing")
+    except HydraException:
+        return  # Hydra will say what is wrong with it
 
 
 def as_given(overrides: Sequence[str]) -> list[str]:
@@ -142,7 +171,7 @@ def one_of_many(
         config: resolved. ``folder``: of the run.
 
     Raises:
-        UserError: the job failed.
+        UserError: the job failed, or was stopped.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -167,6 +196,8 @@ def one_of_many(
         code = worker.run(words, environment)
     else:
         code = worker.run_anew(words, environment)
+    if code in STOPPED:  # by whoever runs the machine, or at the end of its time: there is no result to look at
+        raise UserError(f"a job of the sweep was stopped: {' '.join(overrides)}; the same command goes on from here")
     if code:
         progress.note(folder)
         print(f"  failed, see {folder}", flush=True)

@@ -1,6 +1,10 @@
 """What a job of a sweep imports, in the order in which a command does; see :mod:`prunebench.cli.worker`."""
 
-from prunebench.run import runtime
+from prunebench.cli import worker
+
+worker.leave_warnings()  # at once: the imports take seconds
+
+from prunebench.run import runtime  # noqa: E402
 
 runtime.limit_spinning()  # before torch is imported
 runtime.tune_allocator()  # before torch takes its first block

@@ -161,8 +161,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
+def _too_large(value: Any) -> bool:
+    """Whether torch has no such whole number."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
+
+
 def _advice(value: Any, kinds: Sequence[Any]) -> str:
-    """The choices that look like a wrong text."""
+    """The choices that look like a wrong text, or the limit of all whole numbers."""
+    if _too_large(value):
+        return "; whole numbers have 64 bits"
     choices = [limit.options for kind in kinds for limit in _limits(kind) if isinstance(limit, Among)]
     words = [word for options in choices for word in options if isinstance(word, str)]
     return nearest(value, words) if isinstance(value, str) else ""
@@ -175,7 +182,8 @@ def _is(value: Any, kind: Any) -> bool:
         return _is(value, inner[0]) and all(value in limit for limit in _limits(kind))
     if kind is int or kind is float:
         sort = int if kind is int else int | float
-        return isinstance(value, sort) and not isinstance(value, bool) and value == value  # not NaN
+        fits = isinstance(value, sort) and not isinstance(value, bool) and value == value  # not NaN
+        return fits and not _too_large(value)
     match _shape(kind):
         case "list":
             hints = [option for item in inner if item is not ... for option in _alternatives(item)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from prunebench.config.arguments import fit
-from prunebench.config.ranges import Range
+from prunebench.config.ranges import Among, Range
 from prunebench.errors import UserError
 
 KEYS = {
@@ -15,6 +15,9 @@ KEYS = {
     "logger": ("name", "project", "online"),
 }
 """Of the groups that are no arguments of an object."""
+
+
+LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -26,6 +29,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     for group, known in KEYS.items():
         if strange := sorted({*config[group]} - {*known}):
             raise UserError(f"{group}.{strange[0]} is unknown; it can be {', '.join(known)}")
+    fit(config["logger"].get("name"), Annotated[str, Among(LOGGERS)], "logger.name")
     paths, row = config["paths"], config.get("row")
     fit(config["seed"], Annotated[int, Range(low=0, below=2**31)], "seed")
     truths = {"latency": config["latency"], "paths.download": paths["download"]}

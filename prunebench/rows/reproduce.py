@@ -172,11 +172,14 @@ def work(
     return failed
 
 
-def launch(launcher: str, tasks: Sequence[Task], *, poll_seconds: float = 5.0) -> list[str]:
+def launch(
+    launcher: str, tasks: Sequence[Task], settings: Sequence[str] = (), *, poll_seconds: float = 5.0
+) -> list[str]:
     """Run the incomplete ``tasks`` as sweeps through a Hydra launcher, rows with the same settings in one sweep.
 
     Args:
         launcher: option of the config group ``hydra/launcher``: basic, joblib, submitit_local, submitit_slurm or ray.
+        settings: of the launcher, ``hydra.launcher.<key>=<value>``.
 
     Returns:
         A line for each task that failed.
@@ -186,10 +189,10 @@ def launch(launcher: str, tasks: Sequence[Task], *, poll_seconds: float = 5.0) -
         sweeps: dict[tuple[str, ...], list[Task]] = {}
         for task in waiting:
             sweeps.setdefault(task.arguments[1:-1], []).append(task)  # without experiment= and seed=
-        for settings, chosen in sweeps.items():
+        for arguments, chosen in sweeps.items():
             names = ",".join(dict.fromkeys(task.row.name for task in chosen))
             seeds = ",".join(str(seed) for seed in sorted({task.seed for task in chosen}))
-            sweep = ["-m", f"experiment={names}", *settings, f"seed={seeds}", f"hydra/launcher={launcher}"]
+            sweep = ["-m", f"experiment={names}", *arguments, f"seed={seeds}", f"hydra/launcher={launcher}", *settings]
             code = subprocess.run([sys.executable, "-m", "prunebench", *sweep]).returncode
             failed += [
                 f"{task.row.name} seed {task.seed}: the sweep ended with exit code {code}, see {task.folder}"

@@ -72,9 +72,21 @@ def facts_of(data: Data, ood: Data | None) -> dict[str, Any]:
 def load_data(config: Mapping[str, Any], *, trust: bool = True) -> Data:
     """The data set, read and checked."""
     data: Data = named.build("dataset", config["dataset"], expects=Data, trust=trust)
-    data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
-    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    _set_up(data, config, "dataset")
     return data
+
+
+def _set_up(data: Data, config: Mapping[str, Any], group: str) -> None:
+    """Read ``data``, which the config group ``group`` has described."""
+    data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
+    try:
+        data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{group}={config[group]['name']} needs more memory than there is; set fewer or smaller samples"
+        ) from None
 
 
 def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tuple[Job, nn.Module]:
@@ -172,8 +184,7 @@ def make_ood(config: Mapping[str, Any], *, trust: bool = True) -> ImageData | No
             "use ood=noise or a set of that shape"
         )
     data: ImageData = named.build("ood", settings, expects=ImageData, trust=trust)
-    data.use_channels_last(trainer_settings(config["trainer"]).channels_last)
-    data.setup(Path(config["paths"]["data"]), download=config["paths"]["download"])
+    _set_up(data, config, "ood")
     return data
 
 

@@ -28,7 +28,7 @@ from prunebench.measure import guarantee
 from prunebench.measure.stages import STAGES
 from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
-from prunebench.run import assemble, card, quantized, replaced, speed, threads
+from prunebench.run import assemble, card, quantized, replaced, speed, suits, threads
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
@@ -57,6 +57,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         num_threads = threads.settle(job)
         job.method.check(net, job)
         job.check_teacher()
+        suits.check_precision(job.settings)
         quantized.check(job)
     if replaced.forced() and is_complete(folder):
         log.info("the run that is made again lies in %s", replaced.set_aside(folder, Path(config["paths"]["outputs"])))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunebench.config.phase import Phase
+from prunebench.config.settings import TrainerSettings
 from prunebench.core.distilled import Teacher, trains_dense
 from prunebench.core.task import Task
 from prunebench.data.base import Data
@@ -33,6 +34,12 @@ class Taught(Protocol):
 
     def teacher(self, source: str) -> nn.Module:
         """The net in another run's folder."""
+
+
+def check_precision(settings: TrainerSettings) -> None:
+    """Refuse to train in a precision that the device lacks; Lightning would take another one."""
+    if settings.precision == "16-mixed" and settings.device.type == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU; on a CPU use 32-true or bf16-mixed")
 
 
 def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> None:

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from prunebench.config.arguments import fit
+from prunebench.config.plain_values import LOGGERS
 from prunebench.config.ranges import Among
 from prunebench.measure.metrics import is_number
 from prunebench.training import logged_figures
 
-LOGGERS = ("csv", "tensorboard", "wandb")
 RESULT = "result"
 """The folder of TensorBoard for what a run ends with."""
 _ENDS = ("metrics", "cost", "latency")

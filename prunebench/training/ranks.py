@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
-from multiprocessing.connection import wait
 
 from pytorch_lightning.strategies import DDPStrategy
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from prunebench.core.processes import end_with
 from prunebench.errors import UserError
 
 
@@ -27,7 +25,7 @@ class Ranks(DDPStrategy):
     def setup_environment(self) -> None:
         """The first call in a rank: from now on it ends when the process that started it does."""
         if (parent := multiprocessing.parent_process()) is not None:
-            threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+            end_with(parent.sentinel)
         super().setup_environment()
 
     def on_train_start(self) -> None:
@@ -45,16 +43,11 @@ class Ranks(DDPStrategy):
             process.join()
 
 
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    # without clean-up, which would wait for the other ranks; what is on disk was replaced as a whole or not at all
-    os._exit(1)
-
-
 def ended(error: ProcessExitedException, phase: str) -> UserError:
     """What to tell of a rank that somebody ended."""
     how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
+    why = " (it often means that memory ran out)" if error.signal_name == "SIGKILL" else ""
     return UserError(
-        f"phase {phase}: process {error.error_index} of those that train together was ended {how} (SIGKILL often means "
-        "that memory ran out); the same command goes on after the last complete epoch"
+        f"phase {phase}: process {error.error_index} of those that train together was ended {how}{why}; "
+        "the same command goes on after the last complete epoch"
     )

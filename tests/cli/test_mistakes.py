@@ -111,6 +111,7 @@ NO_PATHS = {
 PAIRS = {
     "dataset=bytes": ("model=resnet20 does not fit dataset=bytes", "model=sru, sru_small", "dataset=cifar10"),
     "model=sru_small dataset=digits": ("model=sru_small does not fit dataset=digits", "resnet20", "dataset=bytes"),
+    "model=sru_small dataset=bytes method=none ood=noise": ("ood=noise does not fit dataset=bytes", "leave ood out"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -112,3 +113,12 @@ def test_a_sweep_that_does_not_end_is_refused_before_it_is_listed(word: str) -> 
         progress.plan(["-m", word])
     with pytest.raises(UserError, match="at most"):
         progress.plan(["-m", "a=range(0,1000)", "b=range(0,1000)"])
+
+
+def test_a_job_that_outlives_its_command_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster: the command that queued it was stopped, or runs on another machine."""
+    with progress.sweep():
+        file = Path(os.environ["PRUNEBENCH_SWEEP_JOBS"])
+    monkeypatch.setenv("PRUNEBENCH_SWEEP_JOBS", str(file))
+    progress.note(tmp_path)
+    assert not file.parent.exists()

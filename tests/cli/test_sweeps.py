@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
+from prunebench.cli import main, worker
 from prunebench.cli.sweeps import applicable, composable
 
 
@@ -33,3 +38,18 @@ def test_a_job_without_the_key_has_nothing_of_it() -> None:
     assert cfg == {"schedule": {"name": "oneshot", "phases": {"pretrain": {}}}}
     kept = ["schedule=finetune", "++schedule.phases.finetune.epochs=1"]
     assert applicable(cfg, kept) == (kept, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_was_stopped_has_not_failed(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody has told it to end, as a cluster does at the end of its time: there is no result to look at."""
+    monkeypatch.setattr("sys.argv", ["prunebench"])
+    monkeypatch.setattr(worker, "run", lambda words, environment: 128 + number)
+    words = ["-m", "model=lenet300_100", "method=none", "schedule=simultaneous", f"paths.outputs={tmp_path}"]
+    assert main.main(words) == 1
+    printed = capsys.readouterr()
+    assert "was stopped: model=lenet300_100" in printed.err and "the same command goes on from here" in printed.err
+    assert "failed" not in printed.out + printed.err
+    os.environ.pop("HYDRA_FULL_ERROR", None)

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_one_sentence(given: dict[str, Any], words: str) ->
 @pytest.mark.parametrize(
     ("hint", "inside", "outside", "allowed"),
     [
-        (PositiveInt, [1, 10**9], [0, -1, 1.0, True, None], "a whole number of at least 1"),
+        (PositiveInt, [1, 10**9, 2**63 - 1], [0, -1, 1.0, True, None], "a whole number of at least 1"),
         (NonNegativeInt, [0, 7], [-1, 0.0], "a whole number of at least 0"),
         (FiniteFloat, [-1e300, 0, 1.5], [math.inf, -math.inf, math.nan], "a number"),
         (PositiveFloat, [1e-300, 1], [0, -0.0, math.inf], "a number above 0"),
@@ -145,8 +145,16 @@ def test_a_range_and_its_words(hint: Any, inside: list[Any], outside: list[Any],
 
 
 def test_a_long_value_is_shown_in_part() -> None:
-    with pytest.raises(UserError, match=r"^key must be a number, got 10{199}…$"):
+    with pytest.raises(UserError, match=r"^key must be a number, got 10{199}…; whole numbers have 64 bits$"):
         fit(10**400, FiniteFloat, "key")
+
+
+@pytest.mark.parametrize("hint", [int, float, PositiveInt, FiniteFloat], ids=str)
+def test_whole_numbers_are_those_of_torch(hint: Any) -> None:
+    assert fit(2**63 - 1, hint, "key") == 2**63 - 1
+    for value in (2**63, -(2**63) - 1):
+        with pytest.raises(UserError, match=f"got {value}; whole numbers have 64 bits"):
+            fit(value, hint, "key")
 
 
 def test_a_table_becomes_the_dataclass_it_stands_for() -> None:

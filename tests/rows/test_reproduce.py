@@ -203,9 +203,9 @@ def test_a_launcher_gets_one_sweep_for_rows_with_the_same_settings(
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(subprocess, "run", fake)
-    failed = launch("joblib", tasks)
+    failed = launch("joblib", tasks, ["hydra.launcher.n_jobs=2"])
     names = ",".join(dict.fromkeys(task.row.name for task in tasks))
-    given = [f"paths.outputs={tmp_path}", "seed=0,1", "hydra/launcher=joblib"]
+    given = [f"paths.outputs={tmp_path}", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert sweeps == [["-m", f"experiment={names}", *given]]
     assert len(failed) == 1 and tasks[3].row.name in failed[0] and "seed 1" in failed[0]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.run import assemble
+from prunebench.run import assemble, runner
 from tests.kit import SHORT, configure
 
 
@@ -97,3 +97,16 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         return self.table(x) + torch.zeros(())
+
+
+def test_a_precision_that_the_processor_lacks(tmp_path: Path) -> None:
+    """Else the run would train in bf16 and say fp16."""
+    config, text = configure(tmp_path, *SHORT, "trainer.accelerator=cpu", "trainer.precision=16-mixed")
+    with pytest.raises(UserError, match="16-mixed needs a GPU"):
+        runner.execute(config, text, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_no_memory_holds(tmp_path: Path) -> None:
+    words = refusal(tmp_path, "ood=noise", f"ood.num_pictures={10**15}")
+    assert words == "ood=noise needs more memory than there is; set fewer or smaller samples"
