@@ -149,7 +149,7 @@ def test_script_fails_with_a_sentence(
     assert script(monkeypatch, str(tmp_path), "--to", "state_dict") == 1
     assert "holds no saved net" in capsys.readouterr().err
     assert script(monkeypatch, str(tmp_path), "--to", "onnx", "--batch", "some") == 1
-    assert script(monkeypatch, str(tmp_path), "--to", "all", "--output", "x.onnx") == 2
+    assert script(monkeypatch, str(tmp_path), "--to", "all", "--output", "x.onnx") == 1
 
 
 def test_a_refusal_names_what_was_raised_first() -> None:
