@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -52,6 +53,18 @@ def seeded() -> Iterator[None]:
 
 def _deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.fixture(autouse=True)
+def logged_as_before() -> Iterator[None]:
+    """A command that a test carries out in this process sets the logging up for itself, and Hydra does for all."""
+    log = logging.getLogger("prunebench")
+    levels = [(logger, logger.level) for logger in (logging.root, log)]
+    before = (log.propagate, log.disabled, log.handlers[:])
+    yield
+    for logger, level in levels:
+        logger.setLevel(level)
+    log.propagate, log.disabled, log.handlers = before
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ class Seen:
     """
 
     def __init__(self, net: nn.Module, inputs: Tensor) -> None:
+        self._traced = net  # gets the tensors that its forward pass makes
         parameters = {id(parameter): parameter for parameter in net.parameters()}
         self._net = copy.deepcopy(net, parameters).eval()  # buffers of its own
         self._inputs = inputs
@@ -57,7 +58,7 @@ class Seen:
         """The same for one sample, and for one more."""
         if not self._others:
             more = torch.cat((self._inputs, self._inputs[:1]))
-            self._others = [Seen(self._net, inputs) for inputs in (self._inputs[:1], more)]
+            self._others = [Seen(self._traced, inputs) for inputs in (self._inputs[:1], more)]
         return self._others
 
     def is_of_type(self, node: fx.Node) -> bool:
@@ -87,7 +88,11 @@ class Seen:
         if node.op == "placeholder":
             return self._inputs.clone()
         if node.op == "get_attr":
-            return attrgetter(str(node.target))(self._net)
+            found = attrgetter(str(node.target))
+            try:
+                return found(self._net)
+            except AttributeError:  # the forward pass has made it since
+                return found(self._traced).clone()
         args: Any = map_arg(node.args, self._values.__getitem__)
         kwargs: Any = map_arg(node.kwargs, self._values.__getitem__)
         if node.op == "call_module":

@@ -247,3 +247,20 @@ def test_what_is_only_repeated_for_several_samples(batch: int) -> None:
     with torch.no_grad():
         assert largest_difference(small, zeroed, x) < 1e-6 < float(zeroed(x).abs().max())
     assert graph.macs(plan) == counted(small, x)[0]
+
+
+class Constants(Net):
+    """The forward pass makes a tensor before it asks for a length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.tensor([0.5, 2.0]).repeat(2)[:, None, None]
+        left, right = F.relu(self.conv(x) * scale).chunk(2, dim=1)
+        return self.fc(torch.cat((right, left), 1).mean((2, 3)))
+
+
+def test_a_constant_of_the_forward_pass_in_front_of_pieces() -> None:
+    net, x = Constants().eval(), images(2)
+    graph = ChannelGraph.trace(net, x)
+    assert not graph.unfollowed
+    plan = Plan({"conv": (0, 1, 3)})
+    assert largest_difference(shrink(net, graph, plan), zero(net, graph, plan), x) < 1e-6
