@@ -87,6 +87,11 @@ class Method(nn.Module):
                 f"schedule={run.schedule} has only its pretraining left, so that nothing would be pruned; keep the "
                 "phase that cuts, take schedule=oneshot for a cut without training, or method=none for training alone"
             )
+        if type(self) is not Method and run.schedule != "simultaneous" and not any(phase.prune for phase in run.phases):
+            raise UserError(
+                f"no phase of schedule={run.schedule} begins with a cut, so that nothing would be pruned; set "
+                "schedule.phases.<name>.prune=true for one of them, or take method=none"
+            )
 
     def run(self, net: nn.Module, run: Run) -> nn.Module:
         """Walk through the schedule's phases; override it for a search that has its own order.

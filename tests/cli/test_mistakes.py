@@ -41,6 +41,7 @@ TAKEN = {
     "~dataset.epochs": ("dataset.epochs",),
     "~schedule.phases": ("schedule.phases must be a table of phases, got None",),
     "~schedule.phases.finetune": ("schedule=finetune has only its pretraining left", "nothing would be pruned"),
+    "schedule.phases.finetune.prune=false": ("no phase of schedule=finetune begins with a cut", "or take method=none"),
     "schedule.phases=3": ("schedule.phases must be a table of phases, got 3",),
     "~method._target_": ("method._target_ must be given",),
 }
