@@ -99,6 +99,24 @@ def removed(cost: Mapping[str, Any]) -> str:
     return f"{text}, MASKED: {100 * share:.2f} % of those that are left are zero but still there" if share else text
 
 
+def in_integers(result: Mapping[str, Any]) -> list[str]:
+    """A line for each net that was measured in integers: its file and its times beside those in float32."""
+    times = (result.get("quantized") or {}).get("latency") or {}
+    lines = []
+    for name, stage in (("dense", "dense_quantized"), ("final", "quantized")):
+        if not (facts := result["cost"].get(stage)):
+            continue
+        whole, small = facts["float32_file_bytes"], facts["file_bytes"]
+        parts = [f"file {small / 1000:,.0f} kB of {whole / 1000:,.0f} kB in float32"]
+        floats, integers = (times.get(f"{name}_{engine}") or {} for engine in ("onnxruntime", "int8"))
+        for batch in (1, 64):
+            key = f"batch_{batch}_ms"
+            if key in floats and key in integers:
+                parts.append(f"batch {batch} {integers[key]:.3g} ms of {floats[key]:.3g} ms in ONNX Runtime")
+        lines.append(f"{name} net in int8: {', '.join(parts)}")
+    return lines
+
+
 def shown_stages(result: Mapping[str, Any]) -> tuple[Stage, ...]:
     """Columns of the closing table."""
     measured = result["metrics"]

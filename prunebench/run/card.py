@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.core.asked import beside
-from prunebench.core.result import CHECKSUM, FILE, read_result, removed, shown_stages, summary
+from prunebench.core.result import CHECKSUM, FILE, in_integers, read_result, removed, shown_stages, summary
 from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError
 from prunebench.nets import package
@@ -44,6 +44,7 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
     if interval is not None:
         low, high = (f"{100 * bound:.2f}" for bound in interval)
         lines.append(f"The accuracy of this one net has the 95 % interval {low} to {high} % (Clopper-Pearson).")
+    lines += [f"{line[0].upper()}{line[1:]}." for line in in_integers(result)]
     if latency:
         threads = f"{latency['threads']} thread{'' if latency['threads'] == 1 else 's'}"
         where = f"{latency['device_name']}, {threads}, {latency['dtype']}"

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from prunebench.cli.closing import show
 from prunebench.cli.help import help_text
 from prunebench.config.identity import run_folder
-from prunebench.core.result import is_complete, summary
+from prunebench.core.result import in_integers, is_complete, summary
 from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError
 from prunebench.nets.quantize import Integers, StaticInt8
@@ -47,6 +48,22 @@ def test_both_nets_are_measured_on_the_files_of_integers(finished: tuple[dict[st
     assert dict(summary(result))["test accuracy %"][-1] == f"{100 * result['metrics']['quantized']['accuracy']:.2f}"
     numbers = from_result(result, folder, "here", Pool()).numbers
     assert numbers["quantized.file_bytes"] == result["cost"]["quantized"]["file_bytes"]
+
+
+def test_files_and_times_are_said_beside_those_in_float32(
+    finished: tuple[dict[str, Any], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, folder = finished
+    costs, times = result["cost"]["quantized"], result["quantized"]["latency"]
+    small, whole = (f"{costs[key] / 1000:,.0f} kB" for key in ("file_bytes", "float32_file_bytes"))
+    integers, floats = (f"{times[f'final_{name}']['batch_64_ms']:.3g} ms" for name in ("int8", "onnxruntime"))
+    line = in_integers(result)[1]
+    assert line.startswith(f"final net in int8: file {small} of {whole} in float32, batch 1 ")
+    assert line.endswith(f"batch 64 {integers} of {floats} in ONNX Runtime")
+    assert f"F{line[1:]}." in (folder / "model" / "README.md").read_text()
+    show(result)
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert in_integers({**result, "quantized": {}})[0] == in_integers(result)[0].partition(", batch")[0]
 
 
 def test_the_files_belong_to_the_result(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
