@@ -6,7 +6,8 @@
 
 In every round each contender runs once, and the order turns round from round to round, so that a change of the
 machine's clock or load meets all of them. A ratio is the median of the ratios within the rounds, with its quartiles.
-Sections 1 and 2 read CIFAR-10 below PRUNEBENCH_DATA, or take random pictures of the same shape and say so.
+Sections 1 and 2 read CIFAR-10 below PRUNEBENCH_DATA, or take random pictures of the same shape and say so; section 8
+needs it, and the weights of model.pretrained=akamaster.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ runtime.limit_spinning()  # as the command line does; it has to come before torc
 import bench_epochs
 import torch
 import torch.nn.functional as F
+from bench_equal_time import equal_time
 from bench_timing import console, paired, show
 from torch import Tensor, nn
 
@@ -209,6 +211,7 @@ SECTIONS: dict[int, Callable[[bool], None]] = {
     5: budget_search,
     6: training_steps,
     7: allocator,
+    8: equal_time,
 }
 
 

@@ -46,6 +46,19 @@ python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'met
     method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 
+# a language model at 0.7 of the parameters of its factors gone, by gates and by size, 8 epochs
+for method in flop_l0 agp_structured; do
+    python -m prunebench method=$method dataset=enwik8_4mb model=sru_tiny schedule=finetune \
+        schedule.phases.finetune.epochs=8 latency=false trainer.num_threads=1 trainer.progress=false
+    python scripts/publish.py "$runs/$method"-sru_tiny-enwik8_4mb
+done
+
+# a net that was trained without attacks, under attack
+python -m prunebench method=anp method.mode=standard dataset=mnist model=lenet5 'dataset.mean=[0.0]' \
+    'dataset.std=[1.0]' attack=pgd attack.step=0.01 schedule=simultaneous schedule.phases.train.epochs=10 \
+    latency=false trainer.num_threads=1 trainer.progress=false
+python scripts/publish.py "$runs"/anp-lenet5-mnist
+
 # nets in integers
 for net in resnet20 resnet56; do
     python -m prunebench dataset=cifar10 model=$net model.pretrained=akamaster schedule=oneshot method=l1norm \
