@@ -86,7 +86,12 @@ def draw(graph: ChannelGraph, rng: random.Random, coupling: str) -> Choice:
     asked = [name for name, layer in graph.layers.items() if not layer.is_output]
     scores = {name: torch.rand(graph.layers[name].out_channels, generator=draws) for name in asked}
     ratio, scope = rng.choice((0.3, 0.5, 0.8)), rng.choice(("layer", "global"))
-    choice = budget.choose(scores, graph, prune_ratio=ratio, coupling=coupling, scope=scope)
+    try:
+        choice = budget.choose(scores, graph, prune_ratio=ratio, coupling=coupling, scope=scope)
+    except UserError as refusal:  # not one layer of the net can lose channels, and one of the reasons is said
+        if not str(refusal).startswith("nothing to prune: "):
+            raise
+        return Choice(Plan(), [], {})
     listed = {entry["layer"]: entry["reason"] for entry in choice.not_pruned}
     assert all(listed.values())
     assert {*choice.plan.keep, *listed} >= set(asked)
