@@ -13,7 +13,7 @@ from bench_timing import console
 from rich.table import Table
 from torch import Tensor, nn
 
-from prunebench.cli.composed import composed
+from prunebench.cli.composition import composed
 from prunebench.cli.main import identified
 from prunebench.cli.resolve import resolve
 from prunebench.measure import cost, latency

@@ -26,7 +26,7 @@ import rich.console  # noqa: E402 - the checkout need not be installed
 import rich.table  # noqa: E402
 import rich.text  # noqa: E402
 
-from prunebench.cli.composed import composed, launchers  # noqa: E402
+from prunebench.cli.composition import composed, launchers  # noqa: E402
 from prunebench.cli.main import identified  # noqa: E402
 from prunebench.cli.resolve import resolve  # noqa: E402
 from prunebench.config import whole  # noqa: E402

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def show(given: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from prunebench.cli.composed import composed
+    from prunebench.cli.composition import composed
     from prunebench.cli.main import identified
     from prunebench.cli.resolve import resolve
     from prunebench.config import whole

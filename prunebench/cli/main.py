@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _start_logging()
     from hydra import main as hydra_main
 
-    from prunebench.cli.composed import in_a_sentence
+    from prunebench.cli.composition import in_a_sentence
     from prunebench.cli.mistakes import config_dir, refuse_flags
     from prunebench.cli.sweeps import composable, sweeping
     from prunebench.config import recipes

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from prunebench.layers.attention import Attention
+from prunebench.layers.rewritten import Rewritten, is_hooked
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-class HeadAttention(nn.Module):
+class HeadAttention(Rewritten):
     """What ``nn.MultiheadAttention`` computes, in its parameters and with its arguments.
 
     Queries, keys and values are three linear layers here, where torch keeps one matrix, so each of them can lose the
@@ -39,18 +40,14 @@ class HeadAttention(nn.Module):
         self.v_proj = skip_init(nn.Linear, original.vdim, self.embed_dim, bias=bias, **options)
         self.out_proj = skip_init(nn.Linear, self.embed_dim, self.embed_dim, bias=bias, **options)
         self.attend = Attention(original.dropout)
-        state = dict(original.state_dict())
-        self.from_written(state, "")
-        self.load_state_dict(state)
-        self.train(original.training)
+        self.take_over(original)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Whether a module is torch's own as it was made, without keys and values that it adds."""
         if type(module) is not nn.MultiheadAttention or module.add_zero_attn or module.bias_k is not None:
             return False
-        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        return not hooked and all(parameter.requires_grad for parameter in module.parameters())
+        return not is_hooked(module) and all(parameter.requires_grad for parameter in module.parameters())
 
     def from_written(self, state: dict[str, Tensor], prefix: str) -> None:
         """Give the tensors of torch's module at ``prefix`` the names that they have here, in place."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from prunebench.layers.rewritten import Rewritten, is_hooked
 
-class TransposedLinear(nn.Module):
+
+class TransposedLinear(Rewritten):
     """What ``transformers.pytorch_utils.Conv1D`` computes.
 
     Args:
@@ -17,17 +19,13 @@ class TransposedLinear(nn.Module):
         super().__init__()
         weight = original.get_parameter("weight")
         self.linear = skip_init(nn.Linear, *weight.shape, device=weight.device, dtype=weight.dtype)
-        state = dict(original.state_dict())
-        self.from_written(state, "")
-        self.load_state_dict(state)
-        self.train(original.training)
+        self.take_over(original)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Whether a module is such a layer as it was made; the package need not be there."""
         name = f"{type(module).__module__}.{type(module).__qualname__}"
-        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        return name == "transformers.pytorch_utils.Conv1D" and not hooked
+        return name == "transformers.pytorch_utils.Conv1D" and not is_hooked(module)
 
     def from_written(self, state: dict[str, Tensor], prefix: str) -> None:
         """Give the tensors of the layer at ``prefix`` the names and shapes that they have here, in place."""

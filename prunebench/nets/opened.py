@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from prunebench.layers.head_attention import HeadAttention
+from prunebench.layers.rewritten import Rewritten
 from prunebench.layers.transposed_linear import TransposedLinear
 
 _OPEN = (HeadAttention, TransposedLinear)
@@ -51,6 +52,6 @@ def own_state(net: nn.Module, written: Mapping[str, Tensor]) -> dict[str, Tensor
     return state
 
 
-def _open_layers(net: nn.Module) -> list[tuple[str, HeadAttention | TransposedLinear]]:
+def _open_layers(net: nn.Module) -> list[tuple[str, Rewritten]]:
     found = net.named_modules(remove_duplicate=False)
-    return [(f"{path}." if path else "", module) for path, module in found if isinstance(module, _OPEN)]
+    return [(f"{path}." if path else "", module) for path, module in found if isinstance(module, Rewritten)]
