@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--status", choices=["runnable", "pending", "quoted"])
     given = parser.parse_args(arguments)
     try:
-        found = rows.load(papers=given.papers or None)
+        papers = [name.removeprefix("paper=") for name in given.papers]  # as reproduce.py has them
+        found = rows.load(papers=papers or None)
         return list_rows(found, given.status) if given.command == "list" else check_rows(found)
     except UserError as error:
         refused(error)

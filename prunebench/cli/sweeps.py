@@ -94,7 +94,7 @@ def _refuse_number(argument: str, arguments: Sequence[str]) -> None:
                 raise UserError(f"{argument} fits none of {', '.join(names)}")
         elif isinstance(value, RangeSweep) and progress.range_length(value) > progress.MAX_JOBS:
             raise UserError(f"{argument} has more than {progress.MAX_JOBS:,} values")
-        elif override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None:
+        elif override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
             raise UserError(f"{argument} sweeps over nothing")
     except HydraException:
         return  # Hydra will say what is wrong with it

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from prunebench.cli import main
+from prunebench.cli.sweeps import composable
 
 BROKEN = {
     "unclosed": (b"name: [a\n  b: c: d\n", "unclosed.yaml cannot be read: while parsing a flow sequence in"),
@@ -64,3 +65,8 @@ def test_a_sweep_over_nothing_or_without_an_end_is_refused(
     monkeypatch.setenv("PRUNEBENCH_OUTPUTS", str(tmp_path / "outputs"))
     assert EMPTY[word] in refusal(["-m", word], monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["model.pretrained=null,/nowhere.th", "method.layers=[],[fc]", "seed=range(0,2)"])
+def test_a_sweep_whose_first_value_is_nothing_is_no_sweep_over_nothing(word: str) -> None:
+    assert composable(["-m", word]) == ["-m", word]
