@@ -28,7 +28,7 @@ DROPOUTS: dict[Any, Callable[..., nn.Module]] = {
     F.dropout3d: nn.Dropout3d,
 }
 
-_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace")
+_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "finfo", "iinfo")
 DROPPED = "dropped in training"
 """Key of a node's ``meta``: the share of the weights that attention drops."""
 _DEVICES = ("cpu", "cuda")
@@ -166,7 +166,9 @@ class _Tracer(Notes):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As torch's, and notes where it fails."""
+        """As torch's, and notes where it fails; a layer that is made as it is called is the functions that it calls."""
+        if not self._is_installed(m) and not [*m.parameters(), *m.buffers()]:
+            return forward(*args, **kwargs)
         if not self.is_leaf_module(m, self.path_of_module(m)):
             forward = followed(m) or forward
         try:
@@ -176,6 +178,10 @@ class _Tracer(Notes):
             if not self.failed and not self.is_leaf_module(m, path):
                 self.failed = path
             raise
+
+    def _is_installed(self, module: nn.Module) -> bool:
+        assert isinstance(self.root, nn.Module)
+        return any(module is known for known in self.root.modules())
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """As torch's, outside of context managers that the list of operations would lose."""
@@ -232,7 +238,7 @@ def _switched(on: bool) -> Iterator[None]:
 
 @contextmanager
 def _sizes_noted(tracer: fx.Tracer) -> Iterator[None]:
-    """Functions that make tensors from sizes ask no proxy what to do with it, as all others do."""
+    """Functions that make tensors from sizes, or ask a type of numbers, ask no proxy what to do with it."""
 
     def noted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunebench import budget
+from prunebench.errors import UserError
 from prunebench.measure.soft_macs import SoftMacs
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.norm_forms import is_norm_with_parts
@@ -87,6 +88,18 @@ def resized(net: Net, x: Tensor) -> Tensor:
     return y + functional.interpolate(net.b(functional.avg_pool2d(x, 2)), size=y.shape[-2:], mode="bilinear")
 
 
+def bounded(net: Net, x: Tensor) -> Tensor:
+    """As nets guard their half-precision numbers."""
+    y = net.a(x)
+    most = torch.finfo(y.dtype).max - 1000
+    return y / most
+
+
+def made(net: Net, x: Tensor) -> Tensor:
+    """Layers without weights that are made where they are called."""
+    return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))(net.a(x)) + nn.ReLU6()(net.b(functional.avg_pool2d(x, 2)))
+
+
 FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
     "max": (lambda net, x: torch.max(net.a(x), net.b(x)), {"a", "b"}),
     "minimum": (lambda net, x: net.a(x).minimum(net.b(x)), {"a", "b"}),
@@ -97,6 +110,8 @@ FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
     "chunks": (chunks, {"a"}),
     "flat": (flat, {"a"}),
     "resized": (resized, {"a", "b"}),
+    "made": (made, {"a", "b"}),
+    "bounded": (bounded, {"a"}),
 }
 
 
@@ -180,6 +195,11 @@ def test_transposed_convolutions_read_what_is_left() -> None:
     plan = Plan({name: tuple(int(c) for c in share.nonzero().flatten()) for name, share in shares.items()})
     soft = SoftMacs(graph)
     assert (float(soft(shares)), float(soft.params(shares))) == (graph.macs(plan), graph.params(plan))
+
+
+def test_a_layer_with_weights_that_is_made_where_it_is_called_is_refused() -> None:
+    with pytest.raises(UserError, match="not installed as a submodule"):
+        ChannelGraph.trace(Net(lambda net, x: nn.Conv2d(3, 6, 1)(x)), images(1))
 
 
 def test_group_norm() -> None:
