@@ -13,6 +13,7 @@ at once share the work. Every other key=value is passed on to each run, hydra.la
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,14 +114,14 @@ def show(table: Table, names: set[str]) -> None:
     used = [i for i, column in enumerate(table.columns) if column.title not in skipped]
     used = [i for i in used if any(line[i].text != NOTHING for line in lines)]
     shown = rich.table.Table(title=table.title, title_justify="left")
-    shown.add_column("row", overflow="fold")
+    shown.add_column("row", no_wrap=True)
     shown.add_column("state", no_wrap=True)
     for i in used:
         column = table.columns[i]
         shown.add_column(column.full.replace(", ", "\n"), justify="right" if column.numeric else "left")
     for line in lines:
         shown.add_row(
-            line[0].below.split("-", 1)[1],
+            _in_lines(line[0].below.split("-", 1)[1]),
             rich.text.Text(f"{line[1].text}\n{line[1].below}".strip().replace(", ", "\n")),
             *(rich.text.Text(f"{line[i].text} {line[i].mark}".strip()) for i in used),
         )
@@ -133,6 +134,16 @@ def show(table: Table, names: set[str]) -> None:
         head = note.split(":")[0]
         if head in names or not head.startswith(f"{table.title.split(':')[0]}-"):
             console.print(rich.text.Text(f"- {note}"))
+
+
+def _in_lines(name: str, width: int = 26) -> str:
+    """A name broken behind its own marks, not within a word."""
+    lines = [""]
+    for word in re.findall(r"[^-_]+[-_]*|[-_]+", name):
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def _measurements(
     if "channels_kept" in achieved:
         cut = {*job.plan.keep, *job.plan.inputs}
         achieved |= {"layers_cut": len(cut), "layers_whole": len(job.not_pruned)}
-    log.info("%s", "; ".join(asked.beside(achieved)) or "nothing was asked of the cut")
+    log.info("%s", "; ".join(asked.beside(achieved)) or "no size was asked for")
     job.warn(asked.shortfalls(achieved))
     return {
         "status": "missed_target" if asked.missed_target(achieved) else "complete",
