@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ def theirs(net: nn.Module, x: Tensor, output: set[str]) -> dict[str, Any]:
     return {"left": cost.count(net, x).macs / dense.macs, "seconds": time.monotonic() - start}
 
 
-def one(name: str) -> dict[str, Any]:
-    """Both on one net; an ``error`` in place of what did not work."""
+def one(name: str) -> Iterator[dict[str, Any]]:
+    """Ours on one net, then both; an ``error`` in place of what did not work."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     net, x = NETS[name](BATCH)
@@ -124,11 +125,12 @@ def one(name: str) -> dict[str, Any]:
         answer["ours"], outputs = ours(copy.deepcopy(net), x)
     except Exception as error:
         answer["ours"] = {"error": _said(error), "refused": isinstance(error, UserError)}
+    yield {**answer, "peer": {"error": "it took too long"}}
     try:
         answer["peer"] = theirs(net, x, outputs)
     except Exception as error:
         answer["peer"] = {"error": _said(error)}
-    return answer
+    yield answer
 
 
 def _said(error: Exception) -> str:
@@ -140,12 +142,14 @@ def asked(name: str, seconds: float) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"net": name, "ours": {"error": f"longer than {seconds:g} s"}, "peer": {"error": ""}}
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no word"])[-1]
-        return {"net": name, "ours": {"error": f"exit code {process.returncode}: {last[:200]}"}, "peer": {"error": ""}}
-    return dict(json.loads(process.stdout.splitlines()[-1]))
+        said, errors = process.stdout, process.stderr
+    except subprocess.TimeoutExpired as expired:
+        said, errors = (expired.stdout or b"").decode(), f"longer than {seconds:g} s"
+    lines = [line for line in said.splitlines() if line.startswith("{")]
+    if not lines:
+        last = (errors.strip().splitlines() or ["no word"])[-1]
+        return {"net": name, "ours": {"error": last[:200]}, "peer": {"error": ""}}
+    return dict(json.loads(lines[-1]))
 
 
 def shown(answers: list[dict[str, Any]]) -> None:
@@ -178,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(one(given.one)))
+        for answer in one(given.one):
+            print(json.dumps(answer), flush=True)
         return 0
     names = [name for name in NETS if not given.nets or any(fnmatch.fnmatch(name, glob) for glob in given.nets)]
     answers = []

@@ -17,16 +17,15 @@ Made = tuple[nn.Module, Tensor]
 
 PYTORCHCV = """
     alexnet zfnet vgg11 bn_vgg16 resnet10 resnet18 resnet50 resnetbc14b preresnet18 preresnet50 resnext14_32x4d
-    seresnet10 sepreresnet18 seresnext26_32x4d senet16 cbam_resnet18 bam_resnet18 resneta10 resnetd50b
-    resattnet56 sknet_resnet18 diaresnet10 airnet50_1x64d_r2 densenet121 condensenet74_c4_g4 sparsenet121
-    peleenet wrn50_2 drnc26 dpn68 darknet_ref darknet53 cspdarknet53 irevnet301 bagnet9 dla34 hrnet_w18_small_v1
-    vovnet27s selecsls42b hardnet39ds squeezenet_v1_0 squeezeresnet_v1_1 sqnxt23_w1 shufflenet_g1_wd4
-    shufflenetv2_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4 mobilenetv3_small_w1
-    igcv3_wd4 ghostnet mnasnet_a1 spnasnet proxylessnas_mobile fbnet_cb xception inceptionv3 inceptionv4
-    inceptionresnetv2 polynet nasnet_4a1056 regnetx002 regnety002 efficientnet_b0 mixnet_s resnet20_cifar10
-    preresnet20_cifar10 wrn16_10_cifar10 ror3_56_cifar10 shakeshakeresnet20_2x16d_cifar10
-    pyramidnet110_a48_cifar10 densenet40_k12_cifar10 xdensenet40_2_k24_bc_cifar10 nin_cifar10
-    resnext20_2x64d_cifar10
+    seresnet10 sepreresnet18 seresnext50_32x4d senet16 cbam_resnet18 bam_resnet18 resneta10 resnetd50b
+    resattnet56 sknet50 diaresnet10 airnet50_1x64d_r2 densenet121 condensenet74_c4_g4 sparsenet121 peleenet
+    wrn50_2 drnc26 dpn68 darknet_ref darknet53 darknet19 irevnet301 bagnet9 dla34 hrnet_w18_small_v1 vovnet27s
+    selecsls42b hardnet39ds squeezenet_v1_0 squeezeresnet_v1_1 sqnxt23_w1 shufflenet_g1_wd4 shufflenetv2_wd2
+    menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4 mobilenetv3_small_w1 igcv3_wd4 ghostnet
+    mnasnet_a1 spnasnet proxylessnas_mobile fbnet_cb xception inceptionv3 inceptionv4 inceptionresnetv2 polynet
+    nasnet_4a1056 regnetx002 regnety002 efficientnet_b0 mixnet_s resnet20_cifar10 preresnet20_cifar10
+    wrn16_10_cifar10 ror3_56_cifar10 shakeshakeresnet20_2x16d_cifar10 pyramidnet110_a48_cifar10
+    densenet40_k12_cifar10 xdensenet40_2_k24_bc_cifar10 nin_cifar10 resnext20_32x2d_cifar10
 """
 
 TIMM = """

@@ -19,6 +19,7 @@ from prunebench.surgery.names import (
     POOLS,
     REDUCTIONS,
     RESHAPES,
+    SHIFTS,
     SIZES,
     SPLITS,
     TURNS,
@@ -83,6 +84,17 @@ def _reduce(context: Context, node: fx.Node) -> Step | None:
         return None
     kept = len(after) == len(before)
     return context.through(node, axis=source.axis if kept else source.axis - sum(d < source.axis for d in gone))
+
+
+def _shifted(context: Context, node: fx.Node) -> Step | None:
+    """``roll`` and ``flip`` along other dimensions than the channels."""
+    source, shape = context.first(node), context.shape(node.args[0])
+    place = 2 if name_of(node) == "roll" else 1
+    dims = node.args[place:] or (node.kwargs.get("dims"),)
+    listed = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    if source is None or source.axis is None or shape is None or not all(isinstance(dim, int) for dim in listed):
+        return None
+    return None if source.axis in {int(dim) % len(shape) for dim in listed} else context.through(node)  # type: ignore[arg-type]
 
 
 def _reshape(context: Context, node: fx.Node) -> Step | None:
@@ -167,6 +179,7 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(TURNS, _turn),
     **dict.fromkeys(SIZES, _size),
+    **dict.fromkeys(SHIFTS, _shifted),
     "interpolate": _interpolate,
     "pow": _power,
     "getitem": _getitem,

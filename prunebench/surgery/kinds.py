@@ -16,6 +16,7 @@ from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
+from prunebench.surgery.sample_drops import is_sample_drop
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced
@@ -106,9 +107,8 @@ def _module(context: Context, node: fx.Node) -> Step | None:
     dims = context.num_spatial(node)
     if dims is not None and isinstance(module, (*POOLS.get(dims, ()), *BORDERS.get(dims, ()))):
         return context.through(node, module=name)
-    if isinstance(module, nn.Upsample) and dims is not None:
-        return context.through(node, module=name)
-    return None
+    spreads = isinstance(module, nn.Upsample) and dims is not None
+    return context.through(node, module=name) if spreads or is_sample_drop(module) else None
 
 
 def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:

@@ -34,6 +34,7 @@ JOINS = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "cat", "co
 ARITHMETIC = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "pow"})
 SPLITS = frozenset({"split", "chunk", "tensor_split"})
 ATTENTION = frozenset({"scaled_dot_product_attention", "softmax", "masked_fill", "where", "matmul", "bmm", "einsum"})
+SHIFTS = frozenset({"roll", "flip"})
 OTHERS = frozenset({"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as", "unbind"})
 
 
@@ -54,6 +55,7 @@ def _spellings() -> dict[Any, str]:
         | REDUCTIONS
         | RESHAPES
         | TURNS
+        | SHIFTS
         | SIZES
         | FACTORIES
         | JOINS

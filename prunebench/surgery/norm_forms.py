@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunebench.surgery.equality import difference
 
 _BASES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_Base = type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
 _ROUNDING = 1e-5
+_KNOWN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # a net is followed in two modes, and has many norms
 
 
 def norms_with_parts(net: nn.Module) -> frozenset[str]:
@@ -25,28 +29,46 @@ def is_norm_with_parts(module: nn.Module) -> bool:
     that the module works on each channel by itself as a norm does.
     """
     base = next((kind for kind in _BASES if isinstance(module, kind)), None)
-    if base is None or type(module).forward is base.forward or not module.affine or module._forward_hooks:
+    if (
+        base is None
+        or not isinstance(module, _BatchNorm)
+        or type(module).forward is base.forward
+        or not module.affine
+        or module._forward_hooks
+    ):
         return False
+    if module not in _KNOWN:
+        _KNOWN[module] = _computes_it(module, base)
+    return _KNOWN[module]
+
+
+def _computes_it(module: _BatchNorm, base: _Base) -> bool:
     parts = list(module.children())
     if any(part.state_dict() for part in parts) or len(module.state_dict()) != len(base(1).state_dict()):
         return False
-    shape = [4, len(module.get_parameter("weight")), *[3] * (_BASES.index(base) + 1)]
+    own = copy.deepcopy(module).float().cpu()
+    shape = [4, len(own.get_parameter("weight")), *[3] * (_BASES.index(base) + 1)]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return all(_agree(module, base, x, training=training) for training in (False, True))
+    return all(_agree(own.train(training), base, x) for training in (False, True))
 
 
 @torch.no_grad()
-def _agree(module: nn.Module, base: type[nn.Module], x: Tensor, *, training: bool) -> bool:
-    one, other, silent = (copy.deepcopy(module).float().cpu().train(training) for _ in range(3))
-    for parameter in silent.parameters():
-        parameter.zero_()
-    expected = base.forward(other, x)
-    with torch.random.fork_rng():
+def _agree(module: _BatchNorm, base: _Base, x: Tensor) -> bool:
+    """``module`` in one mode; its state is the same afterwards."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for part in other.children():
+        found = module(x.clone())
+        changed = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        module.load_state_dict(before)
+        expected = base.forward(module, x)
+        torch.manual_seed(0)
+        for part in module.children():
             expected = part(expected)
-        torch.manual_seed(0)
-        found = one(x.clone())
-        state = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-        same = all(difference(left, right).within(_ROUNDING) for left, right in state)
-        return same and difference(expected, found).within(_ROUNDING) and not silent(x.clone()).any()
+        pairs = [(expected, found), *((module.state_dict()[name], tensor) for name, tensor in changed.items())]
+        same = all(difference(left, right).within(_ROUNDING) for left, right in pairs)
+        for parameter in module.parameters():
+            parameter.zero_()
+        silent = not module(x.clone()).any()
+        module.load_state_dict(before)
+    return same and silent

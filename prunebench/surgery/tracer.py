@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from prunebench.errors import UserError, first_line
 from prunebench.surgery.norm_forms import norms_with_parts
 from prunebench.surgery.places import owner, place_of, where
+from prunebench.surgery.sample_drops import sample_drops
 from prunebench.surgery.sizes_seen import Seen
 from prunebench.surgery.stand_ins import Notes, Proxy, known_as_tensors
 from prunebench.surgery.torch_blocks import followed
@@ -69,7 +70,7 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
     Raises:
         CannotFollow: names file and line.
     """
-    tracer = _Tracer({*leaves, *norms_with_parts(net)}, Seen(net, inputs))
+    tracer = _Tracer({*leaves, *norms_with_parts(net), *sample_drops(net)}, Seen(net, inputs))
     with _switched(training), _sizes_noted(tracer), known_as_tensors():
         try:
             return tracer.trace(net.train(training)), [owner(node) for node in tracer.seen.alone]

@@ -15,6 +15,9 @@ from prunebench.measure.soft_macs import SoftMacs
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.sample_drops import is_sample_drop
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import zero
 from tests.surgery.kit import images
 from tests.surgery.nets import randomise
 from tests.surgery.test_split_rules import carried_out
@@ -110,6 +113,8 @@ FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
     "chunks": (chunks, {"a"}),
     "flat": (flat, {"a"}),
     "resized": (resized, {"a", "b"}),
+    "rolled": (lambda net, x: torch.roll(net.a(x), (1, 2), dims=(2, 3)) + net.b(x).flip(3), {"a", "b"}),
+    "rolled on": (lambda net, x: torch.roll(torch.flip(net.a(x), [2]), 1, -1) + net.b(x).flip((2, 3)), {"a", "b"}),
     "made": (made, {"a", "b"}),
     "bounded": (bounded, {"a"}),
 }
@@ -150,6 +155,58 @@ def test_a_norm_with_an_activation_is_a_norm(act: nn.Module) -> None:
         other.load_state_dict(small.state_dict())
         x = images()
         assert torch.equal(other(x), small(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth as it is usually written."""
+
+    def __init__(self, share: float = 0.5) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.share)
+        return x * kept / (1 - self.share)
+
+
+class Same(DropPath):
+    """One number for all samples and channels, in evaluation too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.share
+
+
+class Channels(DropPath):
+    """Whole channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.empty(*x.shape[:2], 1, 1).bernoulli_(1 - self.share) if self.training else x
+
+
+class Noise(DropPath):
+    """A number that is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn(x.shape[0], *[1] * (x.dim() - 1)) if self.training else x
+
+
+def test_stochastic_depth() -> None:
+    net = Net(lambda net, x: net.norm(net.a(x)) + net.b(x))
+    net.norm = nn.Sequential(nn.BatchNorm2d(6), DropPath()).eval()
+    graph = ChannelGraph.trace(net, images(1))
+    assert graph.why_not("a") is graph.why_not("b") is None
+    for plan in (Plan({"a": (0, 2, 5), "b": (1, 2)}), Plan({"a": (0, 4), "b": (0, 4)})):
+        zeroed, small = zero(net, graph, plan).train(), shrink(net, graph, plan).train()
+        for seed in range(3):
+            torch.manual_seed(seed)
+            expected = zeroed(images())
+            torch.manual_seed(seed)
+            torch.testing.assert_close(small(images()), expected)
+        carried_out(net, graph, plan)
+    assert is_sample_drop(DropPath()) and is_sample_drop(nn.Sequential(DropPath())[0])
+    assert not any(is_sample_drop(module) for module in (Same(), Channels(), Noise(), nn.Dropout(), nn.ReLU()))
 
 
 def test_norms_that_are_no_such_thing() -> None:
