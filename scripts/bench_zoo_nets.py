@@ -67,13 +67,15 @@ def _of_timm(name: str, batch: int) -> Made:
     import timm
 
     net = timm.create_model(name, pretrained=False)
-    side = net.default_cfg["input_size"][-1]
+    known: Any = net.default_cfg
+    side = known["input_size"][-1]
     return net, torch.randn(batch, 3, side, side)
 
 
 def _of_transformers(name: str, batch: int) -> Made:
     import transformers as tf
 
+    config: Any
     small: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
     words = torch.randint(0, 50, (batch, WORDS))
     match name:
