@@ -76,7 +76,7 @@ def rows_of(paper: Paper, table: str, pattern: str = "*") -> list[Row]:
 
     Args:
         table: the table's name or the end of it: ``1`` for ``Table 1``; ``all`` for the whole paper.
-        pattern: of the names of the rows, with ``*`` and ``?``.
+        pattern: of the names of the rows, with ``*`` and ``?``; the paper in front of a name may be left out.
 
     Raises:
         UserError: no such table, none of its rows can run, or none of these fits the pattern.
@@ -89,7 +89,8 @@ def rows_of(paper: Paper, table: str, pattern: str = "*") -> list[Row]:
     if not parts:
         reasons = sorted({row.pending or "quoted" for row in paper.rows if row.table in wanted})
         raise UserError(f"no row of {', '.join(wanted)} of {paper.name} can run yet: {'; '.join(reasons)}")
-    chosen = [part for part in parts if fnmatchcase(part.name, pattern)]
+    patterns = (pattern, f"{paper.name}-{pattern}")
+    chosen = [part for part in parts if any(fnmatchcase(part.name, one) for one in patterns)]
     if not chosen:
         raise UserError(f"rows={pattern} fits none of {', '.join(part.name for part in parts)}")
     return chosen
