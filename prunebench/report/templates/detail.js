@@ -76,15 +76,15 @@ function facts(run) {
   add("Removed", run.measured ? `MACs ${percent(run.get("macs_removed"))} %, parameters ${percent(run.get("params_removed"))} %` : null);
   const { per_sample: perSample, ...cost } = run.fact("cost") ?? {};
   add("MACs per sample", perSample && `mean ${whole(perSample.mean)}, sd ${whole(perSample.sd)}, from ${whole(perSample.min)} to ${whole(perSample.max)} over ${whole(perSample.num_samples)} test samples`);
-  add("About the cost", pairs(Object.entries(cost)));
+  add("About the cost", pairs(spoken(cost)));
   add("Not pruned", pairs((run.fact("not_pruned") ?? []).map(({ layer, reason }) => [layer, reason])));
-  add("Target", pairs(Object.entries(run.fact("budget") ?? {})));
+  add("Target", pairs(spoken(run.fact("budget") ?? {})));
   add("Settings", pairs(Object.entries(run.fact("settings") ?? {})));
   add("Phases", pairs((run.fact("phases") ?? []).map((p) => [p.name, `${p.epochs} epochs, ${plain(p.seconds ?? null, 0)} s, ${short(p.train_macs ?? null)}MACs of training`])));
   add("Pretrained weights", run.more.checkpoint && `SHA-256 ${run.more.checkpoint}`);
-  add("Data", pairs(Object.entries(run.fact("data") ?? {})));
+  add("Data", pairs(spoken(run.fact("data") ?? {})));
   add("Latency measured on", run.machine);
-  add("Hardware", pairs(Object.entries(run.fact("hardware") ?? {})));
+  add("Hardware", pairs(spoken(run.fact("hardware") ?? {})));
   const published = run.fact("published");
   add("Published", published && [el("div", {}, `measured again with the same numbers by ${published.commit}`), ...pairs(Object.entries({ ...published.measured_again, declared: published.declared })) ?? []]);
   add("Code", git ? `${git.commit}${git.dirty ? ", with uncommitted changes" : ""}` : null);
@@ -99,6 +99,10 @@ function pairs(list) {
   const known = list.filter(([, value]) => value !== null && value !== undefined);
   return known.length ? known.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, `${name} `), shown(value))) : null;
 }
+
+// The store's names of facts in words; those of settings stay what one types.
+const FACT_WORDS = { macs: "MACs", flops: "FLOPs", params: "parameters", num: "number of", sha256: "SHA-256", id: "ID", val: "validation", lr: "rate" };
+const spoken = (facts) => Object.entries(facts).map(([name, value]) => [name.split("_").map((word) => FACT_WORDS[word] ?? word).join(" "), value]);
 
 function shown(value) {
   if (typeof value === "object") return JSON.stringify(value);
