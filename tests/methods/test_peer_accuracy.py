@@ -54,8 +54,13 @@ def macs(net: nn.Module) -> int:
     return sum(row["macs"] for row in rows if not isinstance(net.get_submodule(row["layer"]), Padding))
 
 
-def peer(net: nn.Module, method: str, ratio: float, scope: str) -> nn.Module:
-    """``net`` cut by torch-pruning, all but the last layer; the convolutions that pad have no vote."""
+def peer(net: nn.Module, method: str, ratio: float, scope: str, *, alone: bool = False) -> nn.Module:
+    """``net`` cut by torch-pruning, all but the last layer; the convolutions that pad have no vote.
+
+    Args:
+        alone: only the first layer of each block is cut, and its filters alone have a vote; else the norms behind them
+            and the layers that read them vote too, which is what our ``group_norm`` does.
+    """
     tp = pytest.importorskip("torch_pruning")
     kind = {"l1norm": tp.importance.MagnitudeImportance, "fpgm": tp.importance.FPGMImportance}[method]
 
@@ -66,8 +71,11 @@ def peer(net: nn.Module, method: str, ratio: float, scope: str) -> nn.Module:
             return super().__call__(voters)
 
     net = with_convolutions(net)
-    importance = OfTheNet(**({"p": 1} if method == "l1norm" else {}))
-    options = {"global_pruning": scope == "global", "pruning_ratio": ratio, "ignored_layers": [net.linear]}
+    votes = {"group_reduction": "first"} if alone else {}
+    importance = OfTheNet(**({"p": 1} if method == "l1norm" else {}), **votes)
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    whole = [module for name, module in layers.items() if not name.endswith(".conv1")] if alone else [net.linear]
+    options = {"global_pruning": scope == "global", "pruning_ratio": ratio, "ignored_layers": whole}
     tp.pruner.BasePruner(net, EXAMPLE, importance, **options).step()
     return net
 
@@ -127,6 +135,23 @@ def test_no_worse_than_the_peer(trained: tuple[str, nn.Module, Any], method: str
         if found["torch-pruning"] > WRECK:
             worse += [f"{told} at {goal}" for value in found.values() if value < found["torch-pruning"] - WORSE]
     assert worse == []
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_filters_that_vote_alone_give_the_peers_net(data_root: Path, ratio: float) -> None:
+    config, _ = configure(Path("unused"), *NAMED, "model=resnet20", f"paths.data={data_root}")
+    if not Path(config["model"]["pretrained"]).exists():
+        pytest.skip("the weights are not there")
+    net = make_net(config["model"]).eval()
+    load_foreign(net, config["model"]["pretrained"], sha256=None, cache=Path("unused"))
+    theirs = peer(net, "l1norm", ratio, "layer", alone=True)
+    words = ("method=l1norm", f"method.prune_ratio={ratio}", "method.layers=interior", "method.count=keep_floor")
+    run = bare_run(net, EXAMPLE, schedule="oneshot")
+    choice = named.build("method", configure(Path("unused"), *words)[0]["method"], expects=Method).rank(net, run)
+    small = shrink(net, run.graph, choice.plan).eval()
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert macs(theirs) == macs(small) < 0.75 * macs(net)
+    torch.testing.assert_close(small(x), theirs(x))
 
 
 def test_the_stand_in_computes_the_same() -> None:
