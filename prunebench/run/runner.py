@@ -57,7 +57,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         num_threads = threads.settle(job)
         job.method.check(net, job)
         job.check_teacher()
-        suits.check_precision(job.settings)
+        slower = suits.check_precision(job.settings)
         quantized.check(job)
     if replaced.forced() and is_complete(folder):
         log.info("the run that is made again lies in %s", replaced.set_aside(folder, Path(config["paths"]["outputs"])))
@@ -67,6 +67,7 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         threads.keep(job, num_threads)
         clock = time.perf_counter()
         log.info("%s", describe(job))
+        job.warn(slower)
         known = head(config, folder)
         if job.listens_to is None:
             known.pop("teacher", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.config.settings import TrainerSettings
 from prunebench.errors import UserError
-from prunebench.run import assemble, runner
+from prunebench.run import assemble, runner, suits
 from tests.kit import SHORT, configure
 
 
@@ -105,6 +107,15 @@ def test_a_precision_that_the_processor_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="16-mixed needs a GPU"):
         runner.execute(config, text, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_precision_that_the_processor_imitates(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    trainer = configure(Path("unused"), "trainer.accelerator=cpu")[0]["trainer"]
+    settings = replace(TrainerSettings(**trainer), precision="bf16-mixed")
+    assert any("use 32-true" in said for said in suits.check_precision(settings)) is not supported
+    assert suits.check_precision(replace(settings, precision="32-true")) == []
 
 
 def test_data_that_no_memory_holds(tmp_path: Path) -> None:
