@@ -48,7 +48,7 @@ def check_precision(settings: TrainerSettings) -> list[str]:
         raise UserError("trainer.precision=16-mixed needs a GPU; on a CPU use 32-true or bf16-mixed")
     if settings.precision == "bf16-mixed" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         # measured on AVX2: a step of ResNet-20 takes 10 times as long, one of VGG-16 17 times
-        return ["trainer.precision=bf16-mixed: this processor only imitates it, which is many times slower; use 32-true"]
+        return ["trainer.precision=bf16-mixed: this processor imitates it, which is many times slower; use 32-true"]
     return []
 
 
