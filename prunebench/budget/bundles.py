@@ -55,7 +55,9 @@ class BundleUnit(Unit):
         return [end for end in ends if self.floor.keep(self.size, self.size - end) == self.size - end]
 
 
-def bundle_unit(tie: Tie, scores: Mapping[str, Tensor], graph: ChannelGraph, before: Plan, floor: Floor) -> BundleUnit:
+def bundle_unit(
+    tie: Tie, scores: Mapping[str, Tensor], graph: ChannelGraph, before: Plan, floor: Floor, *, even: bool
+) -> BundleUnit:
     """Rank the bundles of a tie.
 
     Args:
@@ -63,6 +65,8 @@ def bundle_unit(tie: Tie, scores: Mapping[str, Tensor], graph: ChannelGraph, bef
         scores: of some of its layers, ``[channels]``. A bundle is worth the mean of its channels in each layer, summed.
         before: what an earlier step has left.
         floor: what stays.
+        even: compare only bundles of the same layers, so that of each kind an equal share goes first. A stream that
+            runs on behind a concatenation would else stay whole: more layers write it, and their scores are added.
     """
     values = torch.tensor(
         [
@@ -71,13 +75,14 @@ def bundle_unit(tie: Tie, scores: Mapping[str, Tensor], graph: ChannelGraph, bef
         ],
         dtype=torch.float64,
     )
+    values = _shares(tie, values) if even else values
     gone = {name: _gone(before, name, graph.layers[name].out_channels) for name in tie.layers}
     dead = [
         place
         for place, bundle in enumerate(tie.bundles)
         if any(bits & gone[name] == bits for name, bits in bundle.items())
     ]
-    pieces = [_touched(tie, name, piece) for name in tie.layers for piece in graph.pieces(name)]
+    pieces = [_touched(tie, name, piece) for name in tie.layers for piece in (graph.pieces(name) or (-1,))]
     order = removal_order(values, dead=dead, pieces=pieces)
     sizes = [max(bits.bit_count() for bits in tie.bundles[place].values()) for place in order]
     least = completed(0, pieces, order) or 1 << order[-1]
@@ -92,6 +97,18 @@ def bundle_unit(tie: Tie, scores: Mapping[str, Tensor], graph: ChannelGraph, bef
         bundles=tuple(tie.bundles[place] for place in order),
         ends=tuple(accumulate(sizes)),
     )
+
+
+def _shares(tie: Tie, values: Tensor) -> Tensor:
+    """For each bundle the share of those of the same layers that are worth less, or as much and come first."""
+    kinds: dict[frozenset[str], list[int]] = {}
+    for place, bundle in enumerate(tie.bundles):
+        kinds.setdefault(frozenset(bundle), []).append(place)
+    shares = torch.empty_like(values)
+    for places in kinds.values():
+        order = values[places].argsort(stable=True)
+        shares[torch.tensor(places)[order]] = torch.arange(len(places), dtype=values.dtype) / len(places)
+    return shares
 
 
 def _gone(before: Plan, name: str, width: int) -> int:

@@ -79,8 +79,9 @@ def choose(
             wins, no match keeps all). Excludes a target.
         scope: "layer" compares scores within a layer; "global" draws one threshold through all of them: the lowest
             floor(N * ratio) of the N channels go. What a floor protects there is not made up for elsewhere.
-        coupling: "free" gives each layer its own keep-set; "aligned" one to all layers that meet in an addition:
-            their scores are added, members without scores follow, and a member that must stay whole keeps all.
+        coupling: "free" gives each layer its own keep-set; "aligned" one to all layers that meet in an addition,
+            behind a concatenation too (there with ``round_to`` 1 and ``min_channels`` up to 1): their scores are added,
+            members without scores follow, and a member that must stay whole keeps all.
         min_channels: at least so many stay in each layer; 0 lets those vanish that an addition bypasses.
         round_to: the number kept is rounded up to a multiple of it, never above the width.
         count: how a ratio becomes a number of channels: "prune_floor", "keep_floor", or a function. "global" has no use
@@ -110,8 +111,9 @@ def choose(
     floor = Floor(min_channels=min_channels, protect=protect, round_to=round_to)
     scores = check_scores(scores, graph)
     before = within or Plan(keep={})
+    even = scope == "layer" and target_latency is None
     units, blocked = make_units(
-        scores, graph, coupling=coupling, fixed=fixed, before=before, normalise=normalise, floor=floor
+        scores, graph, coupling=coupling, fixed=fixed, before=before, normalise=normalise, floor=floor, even=even
     )
     if not units:
         name, reason = next(iter(blocked.items()))

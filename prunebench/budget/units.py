@@ -66,11 +66,15 @@ def make_units(
     before: Plan,
     normalise: str,
     floor: Floor,
+    even: bool,
 ) -> tuple[list[Unit], dict[str, str]]:
     """Group the layers and rank their channels.
 
     Under ``aligned`` the scores of a group's members are added (after ``normalise``): a channel of the stream is
     worth what it is worth to all that write it. Members without scores follow the others, unless they are ``fixed``.
+
+    Args:
+        even: of a tie, bundles that other layers write go in equal shares, whoever scores more.
 
     Returns:
         The units in the order of execution, and for each scored layer that cannot be cut the reason.
@@ -82,7 +86,10 @@ def make_units(
         groups += [(name,) for name in scores if name not in grouped]  # depthwise ones follow: they say why not
     units: list[Unit] = []
     reasons: dict[str, str] = {}
-    tied = [tie for tie in graph.ties if _is_cut(tie, scores, graph, fixed)]
+    known = graph.ties
+    if coupling == "aligned" and floor.round_to == 1 and floor.min_channels <= 1:  # both are said of single layers
+        known += graph.sum_ties
+    tied = [tie for tie in known if _is_cut(tie, scores, graph, fixed)]
     groups, of_tie = with_ties(groups, tied)
     alone = [{} if group in of_tie else _must_stay_whole(group, graph, fixed) for group in groups]
     free = [group for group, why in zip(groups, alone, strict=True) if not why]
@@ -97,7 +104,7 @@ def make_units(
             continue
         if group in of_tie:
             own_scores = {name: normalised(scores[name], normalise) for name in scored}
-            units.append(bundle_unit(of_tie[group], own_scores, graph, before, floor))
+            units.append(bundle_unit(of_tie[group], own_scores, graph, before, floor, even=even))
             continue
         total = torch.stack([normalised(scores[name], normalise) for name in scored]).sum(dim=0)
         dead = set(range(len(total))).difference(*(before.keep.get(name, range(len(total))) for name in group))

@@ -19,7 +19,7 @@ from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.refusals import explain, operation
 from prunebench.surgery.sets import Bits, full, to_bits
 from prunebench.surgery.steps import Blocked, Choice, PerChannel, Step
-from prunebench.surgery.ties import Tie, ties
+from prunebench.surgery.ties import Tie, sum_ties, ties
 from prunebench.surgery.trace import Traced, trace
 from prunebench.surgery.unread import unfollowed_layers, unread_tensors
 
@@ -124,6 +124,14 @@ class ChannelGraph:
         """Layers of which some channels only work together, where each of them can be cut with the others."""
         alone = [group[0] for group in self._groups if len(group) == 1 and group[0] not in self._never]
         return tuple(tie for tie in ties(self.steps, alone) if self._blocked_by(self._least(tie)) is None)
+
+    @cached_property
+    def sum_ties(self) -> tuple[Tie, ...]:
+        """Layers that meet in additions behind concatenations and the like, where each can be cut with the others."""
+        tied = {name for tie in self.ties for name in tie.layers}
+        free = [name for name in self._mixes if name not in self._never and name not in tied | self._bound.keys()]
+        found = sum_ties(self.steps, free, self._groups)
+        return tuple(tie for tie in found if self._blocked_by(self._least(tie)) is None)
 
     def must_stay(self, layers: Collection[str], tied: Collection[Tie] = ()) -> dict[str, str]:
         """Which of some layers must stay whole if all of them may lose any channels, with the reason.

@@ -1,4 +1,4 @@
-"""Channels that only work together: the two factors of a product, the queries, keys and values of one head."""
+"""Channels that go together: the factors of a product, the queries, keys and values of one head, terms of a sum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunebench.surgery.heads import Attend, HeadProduct, Heads
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
-from prunebench.surgery.steps import Add, Gate, Lifted, Multiply, Piece, Step, Through, origin
+from prunebench.surgery.steps import Add, Cat, Gate, Lifted, Multiply, Piece, Reorder, Step, Through, origin
 
 Bundle = Mapping[str, Bits]
 """Layer -> its channels in the bundle."""
@@ -53,6 +53,60 @@ def ties(steps: Sequence[Step], free: Iterable[str]) -> tuple[Tie, ...]:
         Tie(names, tuple(bundles), frozenset(index for index, name in joins if name in names))
         for names, bundles in _grouped(found.bundles(), widths)
     )
+
+
+def sum_ties(steps: Sequence[Step], free: Iterable[str], groups: Iterable[Sequence[str]] = ()) -> tuple[Tie, ...]:
+    """Layers whose channels meet in additions on the way through concatenations, shuffles and pieces.
+
+    Args:
+        steps: of the net.
+        free: layers that may be tied.
+        groups: of layers that meet index by index; one of them is no tie, since one keep-set for all says as much.
+    """
+    known, found = set(free), _Union()
+    terms: list[list[Bundle] | None] = []
+    for step in steps:
+        terms.append(_terms(step, terms))
+        if not isinstance(step, Add) or isinstance(step, Multiply):
+            continue
+        parts = [terms[source] for source, whole in zip(step.inputs, step.whole, strict=True) if not whole]
+        bundles = [_merged(pieces) for pieces in zip(*(part for part in parts if part), strict=True)]
+        if all(parts) and {name for bundle in bundles for name in bundle} <= known:
+            terms[-1] = parts[0]  # the others are joined with it
+            for bundle in bundles:
+                found.join(bundle)
+    widths = {step.module: step.width for step in steps if isinstance(step, Mix)}
+    return tuple(
+        Tie(names, tuple(bundles), frozenset())
+        for names, bundles in _grouped(found.bundles(), widths)
+        if not any(set(names) <= set(group) for group in groups)
+    )
+
+
+def _terms(step: Step, known: Sequence[list[Bundle] | None]) -> list[Bundle] | None:
+    """For each channel of a step's output the layer's channel that it is; None where that cannot be said.
+
+    Args:
+        known: the same of the steps before.
+    """
+    if isinstance(step, Mix):
+        return [{step.module: 1 << channel} for channel in range(step.width)]
+    if isinstance(step, Cat):
+        parts = [known[source] for source in step.inputs]
+        joined = [bundle for part in parts if part for bundle in part]
+        return joined if all(parts) and not any(step.whole) and len(joined) == step.width else None
+    source = known[step.inputs[0]] if step.inputs else None
+    if source is None or isinstance(step, Lifted | Gate):
+        return None
+    if isinstance(step, Piece):
+        return source[step.offset : step.offset + step.width]
+    if isinstance(step, Reorder):
+        return [source[channel] for channel in step.order]
+    if isinstance(step, Multiply):
+        scaled = [known[place] for place, whole in zip(step.inputs, step.whole, strict=True) if not whole]
+        return scaled[0] if len(scaled) == 1 else None
+    follows = isinstance(step, Through) or (isinstance(step, Depthwise) and step.multiplier == 1)
+    return source if follows else None
 
 
 def _joined(steps: Sequence[Step], step: Step) -> list[int]:

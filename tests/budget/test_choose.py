@@ -33,6 +33,7 @@ class FakeGraph:
     bypassed: tuple[str, ...] = ()
     num_counted: int = 0
     ties: tuple[Tie, ...] = ()
+    sum_ties: tuple[Tie, ...] = ()
 
     @property
     def hidden(self) -> dict[str, int]:

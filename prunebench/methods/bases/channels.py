@@ -197,7 +197,8 @@ class ChannelMethod(Method):
             "normalise": options["normalise"],
             "fixed": self._skipped(run.graph),
         }
-        return make_units(scores, run.graph, **coupled, before=run.plan, floor=floor)[0]
+        even = options["scope"] == "layer"
+        return make_units(scores, run.graph, **coupled, before=run.plan, floor=floor, even=even)[0]
 
     def choose(
         self, scores: Mapping[str, Tensor], graph: ChannelGraph, *, fraction: float = 1.0, within: Plan | None = None
