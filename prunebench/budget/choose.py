@@ -33,9 +33,10 @@ class Choice:
     Attributes:
         plan: the channels that stay, in channels of the dense net; only layers that lose some are in it.
         not_pruned: ``{"layer", "reason"}`` for each scored layer that keeps all of its channels.
-        achieved: ``channels_kept`` (share, over the scored layers) and ``channels_asked`` (the share that a ratio asks
-            to keep, None with a target), ``macs_kept`` and ``params_kept`` (share of the dense net), ``target`` (share
-            of MACs, parameters or time asked for, None with a ratio), ``target_of`` ("macs", "params" or "latency"),
+        achieved: ``channels_kept`` (share, over the scored layers, channels that several share once) and
+            ``channels_asked`` (the share that a ratio asks to keep, None with a target), ``macs_kept`` and
+            ``params_kept`` (share of the dense net), ``target`` (share of MACs, parameters or time asked for, None with
+            a ratio), ``target_of`` ("macs", "params" or "latency"),
             ``reached`` (what there is of it), ``seconds`` (spent on choosing); with a target of time ``latency`` (see
             :func:`prunebench.budget.meet_latency.meet_latency`) and the ``tolerance`` of the target; with free channels
             ``free_channels`` (``num_kept``: how many they are, and what was timed where).
@@ -158,7 +159,8 @@ def choose(
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
-    achieved = describe(plan, scores, graph, targets=targets, prune_ratio=prune_ratio, fraction=fraction)
+    shared = {name: len(scores.keys() & set(unit.layers)) for unit in units for name in unit.layers}
+    achieved = describe(plan, scores, graph, targets=targets, prune_ratio=prune_ratio, fraction=fraction, shared=shared)
     achieved |= {**timed, "seconds": time.perf_counter() - started}
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
@@ -202,6 +204,7 @@ def describe(
     targets: Mapping[str, float | None] | None = None,
     prune_ratio: float | Mapping[str, float] | None = None,
     fraction: float = 1.0,
+    shared: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
 
@@ -211,9 +214,12 @@ def describe(
         graph: of the dense net.
         targets, prune_ratio: what was asked for; a target (``target_macs``, ...) replaces the ratio.
         fraction: of an iterative schedule, see :func:`choose`.
+        shared: layer -> how many of ``names`` have its channels; those count once, as for a ratio.
     """
-    widths = {name: graph.layers[name].out_channels for name in names}
-    kept = sum(len(plan.keep.get(name, range(width))) for name, width in widths.items())
+    numbers = {name: graph.layers[name].out_channels for name in names}
+    each = {name: 1 / (shared or {}).get(name, 1) for name in names}
+    widths = {name: number * each[name] for name, number in numbers.items()}
+    kept = sum(len(plan.keep.get(name, range(number))) * each[name] for name, number in numbers.items())
     given = {name.removeprefix("target_"): target for name, target in (targets or {}).items() if target is not None}
     target_of, target = next(iter(given.items()), (None, None))
     if given:
@@ -234,7 +240,7 @@ def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[
     return {**achieved, "macs_kept": macs, "params_kept": params, "reached": reached}
 
 
-def _asked(widths: Mapping[str, int], prune_ratio: float | Mapping[str, float], fraction: float) -> float:
+def _asked(widths: Mapping[str, float], prune_ratio: float | Mapping[str, float], fraction: float) -> float:
     """Share of the channels of layers with these ``widths`` that a ratio, or a table of them, asks to keep."""
     table = ratio_table({"*": prune_ratio} if isinstance(prune_ratio, float | int) else prune_ratio, widths)
     gone = sum(width * step_ratio(table.get(name, 0.0), fraction) for name, width in widths.items())
