@@ -1,14 +1,15 @@
 """Public nets cut by prunebench and by torch-pruning: does it work, is it exact, is it counted right, what is left?
 
-    pip install pytorchcv timm transformers      nothing is downloaded: all weights are random
-    python scripts/bench_zoo.py                  every net, each in a process of its own; half a minute a net
-    python scripts/bench_zoo.py 'timm:*' yolo    some of them
-    python scripts/bench_zoo.py --to zoo.json    the answers as data, too
+    pip install transformers; pip install --no-deps pytorchcv timm      without torchvision, which no net here needs
+    python scripts/bench_zoo.py                                         every net, each in a process of its own
+    python scripts/bench_zoo.py 'timm:*' yolo                           some of them; half a minute a net
+    python scripts/bench_zoo.py --to zoo.json                           the answers as data, too
 
-Each layer loses 30 % of its filters, those of the smallest L1 norm, and layers that meet in additions the same ones.
-Ours must compute what the net with those filters at zero computes (at the precision of float64 where float32 cannot
-tell), and have the MACs and parameters that the plan says, counted anew on the small net. Of torch-pruning it is asked
-that the net still runs. "whole" is how many layers lost no weight, of those that are not the output.
+All weights are random, and nothing is downloaded. Each layer loses 30 % of its filters, those of the smallest L1 norm,
+and layers that meet in additions the same ones. Ours must compute what the net with those filters at zero computes (at
+the precision of float64 where float32 cannot tell), and have the MACs and parameters that the plan says, counted anew on
+the small net. Of torch-pruning it is asked that the net still runs. "whole" is how many layers lost no weight, of those
+that are not the output.
 """
 
 from __future__ import annotations

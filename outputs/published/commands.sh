@@ -46,18 +46,27 @@ python -m prunebench method=lottery_ticket dataset=mnist model=lenet300_100 'met
     method.output_ratio=0.1 schedule.phases.finetune.rounds=10 schedule.phases.pretrain.epochs=11 trainer.num_threads=1
 python scripts/publish.py "$runs"/lottery_ticket-lenet300_100-mnist
 
-# a language model at 0.7 of the parameters of its factors gone, by gates and by size, 8 epochs
-for method in flop_l0 agp_structured; do
-    python -m prunebench method=$method dataset=enwik8_4mb model=sru_tiny schedule=finetune \
-        schedule.phases.finetune.epochs=8 latency=false trainer.num_threads=1 trainer.progress=false
-    python scripts/publish.py "$runs/$method"-sru_tiny-enwik8_4mb
-done
+# a language model at 0.7 of the parameters of its factors gone, by gates and by size, and whole, 8 epochs each
+language=(dataset=enwik8_4mb model=sru_tiny schedule=finetune schedule.phases.finetune.epochs=8 latency=false
+    trainer.num_threads=1 trainer.progress=false)
+for method in flop_l0 agp_structured none; do python -m prunebench "${language[@]}" method=$method; done
+python -m prunebench "${language[@]}" method=flop_l0 method.multiplier_lr=0.1
+python scripts/publish.py "$runs"/{flop_l0,agp_structured,none}-sru_tiny-enwik8_4mb
 
-# a net that was trained without attacks, under attack
-python -m prunebench method=anp method.mode=standard dataset=mnist model=lenet5 'dataset.mean=[0.0]' \
-    'dataset.std=[1.0]' attack=pgd attack.step=0.01 schedule=simultaneous schedule.phases.train.epochs=10 \
-    latency=false trainer.num_threads=1 trainer.progress=false
+# rows of papers that this machine trains at full length
+whole=(table=all latency=false trainer.num_threads=1 trainer.progress=false)
+python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${whole[@]}"
+python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
+python scripts/publish.py "$runs"/*-mlp_*-mnist-*
+
+# a net that was trained without attacks, under attack, and one with masks that was trained under attack
+attacked=(method=anp dataset=mnist model=lenet5 'dataset.mean=[0.0]' 'dataset.std=[1.0]' attack=pgd attack.step=0.01
+    latency=false trainer.num_threads=1 trainer.progress=false)
+python -m prunebench "${attacked[@]}" method.mode=standard schedule=simultaneous schedule.phases.train.epochs=10
 python scripts/publish.py "$runs"/anp-lenet5-mnist
+fifth=(schedule.phases.{pretrain,train}.{epochs=10,epoch_share=0.2})
+python -m prunebench "${attacked[@]}" method.mode=anp_vs "${fifth[@]}"
+python scripts/publish.py --declared 'ten epochs over a fifth of the training set' "$runs"/anp-lenet5-mnist
 
 # nets in integers
 for net in resnet20 resnet56; do
