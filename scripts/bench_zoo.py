@@ -7,7 +7,7 @@
 
 All weights are random, and nothing is downloaded. Each layer loses 30 % of its filters, those of the smallest L1 norm,
 and layers that meet in additions the same ones. Ours must compute what the net with those filters at zero computes (at
-the precision of float64 where float32 cannot tell), and have the MACs and parameters that the plan says, counted anew on
+the precision of float64 where float32 cannot tell), and have the MACs and parameters of the plan, counted anew on
 the small net. Of torch-pruning it is asked that the net still runs. "whole" is how many layers lost no weight, of those
 that are not the output.
 """
