@@ -57,7 +57,8 @@ python scripts/publish.py "$runs"/{flop_l0,agp_structured,none}-sru_tiny-enwik8_
 whole=(table=all latency=false trainer.num_threads=1 trainer.progress=false)
 python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
-python scripts/publish.py "$runs"/*-mlp_*-mnist-*
+python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x1' seeds=2 "${whole[@]}"
+python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_784_500_300,lenet300_100}-mnist-*
 
 # a net that was trained without attacks, under attack, and one with masks that was trained under attack
 attacked=(method=anp dataset=mnist model=lenet5 'dataset.mean=[0.0]' 'dataset.std=[1.0]' attack=pgd attack.step=0.01

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -152,7 +153,9 @@ def _read(path: Path) -> object:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
         _check_sums(path)
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # from torch 2.14 on: that it looks at sparse weights, as it should
+            warnings.filterwarnings("ignore", "Validating sparse tensor invariants")
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
         return content
     except Exception as error:  # damaged files make the readers fail with any type of error
         raise UserError(_why_unreadable(path, str(error))) from error

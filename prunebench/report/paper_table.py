@@ -110,14 +110,16 @@ def run_table(name: str, title: str, lines: Sequence[Line]) -> Table:
             columns.append(Column("Δ", numeric=True, name=f"{key}_difference", group=over))
     calibration = CALIBRATION.key
     columns.append(Column("ours", numeric=True, name=f"{calibration}_ours", group=CALIBRATION.column, starts=True))
-    columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
-    columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
+    timed = any(cell.value is not None for line in lines for cell in _latency(line, run=True))
+    if timed:
+        columns.append(Column("batch 1", numeric=True, name="batch_1_ms", group="Latency ms, ours", starts=True))
+        columns.append(Column("×", numeric=True, name="speedup_batch_1", group="Latency ms, ours"))
     rows = []
     for line in lines:
         setting, state, *_ = _head(line)
         first = Cell(f"{line.row.paper}, {line.row.table}: {setting.text}", below=setting.below)
         values = _values(line, keys, keys, differences=_HEADLINES)
-        rows.append([first, state, *values, _measured(line.group, calibration), *_latency(line, run=True)])
+        rows.append([first, state, *values, _measured(line.group, calibration), *_latency(line, run=timed)])
     return Table(name, title, tuple(columns), rows, tuple(_refusals(lines)))
 
 
@@ -146,6 +148,8 @@ def _head(line: Line) -> list[Cell]:
     names = [" or ".join(found) if isinstance(found, tuple) else found or NOTHING for found in (row.model, row.dataset)]
     setting = ", ".join(part for part in (row.setting, (row.arm or "").replace("_", " ")) if part)
     words, chip = STATES[line.state]
+    if line.state == "run" and line.found and line.found["paper"] is None:
+        words = "run, not compared"
     below = []
     if group:
         level, _ = group.guarantee

@@ -190,8 +190,9 @@ def to_markdown(table: Table) -> str:
         cells = (f"{_markdown(c.text)}<sup>{c.mark}</sup>" if c.mark else _markdown(c.text) for c in row)
         lines.append("| " + " | ".join(cells) + " |")
     legend = [f"<sup>{letter}</sup> {meaning}" for letter, meaning in table.marks]
-    notes = [*([". ".join(legend) + "."] if legend else []), *(_markdown(note) for note in table.notes)]
-    return "\n".join([*lines, *(part for note in notes for part in ("", note))]) + "\n"
+    lines += ["", ". ".join(legend) + "."] if legend else []
+    lines += ["", *(f"- {_markdown(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join(lines) + "\n"
 
 
 def to_latex(table: Table) -> str:

@@ -224,7 +224,7 @@ class Harmful:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TorchScript:UserWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*TorchScript:UserWarning")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(make_net()).save(str(tmp_path / "net.pt"))
     assert_refused(make_net(), str(tmp_path / "net.pt"), "is a TorchScript program and no file of weights", tmp_path)

@@ -44,7 +44,7 @@ def test_markdown() -> None:
     # a line break inside a cell would end the row
     assert lines[5] == "| 50% $x$ #1\\_{2} \\~^\\\\ | – |"
     assert lines[7] == "<sup>Ml</sup> from memory, low confidence."
-    assert lines[9] == "A note"
+    assert lines[9] == "- A note"
 
 
 def test_latex() -> None:
