@@ -1,6 +1,6 @@
 """Public nets cut by prunebench and by torch-pruning: does it work, is it exact, is it counted right, what is left?
 
-    pip install transformers; pip install --no-deps pytorchcv timm      without torchvision, which no net here needs
+    pip install -e '.[zoo,peers]'                                       works without torchvision, too
     python scripts/bench_zoo.py                                         every net, each in a process of its own
     python scripts/bench_zoo.py 'timm:*' yolo                           some of them; half a minute a net
     python scripts/bench_zoo.py --to zoo.json                           the answers as data, too

@@ -63,7 +63,7 @@ def imported(paths: Iterable[Path]) -> dict[str, Path]:
     [
         ("prunebench/**/*.py", ("robust",)),
         ("shipped", ()),
-        ("scripts/*.py", ("peers",)),
+        ("scripts/*.py", ("peers", "zoo")),
         ("tests/**/*.py", ("dev", "peers", "robust")),
     ],
 )
