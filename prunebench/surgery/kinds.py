@@ -14,9 +14,7 @@ from prunebench.surgery import functions, head_rules
 from prunebench.surgery.gates import following
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
 from prunebench.surgery.lifts import is_lifted, lifted
-from prunebench.surgery.norm_forms import is_norm_with_parts
 from prunebench.surgery.rule_context import Context
-from prunebench.surgery.sample_drops import is_sample_drop
 from prunebench.surgery.sets import full
 from prunebench.surgery.steps import Opaque, Output, PerChannel, Source, Step
 from prunebench.surgery.trace import Traced
@@ -102,19 +100,17 @@ def _module(context: Context, node: fx.Node) -> Step | None:
     if is_lifted(context, node):
         return lifted(context, node)
     for types, rule in _RULES:
-        if isinstance(module, types) and _inherits(module, types):
+        if isinstance(module, types) and (name in context.traced.norms or _inherits(module, types)):
             return rule(context, node, module)
     dims = context.num_spatial(node)
     if dims is not None and isinstance(module, (*POOLS.get(dims, ()), *BORDERS.get(dims, ()))):
         return context.through(node, module=name)
     spreads = isinstance(module, nn.Upsample) and dims is not None
-    return context.through(node, module=name) if spreads or is_sample_drop(module) else None
+    return context.through(node, module=name) if spreads or name in context.traced.drops else None
 
 
 def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
     """Whether it computes what its base class does (a subclass may standardise or mask its weights)."""
-    if is_norm_with_parts(module):
-        return True
     base = next(kind for kind in types if isinstance(module, kind))
     methods = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]
     return all(getattr(type(module), name) is getattr(base, name) for name in methods)

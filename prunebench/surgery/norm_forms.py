@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from prunebench.surgery.equality import difference
 _BASES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _Base = type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
 _ROUNDING = 1e-5
-_KNOWN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # a net is followed in two modes, and has many norms
 
 
 def norms_with_parts(net: nn.Module) -> frozenset[str]:
@@ -37,12 +35,6 @@ def is_norm_with_parts(module: nn.Module) -> bool:
         or module._forward_hooks
     ):
         return False
-    if module not in _KNOWN:
-        _KNOWN[module] = _computes_it(module, base)
-    return _KNOWN[module]
-
-
-def _computes_it(module: _BatchNorm, base: _Base) -> bool:
     parts = list(module.children())
     if any(part.state_dict() for part in parts) or len(module.state_dict()) != len(base(1).state_dict()):
         return False

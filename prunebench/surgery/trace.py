@@ -14,7 +14,9 @@ from prunebench.errors import UserError
 from prunebench.surgery import writes
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
+from prunebench.surgery.norm_forms import norms_with_parts
 from prunebench.surgery.recorder import Recorder, Recording
+from prunebench.surgery.sample_drops import sample_drops
 from prunebench.surgery.tracer import CannotFollow, check_modes, require, switched_dropouts, symbolic
 from prunebench.surgery.writes import Memory
 
@@ -35,6 +37,7 @@ class Traced:
         dropouts: the dropout functions that follow the net's mode.
         constants: path -> tensor that is read but not stored: made by the forward pass, or no persistent buffer.
         leaves: path of a module that could not be followed and is one operation -> why.
+        norms, drops: paths of modules that are one operation of a known kind: batch norms with parts, stochastic depth.
         net: a copy of the net in evaluation mode.
     """
 
@@ -45,6 +48,8 @@ class Traced:
     dropouts: frozenset[fx.Node]
     constants: Mapping[str, Tensor]
     leaves: Mapping[str, str] = field(default_factory=dict)
+    norms: frozenset[str]
+    drops: frozenset[str]
     net: nn.Module
 
 
@@ -62,22 +67,26 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
     leaves: dict[str, str] = {}
+    norms, drops = norms_with_parts(net), sample_drops(net)
     while True:
         try:
-            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves)
+            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves, norms, drops)
         except CannotFollow as problem:
             if not problem.module:
                 raise UserError("; ".join(filter(None, (str(problem), problem.advice)))) from problem
             leaves[problem.module] = str(problem)
 
 
-def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
+def _trace(
+    net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], norms: frozenset[str], drops: frozenset[str]
+) -> Traced:
     differing_weights(net)
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
     original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
-    training, alone = symbolic(trained, inputs, leaves, training=True)
-    graph, _ = symbolic(net, inputs, leaves, training=False)
+    single = norms.union(drops, leaves)
+    training, alone = symbolic(trained, inputs, single, training=True)
+    graph, _ = symbolic(net, inputs, single, training=False)
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
     followed = fx.GraphModule(twin(net, own=leaves), graph)
@@ -97,6 +106,8 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str]) -> Traced:
         dropouts=dropouts,
         constants={name: attrgetter(name)(net) for name in attributes - stored},
         leaves=leaves,
+        norms=norms,
+        drops=drops,
         net=net,
     )
 

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from prunebench.errors import UserError, first_line
-from prunebench.surgery.norm_forms import norms_with_parts
 from prunebench.surgery.places import owner, place_of, where
-from prunebench.surgery.sample_drops import sample_drops
 from prunebench.surgery.sizes_seen import Seen
 from prunebench.surgery.stand_ins import Notes, Proxy, known_as_tensors
 from prunebench.surgery.torch_blocks import followed
@@ -70,7 +68,7 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
     Raises:
         CannotFollow: names file and line.
     """
-    tracer = _Tracer({*leaves, *norms_with_parts(net), *sample_drops(net)}, Seen(net, inputs))
+    tracer = _Tracer(leaves, Seen(net, inputs))
     with _switched(training), _sizes_noted(tracer), known_as_tensors():
         try:
             return tracer.trace(net.train(training)), [owner(node) for node in tracer.seen.alone]
@@ -151,10 +149,12 @@ class _Tracer(Notes):
         self.seen = seen
         self._leaves = leaves
         self._modes: tuple[bool, ...] = ()
+        self._installed: set[int] = set()  # ids of the net's own modules
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """As torch's, in the present modes."""
         self._modes = _modes()
+        self._installed = {id(module) for module in root.modules()}
         return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -168,7 +168,7 @@ class _Tracer(Notes):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """As torch's, and notes where it fails; a layer that is made as it is called is the functions that it calls."""
-        if not self._is_installed(m) and not [*m.parameters(), *m.buffers()]:
+        if id(m) not in self._installed and not [*m.parameters(), *m.buffers()]:
             return forward(*args, **kwargs)
         if not self.is_leaf_module(m, self.path_of_module(m)):
             forward = followed(m) or forward
@@ -179,10 +179,6 @@ class _Tracer(Notes):
             if not self.failed and not self.is_leaf_module(m, path):
                 self.failed = path
             raise
-
-    def _is_installed(self, module: nn.Module) -> bool:
-        assert isinstance(self.root, nn.Module)
-        return any(module is known for known in self.root.modules())
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """As torch's, outside of context managers that the list of operations would lose."""

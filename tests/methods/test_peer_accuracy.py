@@ -100,14 +100,20 @@ def ours_at(net: nn.Module, method: str, goal: float, *options: str) -> nn.Modul
     return shrink(net, run.graph, choice.plan)
 
 
-@pytest.fixture(params=["resnet20", "resnet56"])
-def trained(request: pytest.FixtureRequest, data_root: Path) -> tuple[str, nn.Module, Any]:
-    """Name, net and test batches."""
-    config, _ = configure(Path("unused"), *NAMED, f"model={request.param}", f"paths.data={data_root}")
+def trained_net(name: str, data_root: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A net with its public weights, and the configuration that names them."""
+    config, _ = configure(Path("unused"), *NAMED, f"model={name}", f"paths.data={data_root}")
     if not Path(config["model"]["pretrained"]).exists():
         pytest.skip("the weights are not there")
     net = make_net(config["model"]).eval()
     load_foreign(net, config["model"]["pretrained"], sha256=None, cache=Path("unused"))
+    return net, config
+
+
+@pytest.fixture(params=["resnet20", "resnet56"])
+def trained(request: pytest.FixtureRequest, data_root: Path) -> tuple[str, nn.Module, Any]:
+    """Name, net and test batches."""
+    net, config = trained_net(request.param, data_root)
     return request.param, net, list(load_data(config).test())
 
 
@@ -139,11 +145,7 @@ def test_no_worse_than_the_peer(trained: tuple[str, nn.Module, Any], method: str
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
 def test_filters_that_vote_alone_give_the_peers_net(data_root: Path, ratio: float) -> None:
-    config, _ = configure(Path("unused"), *NAMED, "model=resnet20", f"paths.data={data_root}")
-    if not Path(config["model"]["pretrained"]).exists():
-        pytest.skip("the weights are not there")
-    net = make_net(config["model"]).eval()
-    load_foreign(net, config["model"]["pretrained"], sha256=None, cache=Path("unused"))
+    net, _ = trained_net("resnet20", data_root)
     theirs = peer(net, "l1norm", ratio, "layer", alone=True)
     words = ("method=l1norm", f"method.prune_ratio={ratio}", "method.layers=interior", "method.count=keep_floor")
     run = bare_run(net, EXAMPLE, schedule="oneshot")

@@ -185,6 +185,13 @@ class Channels(DropPath):
         return x * torch.empty(*x.shape[:2], 1, 1).bernoulli_(1 - self.share) if self.training else x
 
 
+class Raised(DropPath):
+    """Numbers above a bound stay as they are, others do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x.clamp(min=0.3)
+
+
 class Noise(DropPath):
     """A number that is added."""
 
@@ -206,7 +213,15 @@ def test_stochastic_depth() -> None:
             torch.testing.assert_close(small(images()), expected)
         carried_out(net, graph, plan)
     assert is_sample_drop(DropPath()) and is_sample_drop(nn.Sequential(DropPath())[0])
-    assert not any(is_sample_drop(module) for module in (Same(), Channels(), Noise(), nn.Dropout(), nn.ReLU()))
+    assert not any(is_sample_drop(module) for module in (Same(), Channels(), Noise(), Raised(), nn.Dropout()))
+
+
+def test_a_module_that_was_changed_is_looked_at_anew() -> None:
+    """What it was when the net was followed before says nothing."""
+    net = Net(lambda net, x: net.norm(net.a(x)) + net.b(x), NormAct(6, nn.ReLU()))
+    assert ChannelGraph.trace(net, images(1)).layers["a"].norm == "norm"
+    net.norm.act = nn.Sigmoid()
+    assert ChannelGraph.trace(net, images(1)).layers["a"].norm is None
 
 
 def test_norms_that_are_no_such_thing() -> None:
