@@ -145,6 +145,11 @@ TASKS: Mapping[str, Callable[[Data], Task]] = {
 """By ``Data.task``."""
 
 
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss that a step minimises: the sum of its terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
 def task_of(data: Data) -> Task:
     """The task that ``data`` is for; ``data`` is set up."""
     return TASKS[data.task](data)

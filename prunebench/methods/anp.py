@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar
 
@@ -31,14 +29,16 @@ from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import NET, Method, Minimise, match_layers
 from prunebench.core.param_groups import apart
-from prunebench.core.task import Batch, Task
+from prunebench.core.task import Batch, Task, total
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.beta_bernoulli import BetaBernoulliMask
 from prunebench.measure.attacks import Space, ThreatModel
 from prunebench.measure.unit_costs import unit_costs
-from prunebench.measure.vulnerability import distance, features, latent_of
+from prunebench.measure.vulnerability import latent_of
+from prunebench.methods.bases import adversarial_terms
+from prunebench.methods.bases.adversarial_terms import MODES, mask_terms, weight_terms
 from prunebench.methods.bases.attacked_batches import Attacker, minimise_together
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain
 from prunebench.methods.bases.ordered_nets import MaskPosition
@@ -59,34 +59,6 @@ GAUSSIAN_SHARE = 100
 """The KL of Gaussian weights is divided by so many times the training pictures (run.py:38-63, kl_weight)."""
 NORMED_START, START = 2.0, -1.0
 """First raw_a of convolutions that a norm follows (vgg.py:22), and of all other masks (bbdropout.py:13)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Mode:
-    """One of the paper's settings.
-
-    Attributes:
-        masks: units have masks. ``attacked``: trained on attacked pictures too. ``suppressed``: features must not move.
-        gaussian: weights have a Gaussian posterior. ``pretrained``: a pretraining is needed.
-    """
-
-    masks: bool = False
-    attacked: bool = False
-    suppressed: bool = False
-    gaussian: bool = False
-    pretrained: bool = False
-
-
-MODES: Mapping[str, _Mode] = {
-    "standard": _Mode(),
-    "bp": _Mode(masks=True),
-    "at": _Mode(attacked=True),
-    "at_vs": _Mode(attacked=True, suppressed=True),
-    "at_bnn": _Mode(attacked=True, gaussian=True),
-    "pretrained_at": _Mode(attacked=True, pretrained=True),
-    "anp": _Mode(masks=True, attacked=True),
-    "anp_vs": _Mode(masks=True, attacked=True, suppressed=True),
-}
 
 
 @validated
@@ -229,7 +201,7 @@ class ANP(Method):
             return terms
         held = {id(p) for p in masks}
         weights = [p for p in net.parameters() if p.requires_grad and id(p) not in held]
-        losses = {NET: _total(terms), MASKS: _total(self._mask_terms(found))}
+        losses = {NET: total(terms), MASKS: total(mask_terms(found))}
         minimise_together(minimise, losses, {NET: weights, MASKS: masks})
         return terms
 
@@ -304,25 +276,13 @@ class ANP(Method):
         return BetaBernoulliMask(place.units, raw_a=start, **self.mask_options)
 
     def _found(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
-        """What both losses are made of: ``clean``, and as far as the mode has it ``attacked``, ``moved``, ``kl``."""
-        inputs, labels = batch
+        """What both losses are made of, as far as the mode has it."""
         attacked = None
         if self.mode.attacked:
             assert self.attacker is not None, "attach comes first"
             attacked = self.attacker(net, batch, task)
-        clean: list[Tensor] = []
-        moved: list[Tensor] = []
-
-        def watched(kept: list[Tensor]) -> AbstractContextManager[None]:
-            return features(net, kept.append, self.latent) if self.mode.suppressed else nullcontext()
-
-        with watched(clean):
-            found = {"clean": _total(task.losses(net, (inputs, labels)))}
-        if attacked is not None:
-            with watched(moved):
-                found["attacked"] = _total(task.losses(net, (attacked, labels)))
-        if self.mode.suppressed:
-            found["moved"] = distance(clean, moved)
+        latent = self.latent if self.mode.suppressed else None
+        found = adversarial_terms.passes(net, batch, task, attacked=attacked, latent=latent)
         if self.mode.masks:
             found["kl"] = self.kl_weight * self._divergence(net) / self.num_train
         if self.mode.gaussian:
@@ -330,18 +290,7 @@ class ANP(Method):
         return found
 
     def _weight_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        share = self.adversarial_weight / (1 + self.adversarial_weight) if "attacked" in found else 0.0
-        terms = {"ce": (1 - share) * found["clean"]}
-        if "attacked" in found:
-            terms["ce_attacked"] = share * found["attacked"]
-        if "kl" in found:
-            terms["kl"] = found["kl"]
-        if "moved" in found:
-            terms["vulnerability"] = self.suppression * found["moved"]
-        return terms
-
-    def _mask_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"ce": found["attacked" if self.mode.attacked else "clean"], "kl": found["kl"]}
+        return weight_terms(found, adversarial_weight=self.adversarial_weight, suppression=self.suppression)
 
     def _divergence(self, net: nn.Module) -> Tensor:
         terms = [mask.divergence(self.prior) for mask in unit_masks(net).values()]
@@ -360,7 +309,3 @@ def _plain_layers(net: nn.Module, run: Run) -> list[str]:
 
 def _mask_parameters(net: nn.Module) -> list[nn.Parameter]:
     return [p for mask in unit_masks(net).values() for p in mask.parameters()]
-
-
-def _total(terms: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()

@@ -28,7 +28,8 @@ from prunebench.layers.quantile_prior import QuantilePrior
 from prunebench.layers.step_gates import step_gates
 from prunebench.measure import cost
 from prunebench.methods.bases import gated_units as gated
-from prunebench.methods.bases.hardened_particles import joined, mask_particles, narrow_particles
+from prunebench.methods.bases.first_particles import first_particles, further_nets, particle_phase
+from prunebench.methods.bases.hardened_particles import mask_particles, narrow_particles
 from prunebench.methods.bases.net_ensembles import best_net, cost_of_all, nets_of, reliability_after_cut
 from prunebench.methods.bases.single_readers import UnitPlace, unit_places
 from prunebench.methods.bases.stein_particles import (
@@ -37,8 +38,6 @@ from prunebench.methods.bases.stein_particles import (
     each_particle,
     inclusion,
     opened,
-    scatter_gates,
-    scattered,
 )
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
@@ -190,8 +189,8 @@ class Dllp(Method):
             run.measure_dense(net)
             run.teacher()  # there must be a trained net, whose weights are the prior
             if self.init == "ensemble":
-                self._others = self._further_nets(run)
-            net = run.fit(net, self._particle_phase(phase))
+                self._others = further_nets(run, self.num_particles - 1)
+            net = run.fit(net, particle_phase(phase, PARTICLES, epochs=self.particle_epochs, lr=self.particle_lr))
             net = run.fit(run.prune(net, phase), phase)
         return net
 
@@ -366,40 +365,17 @@ class Dllp(Method):
 
     def _started(self, vanilla: Sequence[nn.Module], names: Sequence[str], run: Run) -> nn.Module:
         """The particles: nets with gates."""
-        rows = self.num_particles if self.particles == "gates" else 1
-        options: dict[str, Any] = {"rows": rows, "temperature": self.temperature}
-        nets = [
-            gated.with_weight_gates(net, names, **options)
-            if self.mask == "weight"
-            else gated.with_input_gates(net, self._places, **options)
-            for net in vanilla
-        ]
-        draws = stream("dllp particles", run.seed)
-        if self.particles == "full" and self.init == "noise":
-            stds = {name: self.init_std * prior.std for name, prior in self._by_name().items()}
-            nets = [scattered(nets[0], stds, draws) for _ in range(self.num_particles)]
-        for particle in nets:
-            scatter_gates(particle, self.gate_std, draws)
-        return joined(nets)
-
-    def _further_nets(self, run: Run) -> list[nn.Module]:
-        """Vanilla nets from other random weights, trained as the first one."""
-        phase = next(phase for phase in run.phases if phase.pretrain)
-        numbers = range(1, self.num_particles)
-        # active, so that runs do not take them for the dense net that they share
-        phases = [replace(phase, name=f"{phase.name}_{number}", active=True) for number in numbers]
-        return [run.fit(run.dense.fresh(f"particle {k}"), own) for k, own in zip(numbers, phases, strict=True)]
-
-    def _particle_phase(self, phase: Phase) -> Phase:
-        return replace(
-            phase,
-            name=PARTICLES,
-            prune=False,
-            active=True,
-            epochs=self.particle_epochs,
-            lr=self.particle_lr,
-            lr_schedule="constant",
-            warmup_epochs=0.0,
+        noisy = self.particles == "full" and self.init == "noise"
+        return first_particles(
+            vanilla,
+            names,
+            None if self.mask == "weight" else self._places,
+            stream("dllp particles", run.seed),
+            rows=self.num_particles if self.particles == "gates" else 1,
+            temperature=self.temperature,
+            copies=self.num_particles if noisy else None,
+            stds={name: self.init_std * prior.std for name, prior in self._by_name().items()},
+            gate_std=self.gate_std,
         )
 
     def _masks(self) -> list[WeightMasks]:

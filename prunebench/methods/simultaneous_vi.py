@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,10 @@ from prunebench.core.method import Method, match_layers
 from prunebench.core.param_groups import apart, split_decay
 from prunebench.core.task import Batch, Classification, Task
 from prunebench.errors import UserError
-from prunebench.layers.bernoulli_gates import (
-    BernoulliInputs,
-    arm_gradients,
-    bernoulli_gates,
-    expected_loss,
-    hard_gates,
-)
+from prunebench.layers.bernoulli_gates import bernoulli_gates, hard_gates
 from prunebench.measure.batch_norm import refreshed
-from prunebench.measure.metrics import NLL
+from prunebench.methods.bases import gate_gradients
+from prunebench.methods.bases.gate_gradients import GateGradient
 from prunebench.methods.bases.gated_readers import GatedUnits, without_gates
 from prunebench.methods.bases.single_readers import unit_places
 from prunebench.methods.bases.unit_prices import ComplexityPrice, FlatPrice, Price, per_layer
@@ -49,7 +44,7 @@ from prunebench.surgery.zero import restore
 
 log = logging.getLogger("prunebench")
 
-GRADIENTS, PRICES = ("ste", "arm", "exact"), ("flat", "complexity")
+PRICES = ("flat", "complexity")
 MAX_EXACT = 12
 """Gates that ``theta_grad=exact`` takes at most: each step makes 2 ^ gates passes."""
 UNDECIDED = (0.1, 0.9)
@@ -134,7 +129,7 @@ class SimultaneousVI(Method):
         lambda_w: NonNegativeFloat | None = None,
         theta_start: OpenFraction = 0.5,
         kappa: PositiveFloat = 4.0,
-        theta_grad: Annotated[str, Among(GRADIENTS)] = "ste",
+        theta_grad: GateGradient = "ste",
         xi_per: Annotated[str, Among(("example", "batch"))] = "example",
         theta_tol: Annotated[float, Range(low=0, below=0.5)] = 1e-3,
         patience: NonNegativeInt = 0,
@@ -213,21 +208,10 @@ class SimultaneousVI(Method):
         gates = self._in_training.units.of(net)
         members, samples = list(gates.values()), batch[1].numel()
         self.seen += samples
-        self.spent += self._macs * samples * self._passes(members)
+        self.spent += self._macs * samples * gate_gradients.num_passes(members, self.theta_grad)
         price = self._in_training.price(gates)
-        if self.theta_grad == "ste":
-            return {**task.losses(net, batch), "price": price}
-        if self.theta_grad == "exact":
-            return {"expected_nll": expected_loss(members, lambda: _total(task.losses(net, batch))), "price": price}
         each = self.xi_per == "example"
-        first, found = arm_gradients(
-            members,
-            lambda: cast(Classification, task).each_loss(net, batch) if each else _total(task.losses(net, batch)),
-            len(batch[0]),
-        )
-        # of value 0, with these gradients
-        drawn = torch.stack([(gate.theta * g).sum() for gate, g in zip(members, found, strict=True)]).sum()
-        return {NLL.key: first.mean(), "price": price + drawn - drawn.detach()}
+        return gate_gradients.terms(net, batch, task, members, price, how=self.theta_grad, each=each)
 
     @torch.no_grad()
     def after_step(self, net: nn.Module, clock: Clock) -> Sequence[Narrowed] | None:
@@ -255,7 +239,7 @@ class SimultaneousVI(Method):
             "macs": float(self._macs),
             "train_macs": float(self.spent),
         }
-        hard = self._hard_accuracy(net)
+        hard = gate_gradients.hard_accuracy(net, self._in_training.run)
         return found if hard is None else {**found, "accuracy_hard": hard}
 
     def selectable(self, net: nn.Module) -> bool:
@@ -326,12 +310,6 @@ class SimultaneousVI(Method):
             return FlatPrice({name: value / run.data.num_train for name, value in values.items()}, sizes)
         return ComplexityPrice(run.graph, sizes, weight=self.cost_weight, macs_share=self.macs_share)
 
-    def _passes(self, gates: Sequence[BernoulliInputs]) -> int:
-        """Of a step, in forward passes: 3 for one with its backward pass."""
-        if self.theta_grad == "exact":
-            return int(3 * 2 ** sum(len(gate.theta) for gate in gates))
-        return 4 if self.theta_grad == "arm" else 3
-
     def _count(self, net: nn.Module) -> None:
         at = self._in_training
         self._macs = at.run.graph.macs(at.units.plan(net)) // at.run.base.samples
@@ -370,22 +348,6 @@ class SimultaneousVI(Method):
             self.spent += self._macs * data.num_train
         return found
 
-    def _hard_accuracy(self, net: nn.Module) -> float | None:
-        """On the validation split, with rounded gates; None without a split of labelled samples."""
-        run = self._in_training.run
-        if not run.data.num_val or not isinstance(run.task, Classification):
-            return None
-        training, hits = net.training, 0
-        with torch.no_grad(), hard_gates(net.eval()):
-            for batch in run.data.validation():
-                hits += int((run.task.probabilities(net, batch).argmax(1) == batch[1]).sum())
-        net.train(training)
-        return hits / run.data.num_val
-
 
 def _undecided(thetas: Tensor) -> float:
     return float(((thetas > UNDECIDED[0]) & (thetas < UNDECIDED[1])).float().mean())
-
-
-def _total(terms: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()

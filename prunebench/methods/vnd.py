@@ -38,6 +38,7 @@ from prunebench.layers.ordered_mask import Blocks, GumbelInput, OrderedMask
 from prunebench.measure import logit_average
 from prunebench.methods.bases.fresh_norms import check_bn_images, with_fresh_norms
 from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
+from prunebench.methods.bases.nested_widths import NestedWidths, Width
 from prunebench.methods.bases.ordered_nets import (
     Masked,
     MaskPosition,
@@ -48,7 +49,6 @@ from prunebench.methods.bases.ordered_nets import (
     without_masks,
 )
 from prunebench.methods.bases.recorded_draws import KeptDraws, Recorded
-from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 
@@ -150,6 +150,7 @@ class VND(KeptDraws):
         self.scale_kept, self.clamp_noise = scale_kept, clamp_noise
         self.bn_images, self.plain = bn_images, plain
         self.masked: dict[str, Blocks] = {}  # layer -> its blocks
+        self.nested = NestedWidths(self.masked)
         self.places: dict[str, str] = {}  # path of what its mask stands behind -> layer
         self.whole: list[dict[str, str]] = []
         self._curve: list[Point] = []
@@ -175,13 +176,20 @@ class VND(KeptDraws):
             return super().run(net, run)
         (phase,) = run.phases
         own = self.plan(self.width)
-        widths = {f"{phase.name}_{width:.4g}": width for width in self._widths() if self.plan(width) != own}
+        widths = {
+            f"{phase.name}_{width:.4g}": width
+            for width in self.nested.points(self.num_widths)
+            if self.plan(width) != own
+        }
         trained: dict[str, nn.Module] = {}
         for name, width in {**widths, phase.name: self.width}.items():
             plan = self.plan(width)
             small = shrink(net, run.graph, plan) if plan.keep else net
             trained[plan.to_json()] = run.fit(small, replace(phase, name=name, fresh=True))
-        self._curve = [self._point(width, trained[self.plan(width).to_json()], run) for width in self._widths()]
+        self._curve = [
+            self._point(width, trained[self.plan(width).to_json()], run)
+            for width in self.nested.points(self.num_widths)
+        ]
         return trained[own.to_json()]
 
     def swap(self, net: nn.Module) -> nn.Module:
@@ -240,13 +248,13 @@ class VND(KeptDraws):
             if self.plan(self.width).keep:
                 run.measure("before_cut", self._cut(net, run, 1.0).net)
             found = self._cut(net, run, self.width, compared=True)
-        return replace(found, achieved={**found.achieved, **self._sizes(self.width, run.graph)})
+        return replace(found, achieved={**found.achieved, **self.nested.facts(self.width, run.graph)})
 
     def points(self, net: nn.Module, run: Run) -> Iterable[Point]:
         if self.masks == NONE:
             yield from self._curve
             return
-        for width in self._widths():
+        for width in self.nested.points(self.num_widths):
             yield self._point(width, self._cut(net, run, width).net, run)
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
@@ -260,20 +268,12 @@ class VND(KeptDraws):
 
     # -- helpers
 
-    def plan(self, width: float | Mapping[str, float]) -> Plan:
+    def plan(self, width: Width) -> Plan:
         """What stays at a width; nothing is named that stays whole."""
-        shares = dict.fromkeys(self.masked, width)
-        if isinstance(width, Mapping):
-            shares = dict.fromkeys(self.masked, 1.0)
-            for pattern, share in reversed(list(width.items())):  # the first match wins
-                shares |= dict.fromkeys(match_layers([pattern], self.masked, what="method.width"), share)
-        kept = {name: blocks.kept(shares[name]) * blocks.size for name, blocks in self.masked.items()}  # type: ignore[arg-type]
-        return Plan(keep={name: tuple(range(n)) for name, n in kept.items() if n < self.masked[name].channels})
+        return self.nested.plan(width)
 
     @torch.no_grad()
-    def _cut(
-        self, net: nn.Module, run: Run, width: float | Mapping[str, float], *, compared: bool = False
-    ) -> Extracted:
+    def _cut(self, net: nn.Module, run: Run, width: Width, *, compared: bool = False) -> Extracted:
         """The trained net, cut at a width, with batch norms that fit; ``compared`` with the zeroed net."""
         plan = self.plan(width)
         whole = without_masks(net, self.places, scale=self.scale_kept).cpu()
@@ -290,26 +290,8 @@ class VND(KeptDraws):
             small = with_spread(small, whole, run.graph, plan)
         return replace(found, net=with_fresh_norms(small, run, num_images=self.bn_images))
 
-    def _widths(self) -> list[float]:
-        """Those of the operating points, from the whole net down, each with a plan of its own."""
-        last = max(1, self.num_widths - 1)
-        widths = [1 - i / last for i in range(self.num_widths)]
-        return list({self.plan(width).to_json(): width for width in reversed(widths)}.values())[::-1]
-
     def _point(self, width: float, net: nn.Module, run: Run) -> Point:
-        return Point(name=f"width_{width:.4g}", net=net, settings=self._sizes(width, run.graph))
-
-    def _sizes(self, width: float | Mapping[str, float], graph: ChannelGraph) -> dict[str, Any]:
-        """Facts of a width; parameters without those of the noise, which the counted net has too."""
-        plan = self.plan(width)
-        total = sum(blocks.channels for blocks in self.masked.values())
-        gone = sum(self.masked[name].channels - len(kept) for name, kept in plan.keep.items())
-        return {
-            "width": width,
-            "masked_channels": total,
-            "masked_channels_kept": total - gone,
-            "params_at_means": graph.params(plan),
-        }
+        return Point(name=f"width_{width:.4g}", net=net, settings=self.nested.facts(width, run.graph))
 
     def _choose(self, net: nn.Module, run: Run) -> None:
         graph = run.graph
@@ -320,6 +302,7 @@ class VND(KeptDraws):
             apart = match_layers(self.plain, graph.layers, what="method.plain")
         self.names = [name for name in self.names if name not in apart]
         self.masked, refused = maskable(graph, self.names, position=self.mask_position, **self.blocks)
+        self.nested = NestedWidths(self.masked)
         self.places = {holder(graph, name, self.mask_position): name for name in self.masked}
         refused |= dict.fromkeys(apart, "it has neither mask nor noise (method.plain)")
         self.whole = [{"layer": name, "reason": reason} for name, reason in refused.items()]

@@ -18,7 +18,7 @@ from prunebench.budget.words import in_words
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted
-from prunebench.core.task import Batch, Task
+from prunebench.core.task import Batch, Task, total
 from prunebench.data.base import Batches, Data
 from prunebench.errors import UserError
 from prunebench.layers.memory_format import to_memory_format
@@ -191,7 +191,7 @@ class BareRun:
 
     def loss(self, net: nn.Module, batch: Batch) -> Tensor:
         """What training minimises on a batch without any method, a scalar with gradients."""
-        return torch.stack(list(self.task.losses(net, batch).values())).sum()
+        return total(self.task.losses(net, batch))
 
     # -- stored values
 

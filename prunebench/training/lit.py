@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from prunebench.config.phase import PLATEAU, Phase, plateau_factor
 from prunebench.core.clock import Clock
 from prunebench.core.method import NET, Method
-from prunebench.core.task import Batch, Task
+from prunebench.core.task import Batch, Task, total
 from prunebench.data.base import Batches, Data
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError
@@ -171,7 +171,7 @@ class Lit(pl.LightningModule):
         Raises:
             UserError: it is not finite.
         """
-        loss = torch.stack(list(terms.values())).sum()
+        loss = total(terms)
         if not torch.isfinite(loss.detach()):
             shown = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
             step = self.clock().step

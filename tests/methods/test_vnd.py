@@ -326,8 +326,8 @@ def test_the_official_evaluation_caps_the_noise() -> None:
 def test_widths_that_cut_no_further_are_no_points() -> None:
     built = method(num_blocks=4, frozen_blocks=1)
     attached(built, small_vgg())
-    assert built._widths() == pytest.approx([1.0, 1 - 1 / 15, 1 - 6 / 15, 1 - 11 / 15])
-    assert len({built.plan(width).to_json() for width in built._widths()}) == 4
+    assert built.nested.points(built.num_widths) == pytest.approx([1.0, 1 - 1 / 15, 1 - 6 / 15, 1 - 11 / 15])
+    assert len({built.plan(width).to_json() for width in built.nested.points(built.num_widths)}) == 4
 
 
 def test_a_table_of_widths() -> None:
