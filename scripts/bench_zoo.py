@@ -64,7 +64,7 @@ def ours(net: nn.Module, x: Tensor) -> tuple[dict[str, Any], set[str]]:
     graph = ChannelGraph.trace(net, x[:1])
     dense = cost.count(net, x)
     scores = {
-        name: net.get_parameter(f"{name}.weight").detach().abs().flatten(1).sum(1)
+        name: layer.by_outputs(net.get_parameter(f"{name}.weight")).detach().abs().flatten(1).sum(1)
         for name, layer in graph.layers.items()
         if not layer.is_output and layer.kind != "depthwise"
     }

@@ -20,7 +20,8 @@ def compensated(net: nn.Module, graph: ChannelGraph, plan: Plan, before: Plan) -
     For each channel i that ``plan`` removes and ``before`` does not, and each output j of a layer that reads it, the
     running mean of the reader's batch norm loses K[j, i] * E[channel i] (or its bias gains it where no norm follows):
     E[pre-activation] is unchanged, up to zero padding and to max-pooling in between. The expected value comes from
-    the batch norm behind the removed channel in closed form, so nothing is changed for layers without one.
+    the batch norm behind the removed channel in closed form, so nothing is changed for layers without one. Nor is
+    anything for a transposed convolution that reads it: what it adds differs from place to place.
 
     Args:
         net: with the dense net's shapes and layer names.
@@ -33,6 +34,8 @@ def compensated(net: nn.Module, graph: ChannelGraph, plan: Plan, before: Plan) -
     for name, kept in plan.keep.items():
         removed = sorted(set(before.keep.get(name, range(graph.layers[name].out_channels))) - set(kept))
         for reader in graph.layers[name].readers:
+            if graph.layers[reader].kind == "transposed":
+                continue
             source = _last_writer(graph, name, reader)
             scale = parameters.get(f"{source.norm}.weight")
             if scale is None or f"{source.norm}.running_mean" not in buffers or source.activation not in ACTIVATIONS:

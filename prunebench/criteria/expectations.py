@@ -67,7 +67,7 @@ def expected_inputs(net: nn.Module, graph: ChannelGraph, *, mean: Mean = closed_
     found: dict[str, Tensor] = {}
     values: list[_Value | None] = []
     for step, node in zip(graph.steps, graph.nodes, strict=True):
-        if isinstance(step, Mix) and (source := values[step.inputs[0]]) is not None:
+        if isinstance(step, Mix) and not step.turned and (source := values[step.inputs[0]]) is not None:
             features = source.total()
             if len(features) == step.in_width * step.in_span:
                 found[step.module] = features
@@ -157,7 +157,7 @@ def places_read(graph: ChannelGraph, layers: Collection[str]) -> dict[str, tuple
     marks: list[tuple[Tensor, frozenset[str]] | None] = []
     for step in graph.steps:
         given = [marks[source] for source in step.inputs]
-        if isinstance(step, Mix) and given[0] is not None:
+        if isinstance(step, Mix) and not step.turned and given[0] is not None:
             channels, writers = given[0]
             if len(channels) == step.in_width * step.in_span:
                 found[step.module] = (channels, len(writers))

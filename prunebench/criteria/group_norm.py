@@ -73,6 +73,8 @@ class GroupNorm(Criterion):
             weight = subject.parameters.get(f"{step.module}.weight")
             if weight is None:
                 continue
+            if step.module in graph.layers:
+                weight = graph.layers[step.module].by_outputs(weight)
             read = set(graph.writers[step.inputs[0]]) if step.inputs else set()
             reads = bool(read) and read <= group
             if step.module in group or (reads and _keeps_channels(step, graph)):

@@ -217,10 +217,10 @@ def _subject(
     layer = graph.layers[name]
     return Subject(
         layer=layer,
-        weight=parameters[f"{name}.weight"],
+        weight=layer.by_outputs(parameters[f"{name}.weight"]),
         beta=parameters.get(f"{layer.norm}.bias"),
         gamma=parameters.get(f"{layer.norm}.weight"),
-        readers=tuple(parameters[f"{reader}.weight"] for reader in layer.readers),
+        readers=tuple(graph.layers[reader].by_outputs(parameters[f"{reader}.weight"]) for reader in layer.readers),
         live_inputs=live_inputs,
         generator=generator,
         group=group,

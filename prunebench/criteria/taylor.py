@@ -62,7 +62,13 @@ def gate_gradients(net: nn.Module, gated: Mapping[str, nn.Module], batch: Batch,
 
 
 def parameter_gradients(
-    net: nn.Module, names: Mapping[str, Sequence[str]], batch: Batch, loss: Loss, *, squared: bool
+    net: nn.Module,
+    names: Mapping[str, Sequence[str]],
+    batch: Batch,
+    loss: Loss,
+    *,
+    squared: bool,
+    turned: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Name -> sum of g w, or of (g w)^2, over what belongs to each channel: ``[1, channels]``.
 
@@ -71,12 +77,16 @@ def parameter_gradients(
 
     Args:
         names: of parameters whose first dimension are the channels; their gradients alone are computed.
+        turned: those of them whose second dimension are the channels.
     """
-    wanted = [net.get_parameter(parameter) for parameters in names.values() for parameter in parameters]
+    paths = [path for parameters in names.values() for path in parameters]
+    wanted = [net.get_parameter(path) for path in paths]
     for parameter in wanted:
         parameter.requires_grad_(True)
     found = torch.autograd.grad(loss(net, batch), wanted, allow_unused=True, materialize_grads=True)
-    products = iter([(p.detach() * g).reshape(len(p), -1) for p, g in zip(wanted, found, strict=True)])
+    owned = [parameter.detach() * gradient for parameter, gradient in zip(wanted, found, strict=True)]
+    by_channel = [x.transpose(0, 1) if path in turned else x for path, x in zip(paths, owned, strict=True)]
+    products = iter([product.reshape(len(product), -1) for product in by_channel])
     rows = {}
     for name, parameters in names.items():
         parts = [next(products) for _ in parameters]
@@ -161,7 +171,8 @@ class Taylor(Criterion):
             return {name: row * len(row) for name, row in gate_gradients(net, gated, batch, loss).items()}
         known = dict(net.named_parameters())
         names = {layer.name: _existing(self._owned(layer), known) for layer in layers}
-        return parameter_gradients(net, names, batch, loss, squared=self.variant == "weight")
+        turned = {f"{layer.name}.weight" for layer in layers if layer.kind == "transposed"}
+        return parameter_gradients(net, names, batch, loss, squared=self.variant == "weight", turned=turned)
 
     def _owned(self, layer: Layer) -> list[str]:
         """The parameters whose gradients count."""

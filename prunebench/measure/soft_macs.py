@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.steps import Add, Cat, Expanded, Multiply, PerChannel, Reorder, Shift, Step, Through
 
 
@@ -41,8 +41,6 @@ class SoftMacs:
         for step, num_in, found in self._walk(shares):
             if isinstance(step, Mix | Grouped):
                 total = total + step.macs_each * num_in * found.sum()
-            elif isinstance(step, Transposed):
-                total = total + step.macs_each * num_in
             elif isinstance(step, Depthwise) and found is not None:
                 total = total + step.macs_each * found.sum()
             else:
@@ -55,8 +53,6 @@ class SoftMacs:
         for step, num_in, found in self._walk(shares):
             if isinstance(step, Mix | Grouped):
                 total = total + (step.params_each * num_in + step.has_bias) * found.sum()
-            elif isinstance(step, Transposed):
-                total = total + step.params_each * num_in + step.num_fixed
             elif isinstance(step, Depthwise | PerChannel):
                 found = _ones(step.width, total.device) if found is None else found
                 each = step.num_each * step.span if isinstance(step, PerChannel) else step.params_each
@@ -81,17 +77,13 @@ class SoftMacs:
                 found = written if followed is None else torch.minimum(written, followed)  # a gate of other channels
             elif isinstance(step, Grouped):
                 num_in, found = _grouped(step, live[step.inputs[0]], shares)
-            elif isinstance(step, Transposed):
-                source, found = live[step.inputs[0]], _ones(step.width, device)
-                assert source is not None
-                num_in = source.sum()
             else:
                 found = _passed_on(step, live, device)
             live.append(found)
             yield step, num_in, found
 
 
-_CUT = (Mix, Depthwise, Grouped, Transposed, PerChannel)
+_CUT = (Mix, Depthwise, Grouped, PerChannel)
 """Steps whose parameters a plan cuts."""
 
 

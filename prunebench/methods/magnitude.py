@@ -23,7 +23,7 @@ from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
-KINDS = {"conv": ("conv", "depthwise", "grouped"), "linear": ("linear",)}
+KINDS = {"conv": ("conv", "depthwise", "grouped", "transposed"), "linear": ("linear",)}
 KINDS["all"] = (*KINDS["conv"], *KINDS["linear"])
 
 

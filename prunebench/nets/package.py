@@ -31,6 +31,7 @@ from prunebench.nets.dense_net import make_net
 from prunebench.nets.spec import Spec, without_memory
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.kinds import TRANSPOSED
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.rebuild import describe, rebuild
 from prunebench.surgery.shrink import shrink
@@ -192,9 +193,16 @@ def _joined(nets: Sequence[nn.Module], spec: Spec) -> nn.Module:
 
 def _cuts(net: nn.Module, plan: Plan) -> bool:
     """True if ``plan`` removes a channel of ``net``; else the plain net is the compact one."""
-    sizes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    return any(len(kept) != sizes.get(f"{name}.weight", [0])[0] for name, kept in plan.keep.items()) or any(
-        len(kept) != sizes.get(f"{name}.weight", [0, 0])[1] for name, kept in plan.inputs.items()
+    sizes = {name: tuple(tensor.shape[:2]) for name, tensor in net.state_dict().items()}
+    turned = {name for name, module in net.named_modules() if isinstance(module, TRANSPOSED)}
+
+    def size(name: str, side: int) -> int:
+        found = sizes.get(f"{name}.weight", ())
+        side = 1 - side if name in turned else side
+        return found[side] if len(found) > side else 0
+
+    return any(
+        len(kept) != size(name, side) for side, part in enumerate((plan.keep, plan.inputs)) for name, kept in part.items()
     )
 
 

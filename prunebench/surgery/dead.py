@@ -39,7 +39,7 @@ def without_constants(net: nn.Module, graph: ChannelGraph, example: Tensor) -> n
     net = copy.deepcopy(net).eval()
     while True:
         constant = {
-            name: (net.get_submodule(name).get_parameter("weight").flatten(1) == 0).all(1)
+            name: (layer.by_outputs(net.get_parameter(f"{name}.weight")).flatten(1) == 0).all(1)
             for name, layer in graph.layers.items()
             if not layer.is_output
         }
@@ -49,6 +49,7 @@ def without_constants(net: nn.Module, graph: ChannelGraph, example: Tensor) -> n
             for name, layer in graph.layers.items()
             if name in constant and constant[name].any()
             for reader in layer.readers
+            if graph.layers[reader].kind != "transposed"  # what it adds is not the same everywhere
         ]
         if not any(moved):
             return net
@@ -105,6 +106,7 @@ def _columns(step: Mix, needed: Bits, net: nn.Module, whole: Bits) -> Bits:
     if not needed:
         return 0
     weight = net.get_submodule(step.module).get_parameter("weight").detach()
+    weight = weight.transpose(0, 1) if step.turned else weight
     if step.whole or step.complete or weight.shape[1] != step.in_width * step.in_span:
         return whole
     rows = weight[to_indices(needed)]

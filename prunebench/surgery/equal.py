@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.pieces import written_by
 from prunebench.surgery.sets import Bits, full, to_bits
 from prunebench.surgery.steps import Add, Cat, Expanded, Multiply, Piece, Reorder, Shift, Step, Through
@@ -93,8 +93,6 @@ def _owners(steps: Sequence[Step], leaders: Mapping[str, str]) -> _Owners:
 def _owner(owners: _Owners, step: Step) -> Tensor:
     if isinstance(step, Mix | Grouped):
         return owners.written(step)
-    if isinstance(step, Transposed):
-        return _same(_WHOLE, step.width)
     read = [owners.of[source] for source in step.inputs]
     if isinstance(step, Add):
         left, right = (_same(_WHOLE, step.width) if whole else own for own, whole in zip(read, step.whole, strict=True))

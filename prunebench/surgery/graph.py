@@ -11,9 +11,9 @@ from prunebench.errors import UserError
 from prunebench.surgery.equal import Cells, bound, equal_cells
 from prunebench.surgery.heads import Attend, HeadProduct
 from prunebench.surgery.joint import must_stay
-from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, build
+from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, TRANSPOSED, build
 from prunebench.surgery.layer import Layer, Surroundings
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.pieces import completed, pieces
 from prunebench.surgery.plan import Plan, check_names
 from prunebench.surgery.refusals import explain, operation
@@ -50,7 +50,7 @@ class ChannelGraph:
         self.layers: dict[str, Layer] = surroundings.layers()
         self.writers = surroundings.writers([name for name, layer in self.layers.items() if layer.kind != "depthwise"])
         self.unread = unread_tensors(traced)
-        self.unfollowed = unfollowed_layers(traced, (*CONVOLUTIONS, *LINEAR), self.layers, self.unread)
+        self.unfollowed = unfollowed_layers(traced, (*CONVOLUTIONS, *TRANSPOSED, *LINEAR), self.layers, self.unread)
         self._roots = [step.index for step, node in zip(steps, self.nodes, strict=True) if not node.users]
         self._pieces = pieces(steps)
         self._groups = surroundings.groups(self.layers)
@@ -190,8 +190,6 @@ class ChannelGraph:
                 total += step.macs_each * step.num_features(live, choice) * live[step.index].bit_count()
             elif isinstance(step, Grouped):
                 total += step.macs_each * step.num_read(live, choice) * live[step.index].bit_count()
-            elif isinstance(step, Transposed):
-                total += step.macs_each * live[step.inputs[0]].bit_count()
             elif isinstance(step, Depthwise | HeadProduct | Attend):
                 total += step.macs_each * live[step.index].bit_count()
             else:
@@ -211,8 +209,6 @@ class ChannelGraph:
                 total += kept * (step.params_each * step.num_features(live, choice) + step.has_bias)
             elif isinstance(step, Grouped):
                 total += kept * (step.params_each * step.num_read(live, choice) + step.has_bias)
-            elif isinstance(step, Transposed):
-                total += step.params_each * live[step.inputs[0]].bit_count() + step.num_fixed
             elif isinstance(step, Depthwise):
                 total += kept * step.params_each
             elif isinstance(step, PerChannel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from prunebench.surgery.heads import Attend, heads_of
-from prunebench.surgery.layer_steps import Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Grouped, Mix
 from prunebench.surgery.pieces import surely_live
 from prunebench.surgery.sets import Bits, full
 from prunebench.surgery.steps import Blocked, Choice, Expanded, Multiply, Piece, Source, Step, origin
@@ -88,8 +88,6 @@ def _sure(step: Step, sure: Sequence[Bits], cut: Collection[str]) -> Bits:
         return 0 if step.module in cut else full(step.width)
     if isinstance(step, Source):
         return 1
-    if isinstance(step, Transposed):
-        return full(step.width)
     if isinstance(step, Expanded):
         return 1 if step.axis is None else sure[step.inputs[0]]
     return step.live(sure, Choice())

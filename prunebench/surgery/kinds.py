@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from prunebench.surgery import functions, head_rules
 from prunebench.surgery.gates import following
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import full
@@ -22,6 +23,7 @@ from prunebench.surgery.trace import Traced
 Rule = Callable[[Context, fx.Node, Any], Step | None]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LINEAR = (nn.Linear,)
 NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -150,13 +152,9 @@ def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> 
     source, shape = context.first(node), context.shape(node.args[0])
     if source is None or shape is None or module.groups > 1 or (source.axis, source.span) != (1, 1):
         return None
-    taps = math.prod(module.kernel_size) * module.out_channels
-    return Transposed(
-        **context.base(node, axis=1, width=module.out_channels),
-        macs_each=taps * math.prod(shape[2:]),
-        params_each=taps,
-        num_fixed=module.out_channels if module.bias is not None else 0,
-    )
+    sizes = (math.prod(module.kernel_size), math.prod(shape[2:]), module.bias is not None)
+    step = _mix(context, node, module.in_channels, module.out_channels, 1, sizes)
+    return None if step is None else replace(step, turned=True)
 
 
 def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
@@ -175,8 +173,9 @@ def positions(macs: int, module: nn.Linear) -> int:
 
 def _mix(
     context: Context, node: fx.Node, num_in: int, num_out: int, axis: int, sizes: tuple[int, int, bool]
-) -> Step | None:
-    """``sizes``: kernel area, positions of the output, whether there is a bias."""
+) -> Mix | None:
+    """``sizes``: kernel area, positions (of the output, or of a transposed convolution's input), whether there is a bias.
+    """
     source = context.first(node)
     if source is None:
         return None
@@ -246,7 +245,7 @@ def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
 
 _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS, _convolution),
-    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    (TRANSPOSED, _transposed),
     (LINEAR, _linear),
     (NORMS, _norm),
     ((nn.GroupNorm,), _group_norm),

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR, positions
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.kinds import ACTIVATIONS, CONVOLUTIONS, LINEAR, TRANSPOSED, positions
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
 from prunebench.surgery.names import name_of
 from prunebench.surgery.steps import (
@@ -29,7 +29,7 @@ from prunebench.surgery.steps import (
 )
 from prunebench.surgery.trace import Traced
 
-Kind = Literal["conv", "depthwise", "grouped", "linear"]
+Kind = Literal["conv", "depthwise", "grouped", "transposed", "linear"]
 SLOPE = 0.01  # torch's default for a leaky ReLU
 
 
@@ -39,7 +39,7 @@ class Layer:
 
     Attributes:
         name: path of the module.
-        kind: "conv", "depthwise" (one group a channel), "grouped" or "linear".
+        kind: "conv", "depthwise" (one group a channel), "grouped", "transposed" (whatever its groups) or "linear".
         in_channels, out_channels, groups, has_bias: of the module (features for a linear layer).
         kernel_area: taps of the kernel, 1 for a linear layer.
         positions: outputs of one channel for one sample: height x width, or tokens.
@@ -66,6 +66,10 @@ class Layer:
     meets_addition: bool
     is_output: bool
 
+    def by_outputs(self, weight: Tensor) -> Tensor:
+        """The layer's weight as ``[out, in, ...]``; that of a transposed convolution is stored as ``[in, out, ...]``."""
+        return weight.transpose(0, 1) if self.kind == "transposed" else weight
+
 
 class Surroundings:
     """Follows tensors from layer to layer.
@@ -89,7 +93,7 @@ class Surroundings:
         found: dict[str, Layer] = {}
         for step, node in zip(self._steps, self._nodes, strict=True):
             module = self._traced.net.get_submodule(step.module) if step.module else None
-            if isinstance(module, (*CONVOLUTIONS, *LINEAR)) and step.module not in found:
+            if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *LINEAR)) and step.module not in found:
                 found[step.module] = self._layer(step, node, module)
         return found
 
@@ -134,8 +138,9 @@ class Surroundings:
             sizes = {"in_channels": module.in_features, "out_channels": module.out_features}
             sizes |= {"kernel_area": 1, "groups": 1, "positions": positions(self._traced.macs[node], module)}
         else:
-            assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+            assert isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
             kind = "conv" if module.groups == 1 else "depthwise" if isinstance(step, Depthwise) else "grouped"
+            kind = "transposed" if isinstance(module, TRANSPOSED) else kind
             sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": module.groups}
             sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": math.prod(shape[2:])}
         norm, after = self._directly_after(step)
@@ -195,7 +200,7 @@ class Surroundings:
                 continue
             is_output |= isinstance(step, Output)
             meets_addition |= known and is_sum(step)
-            if isinstance(step, Transposed) or (step.params and isinstance(step, Opaque)):  # a recurrent layer, say
+            if step.params and isinstance(step, Opaque):  # a recurrent layer, say
                 continue
             known = known and isinstance(step, Through | Shift | Cat | Piece | Reorder | Expanded | Add | Depthwise)
             same = same and isinstance(step, Through | Multiply | Depthwise)
@@ -206,7 +211,7 @@ class Surroundings:
         """A grouped or shared convolution reads all channels, but it is a reader all the same."""
         if not (isinstance(step, Opaque | Grouped) and step.module):
             return False
-        return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *LINEAR))
+        return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR))
 
     def _place(self, module: str) -> int:
         return next(step.index for step in self._steps if step.module == module)

@@ -87,25 +87,8 @@ class Grouped(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transposed(Step):
-    """A transposed convolution: it reads the live channels, and all of its outputs stay. Without any it is dead itself.
-
-    Attributes:
-        macs_each, params_each: of one input channel, the bias apart.
-        num_fixed: parameters that no plan changes.
-    """
-
-    macs_each: int
-    params_each: int
-    num_fixed: int
-
-    def live(self, live: Sequence[Bits], choice: Choice) -> Bits:
-        return full(self.width) if live[self.inputs[0]] else 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Mix(Step):
-    """A convolution or a linear layer: each output reads all inputs; the plan says which outputs stay.
+    """A convolution, transposed or not, or a linear layer: each output reads all inputs; the plan says which stay.
 
     Without live inputs it is dead itself: its bias goes with it.
 
@@ -116,6 +99,7 @@ class Mix(Step):
         why: what it is and where, for messages.
         macs_each, params_each: of one input feature and one output, the bias apart.
         follows: the step whose channels these only scale; without them they are not needed.
+        turned: whether its weight is ``[in, out, ...]``: a transposed convolution.
     """
 
     in_width: int
@@ -127,6 +111,7 @@ class Mix(Step):
     params_each: int
     has_bias: bool
     follows: int | None = None
+    turned: bool = False
 
     def source(self, live: Sequence[Bits]) -> Bits:
         """Live channels of the tensor it reads."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix, Transposed
+from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import full, to_indices
 from prunebench.surgery.steps import PerChannel, Step
@@ -39,6 +39,11 @@ class Slice:
     inside: list[list[int]] | None = None
 
     @property
+    def turned(self) -> bool:
+        """Whether the second dimension of the weight stands first."""
+        return isinstance(self.step, Mix) and self.step.turned
+
+    @property
     def num_columns(self) -> int | None:
         """Length of the second dimension of the small weight; None if there is none."""
         if self.inside is not None:
@@ -46,7 +51,7 @@ class Slice:
         return None if self.columns is None else len(self.columns)
 
     def tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """The tensors whose first dimension are the rows."""
+        """The tensors whose first dimension are the rows; with an input dimension beside it, or before it if turned."""
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             if tensor.dim() > 0:
                 yield name, tensor
@@ -56,14 +61,13 @@ class Slice:
         second = self.columns if self.inside is None else self.inside
         if second is None or tensor.dim() < 2:
             return [self.rows]
-        # the weight of a transposed convolution is [in, out, ...], and all outputs stay
-        return [second] if isinstance(self.step, Transposed) else [self.rows, second]
+        return [second, self.rows] if self.turned else [self.rows, second]
 
     def sizes(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape of what is left of one of these tensors."""
         kept = self.kept(tensor)
-        first = (len(kept[0]), self.num_columns or 0)[: len(kept)]
-        return (*first, *tensor.shape[len(first) :])
+        first = [len(self.rows)] if len(kept) == 1 else [len(self.rows), self.num_columns or 0]
+        return (*(reversed(first) if self.turned else first), *tensor.shape[len(first) :])
 
 
 def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
@@ -75,7 +79,7 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
     live, choice = graph.live(plan)
     found: list[Slice] = []
     for step, needed in zip(graph.steps, graph.needed(live), strict=True):
-        if not isinstance(step, Mix | Depthwise | Grouped | Transposed | PerChannel):
+        if not isinstance(step, Mix | Depthwise | Grouped | PerChannel):
             continue
         rows = to_indices(live[step.index] if needed else 0, step.span)
         columns = selected = inside = None
@@ -83,8 +87,6 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
             width = step.in_width * step.in_span
             columns = to_indices(step.features(live, choice) if rows else 0)
             selected = to_indices(choice.inputs.get(step.module, full(width)))
-        if isinstance(step, Transposed):
-            columns = to_indices(live[step.inputs[0]] if rows else 0)
         if isinstance(step, Grouped):
             groups = [to_indices(held) for held, _ in step.groups(live, choice)]
             inside = [groups[row // step.writes] for row in rows]

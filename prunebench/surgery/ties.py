@@ -61,9 +61,10 @@ def sum_ties(steps: Sequence[Step], free: Iterable[str], groups: Iterable[Sequen
     Args:
         steps: of the net.
         free: layers that may be tied.
-        groups: of layers that meet index by index; one of them is no tie, since one keep-set for all says as much.
+        groups: of layers that meet index by index; one of them is no tie, since one keep-set for all says as much, and
+            nothing is tied with a part of one.
     """
-    known, found = set(free), _Union()
+    known, found, alike = set(free), _Union(), [set(group) for group in groups]
     terms: list[list[Bundle] | None] = []
     for step in steps:
         terms.append(_terms(step, terms))
@@ -79,7 +80,7 @@ def sum_ties(steps: Sequence[Step], free: Iterable[str], groups: Iterable[Sequen
     return tuple(
         Tie(names, tuple(bundles), frozenset())
         for names, bundles in _grouped(found.bundles(), widths)
-        if not any(set(names) <= set(group) for group in groups)
+        if all(group.isdisjoint(names) or group < set(names) for group in alike)
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer_steps import Transposed
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, slices
 
@@ -34,11 +33,10 @@ def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     with torch.no_grad():
         for part in parts:
             for name, tensor in part.tensors(net.get_submodule(part.step.module)):
-                if isinstance(part.step, Transposed) and part.rows:
-                    continue  # what it reads is zero where it is dead, and what it writes stays
-                _fill(name, tensor, dim=0, kept=part.rows)
+                rows, columns = (1, 0) if part.turned and tensor.dim() > 1 else (0, 1)
+                _fill(name, tensor, dim=rows, kept=part.rows)
                 if part.selected is not None and tensor.dim() > 1:
-                    _fill(name, tensor, dim=1, kept=part.selected)
+                    _fill(name, tensor, dim=columns, kept=part.selected)
     return net
 
 

@@ -211,7 +211,7 @@ class _Drawer:
     def step(self) -> None:
         kinds = ["conv"] * 4 + ["depthwise", "norm", "norm", "activation", "function", "function", "write", "write"]
         kinds += ["join"] * 4 + ["write_join", "write_join", "pool", "ignored", "dropout"]
-        kinds += ["split", "slice", "parts", "parts", "shuffle", "gate", "gate"]
+        kinds += ["split", "slice", "parts", "parts", "shuffle", "gate", "gate", "transposed"]
         getattr(self, f"draw_{self.rng.choice(kinds)}")(self.pick())
 
     def draw_conv(self, place: int) -> None:
@@ -221,6 +221,12 @@ class _Drawer:
         width, size = self.shapes[place]
         times = self.rng.choice((1, 1, 2))
         self.call(place, nn.Conv2d(width, width * times, 3, 1, 1, groups=width), (width * times, size))
+
+    def draw_transposed(self, place: int) -> None:
+        (num_in, size), width = self.shapes[place], self.rng.choice(WIDTHS)
+        shape = (2, 2, 0) if size <= 4 and self.rng.random() < 0.5 else (3, 1, 1)
+        layer = nn.ConvTranspose2d(num_in, width, *shape, bias=self.rng.random() < 0.5)
+        self.call(place, layer, (width, size * shape[1]))
 
     def draw_norm(self, place: int) -> None:
         width, _ = self.shapes[place]

@@ -253,17 +253,22 @@ class Decoder(nn.Module):
 def test_transposed_convolutions_read_what_is_left() -> None:
     net = Decoder()
     graph = ChannelGraph.trace(net, images(1))
-    assert graph.why_not("down") is graph.why_not("deep") is None
-    for plan in (Plan(), Plan({"down": (0, 2, 5), "deep": (1, 2, 6)}), Plan({"deep": ()}), Plan({"down": (3,)})):
+    assert graph.why_not("down") is graph.why_not("deep") is graph.why_not("up") is None
+    assert graph.layers["up"].kind == "transposed"
+    assert str(graph.why_not("last")) == "its output is the output of the net"
+    both = Plan({"down": (0, 2, 5), "deep": (1, 2, 6)})
+    for plan in (Plan(), both, Plan({"deep": ()}), Plan({"down": (3,)}), Plan({"up": (1, 4)}), Plan({"up": ()})):
         small = carried_out(net, graph, plan)
         small(torch.randn(3, 3, 12, 10)).square().sum().backward()
     small = carried_out(net, graph, Plan({"down": (0, 2, 5), "deep": (1, 2, 6)}))
     assert small.get_submodule("last").weight.shape == (9, 2, 3, 3)
     assert small.get_submodule("up").weight.shape == (3, 6, 2, 2)
+    small = carried_out(net, graph, Plan({"down": (0, 2, 5), "deep": (1, 2, 6), "up": (0, 1, 3, 5)}))
     up = small.get_submodule("up")
     assert isinstance(up, nn.ConvTranspose2d)
-    assert (up.in_channels, up.out_channels) == (3, 6)
+    assert (up.in_channels, up.out_channels, tuple(up.weight.shape)) == (3, 4, (3, 4, 2, 2))
     shares = {"down": torch.tensor([1.0, 0, 1, 0, 0, 1]), "deep": torch.tensor([0, 1.0, 1, 0, 0, 0, 1, 0])}
+    shares["up"] = torch.tensor([0.0, 1, 1, 1, 0, 1])
     plan = Plan({name: tuple(int(c) for c in share.nonzero().flatten()) for name, share in shares.items()})
     soft = SoftMacs(graph)
     assert (float(soft(shares)), float(soft.params(shares))) == (graph.macs(plan), graph.params(plan))

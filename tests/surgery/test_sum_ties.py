@@ -86,3 +86,33 @@ def test_layers_that_meet_index_by_index_are_no_ties() -> None:
     assert ("whole", "whole_again") in graph.groups()
     assert graph.sum_ties == ()
     assert len(ChannelGraph.trace(Fire(), images(1)).sum_ties) == 1
+
+
+class Narrow(nn.Module):
+    """Streams of one channel: a part of another stream meets them, where one of two layers is scaled by the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 3, padding=1)
+        self.head = nn.Linear(1, 5)
+        randomise(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = self.wide(x)[:, 1:2]
+        one = self.one(part)
+        product = (part - one)[:, 0:1] * one
+        x = product + self.other(product)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("coupling", ["free", "aligned"])
+def test_each_layer_is_cut_or_listed(coupling: str) -> None:
+    """A tie with one of two layers that meet would leave the other out, without a word."""
+    net = Narrow()
+    graph = ChannelGraph.trace(net, images(1))
+    scores = {name: torch.rand(layer.out_channels) for name, layer in graph.layers.items() if not layer.is_output}
+    choice = budget.choose(scores, graph, prune_ratio=0.5, coupling=coupling)
+    assert {*choice.plan.keep, *(entry["layer"] for entry in choice.not_pruned)} == {*scores}
+    carried_out(net, graph, choice.plan)

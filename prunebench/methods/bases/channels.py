@@ -224,7 +224,7 @@ class ChannelMethod(Method):
         if not isinstance(self.layers, str):
             return match_layers(self.layers, graph.layers, what="method.layers")
         hidden = {name: layer for name, layer in graph.layers.items() if not layer.is_output}
-        convs = {name: layer for name, layer in hidden.items() if layer.kind in ("conv", "grouped")}
+        convs = {name: layer for name, layer in hidden.items() if layer.kind in ("conv", "grouped", "transposed")}
         # the convolution of a vision transformer cuts a picture into patches, and an addition needs all that it writes
         if all(name in graph.must_stay([name]) for name in convs):
             convs = {}

@@ -36,6 +36,7 @@ def unit_places(graph: ChannelGraph) -> tuple[dict[str, UnitPlace], list[dict[st
         if layer.is_output or layer.kind == "depthwise":
             continue
         reader = mixes.get(layer.readers[0]) if len(layer.readers) == 1 else None
+        reader = None if reader is not None and reader.turned else reader  # masks stand on columns of a weight
         reason = graph.why_not(name) or ("its channels meet an addition" if layer.meets_addition else None)
         if reason is None and reader is not None and graph.writers[reader.inputs[0]] == (name,):
             places[name] = UnitPlace(layer=name, reader=reader.module, units=layer.out_channels, span=reader.in_span)

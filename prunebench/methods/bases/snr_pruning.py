@@ -105,8 +105,9 @@ class SnrPruning:
         mean, spread = split(net, gaussian.mean), split(net, std)
         scores = {}
         for name in self.chosen(run):
-            weight = mean[f"{name}.weight"]
-            noise = torch.ones_like(weight) if self.score == "magnitude" else spread[f"{name}.weight"]
+            by_outputs = run.graph.layers[name].by_outputs
+            weight, noise = by_outputs(mean[f"{name}.weight"]), by_outputs(spread[f"{name}.weight"])
+            noise = torch.ones_like(weight) if self.score == "magnitude" else noise
             scores[name] = filter_signal_to_noise(weight, noise)
         choice = run.choose(
             lambda: budget.choose(scores, run.graph, prune_ratio=self.prune_ratio, coupling=self.coupling)

@@ -109,6 +109,8 @@ def _groups(graph: ChannelGraph) -> tuple[dict[str, Structure], list[dict[str, s
 
 def _no_weights(path: str, graph: ChannelGraph) -> str | None:
     """Why scales behind a module cannot become part of it in the end."""
+    if path in graph.layers and graph.layers[path].kind == "transposed":
+        return f"{path} is a transposed convolution without a norm behind it to take the scales in the end"
     whole = next(graph.traced.net.get_submodule(path).parameters(recurse=False), None) is not None
     return None if whole else f"{path} has no weights to take the scales in the end"
 
