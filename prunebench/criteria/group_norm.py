@@ -70,7 +70,7 @@ class GroupNorm(Criterion):
         """What the channels of the subject's group own, ``[channels, ...]``, by a name for each place."""
         graph, group, width = subject.graph, set(subject.group), subject.layer.out_channels
         for step in graph.steps:
-            weight = subject.parameters.get(f"{step.module}.weight")
+            weight: Tensor | None = subject.parameters.get(f"{step.module}.weight")
             if weight is None:
                 continue
             if step.module in graph.layers:

@@ -201,9 +201,8 @@ def _cuts(net: nn.Module, plan: Plan) -> bool:
         side = 1 - side if name in turned else side
         return found[side] if len(found) > side else 0
 
-    return any(
-        len(kept) != size(name, side) for side, part in enumerate((plan.keep, plan.inputs)) for name, kept in part.items()
-    )
+    parts = enumerate((plan.keep, plan.inputs))
+    return any(len(kept) != size(name, side) for side, part in parts for name, kept in part.items())
 
 
 def _replace(target: Path, new: Path) -> None:

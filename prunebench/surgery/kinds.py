@@ -174,8 +174,7 @@ def positions(macs: int, module: nn.Linear) -> int:
 def _mix(
     context: Context, node: fx.Node, num_in: int, num_out: int, axis: int, sizes: tuple[int, int, bool]
 ) -> Mix | None:
-    """``sizes``: kernel area, positions (of the output, or of a transposed convolution's input), whether there is a bias.
-    """
+    """``sizes``: kernel area, positions (of the output; of a transposed convolution's input), whether it has a bias."""
     source = context.first(node)
     if source is None:
         return None

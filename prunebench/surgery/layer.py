@@ -67,7 +67,7 @@ class Layer:
     is_output: bool
 
     def by_outputs(self, weight: Tensor) -> Tensor:
-        """The layer's weight as ``[out, in, ...]``; that of a transposed convolution is stored as ``[in, out, ...]``."""
+        """The layer's weight as ``[out, in, ...]``; a transposed convolution stores it as ``[in, out, ...]``."""
         return weight.transpose(0, 1) if self.kind == "transposed" else weight
 
 
