@@ -36,9 +36,10 @@ from torch import Tensor, nn
 
 from prunebench.budget import choose
 from prunebench.criteria.filters import geometric_median
-from prunebench.measure import cost
+from prunebench.measure import cost, latency
 from prunebench.models.resnet_cifar import resnet20, resnet56
 from prunebench.models.vgg_cifar import vgg16
+from prunebench.nets.engines import runner
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import zero
@@ -203,6 +204,25 @@ def allocator(quick: bool) -> None:
     show("7. Training steps of ResNet-20 with glibc's allocator as it is and tuned", times, reference="default")
 
 
+def free_sets(quick: bool) -> None:
+    net = to_memory_format(resnet56(shortcut="B").eval(), torch.channels_last)
+    graph = ChannelGraph.trace(net, EXAMPLE)
+    nets: dict[str, nn.Module] = {"dense": net}
+    for ratio in (0.4, 0.5, 0.75):
+        for coupling in ("free", "aligned"):
+            chosen = choose(scores(net, graph), graph, prune_ratio=ratio, coupling=coupling)
+            nets[f"{coupling}, {100 * ratio:g} % cut"] = shrink(net, graph, chosen.plan)
+    more = {"MACs / dense": macs_column(nets)}
+    images = torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    for engine in (latency.TORCH, latency.ONNXRUNTIME):
+        ready = {label: runner(engine, small, EXAMPLE) for label, small in nets.items()}
+        with torch.inference_mode():
+            times = paired(
+                {label: functools.partial(call, images) for label, call in ready.items()}, 2 if quick else 25
+            )
+        show(f"9. Latency of ResNet-56 (B), FPGM, batch 64, {engine}", times, reference="dense", more=more)
+
+
 SECTIONS: dict[int, Callable[[bool], None]] = {
     1: against_plain_loop,
     2: against_usual_loop,
@@ -212,6 +232,7 @@ SECTIONS: dict[int, Callable[[bool], None]] = {
     6: training_steps,
     7: allocator,
     8: equal_time,
+    9: free_sets,
 }
 
 

@@ -41,6 +41,9 @@ class Timing(Protocol):
     def seconds(self, layer: str, reads: int, writes: int) -> float:
         """Of one layer alone."""
 
+    def sizes(self, plan: Plan) -> Sizes:
+        """In which the layers of the small net compute."""
+
     def share(self, plan: Plan) -> float:
         """Time of the small net as a share of the dense one's, both measured."""
 

@@ -21,7 +21,6 @@ from prunebench.budget.units import check_scores, make_units
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Fraction, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.errors import UserError
-from prunebench.surgery.computed import computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
@@ -129,7 +128,7 @@ def choose(
     if target_latency is not None:
         assert timing is not None, "a target of time needs somebody who times"
         goal, plan_of = target_latency**fraction, lambda counts: _plan(units, counts, before)
-        counts, facts = meet_latency(units, plan_of, graph, timing, goal, measured=measured, value=value)
+        counts, facts = meet_latency(units, plan_of, timing, goal, measured=measured, value=value)
         timed = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
         why = dict.fromkeys(scores, "the target is met without it, or cutting it saves no time")
     elif target is not None:
@@ -147,9 +146,8 @@ def choose(
         why = dict.fromkeys(scores, text)
     if free_channels and measured and target_latency is None:
         assert timing is not None, "free channels need somebody who times"
-        wider = with_free_channels(
-            units, counts, lambda tried: computed_sizes(graph, _plan(units, tried, before)), timing
-        )
+        clock = timing
+        wider = with_free_channels(units, counts, lambda tried: clock.sizes(_plan(units, tried, before)), timing)
         extra = sum((a - b) * len(unit.layers) for unit, a, b in zip(units, counts, wider, strict=True))
         free = [unit.layers for unit, a, b in zip(units, counts, wider, strict=True) if a and not b]
         why |= dict.fromkeys(

@@ -8,8 +8,6 @@ from typing import Any
 from prunebench.budget import by_latency
 from prunebench.budget.allotments import Counts
 from prunebench.budget.ranked import Unit
-from prunebench.surgery.computed import computed_sizes
-from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 
 NEAR = 0.01  # of the dense net's time: a measured share so near to the goal is not corrected
@@ -21,7 +19,6 @@ TOLERANCE = 0.02
 def meet_latency(
     units: Sequence[Unit],
     plan_of: Callable[[Counts], Plan],
-    graph: ChannelGraph,
     timing: by_latency.Timing,
     goal: float,
     *,
@@ -43,7 +40,7 @@ def meet_latency(
     """
     allocation = by_latency.allocation(
         units,
-        lambda counts: computed_sizes(graph, plan_of(counts)),
+        lambda counts: timing.sizes(plan_of(counts)),
         timing,
         None if value is None else lambda counts: value(plan_of(counts)),
     )

@@ -88,9 +88,10 @@ class Constant(nn.Module):
 class ScatterAdd(nn.Module):
     """Sum of two tensors that hold different channels of one stream.
 
-    It stands where :mod:`prunebench.layers.wide` cannot: at shortcuts that pad channels, and behind layers without a
-    wide form. Each channel is moved and added once, so the result is exact, and the default kernels count no
-    multiply-accumulates.
+    It stands where the layers in front of an addition have few channels, in the narrow form of
+    :mod:`prunebench.layers.wide`; a tensor that comes in the wide form has all channels and is added as it is. And
+    where there is no wide form: at shortcuts that pad channels, and behind other layers. Each channel is moved and
+    added once, so the result is exact, and the default kernels count no multiply-accumulates.
     Which kernel is fastest depends on how the channels lie in memory. Training steps of ResNet-56 (batch 128, 10, 20
     and 39 filters kept, sets differ) per step of the dense net, in CPU time of one thread of an AMD Zen 5 core; "none"
     is a net of that width whose additions need no scatter:
@@ -110,7 +111,8 @@ class ScatterAdd(nn.Module):
 
     Args:
         width: channels of the sum.
-        first, second: ascending places of each input's channels in the sum; None if it has all of them.
+        first, second: ascending places of each input's channels in the sum, if it does not come with all of them;
+            None if the first always does.
         axis: dimension of the channels.
     """
 
@@ -126,16 +128,25 @@ class ScatterAdd(nn.Module):
         if first.dtype != second.dtype:  # an ordinary addition would promote
             dtype = torch.promote_types(first.dtype, second.dtype)
             first, second = first.to(dtype), second.to(dtype)
+        into, what = self._spread_of(self.first, first), self._spread_of(self.second, second)
+        if what is None:  # the first one, or none, is put into the other
+            first, second, into, what = second, first, None, into
+        if what is None:
+            return torch.add(first, second)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             # operations that compilers fuse and every ONNX runtime has: pad by a zero, gather, add
-            total = first if self.first is None else self.first(first)
-            return torch.add(total, self.second(second))
+            total = first if into is None else into(first)
+            return torch.add(total, what(second))
         if first.device.type == "cpu" and (self._is_last(first) or self._is_last(second)):
-            return self._rows(first, second)
-        if self.first is None:
-            return first.index_add(self.axis, self.second.places, second)
-        total = first.new_zeros(self._shape(first)).index_add_(self.axis, self.first.places, first)
-        return total.index_add_(self.axis, self.second.places, second)
+            return self._rows(first, second, into, what)
+        if into is None:
+            return first.index_add(self.axis, what.places, second)
+        total = first.new_zeros(self._shape(first)).index_add_(self.axis, into.places, first)
+        return total.index_add_(self.axis, what.places, second)
+
+    def _spread_of(self, spread: Spread | None, tensor: Tensor) -> Spread | None:
+        """How a tensor gets all channels; None if it has them."""
+        return None if tensor.shape[self.axis] == self.width else spread
 
     def _shape(self, tensor: Tensor) -> list[int]:
         return [self.width if dim == self.axis else size for dim, size in enumerate(tensor.shape)]
@@ -144,14 +155,14 @@ class ScatterAdd(nn.Module):
         """Whether the channels of one pixel are neighbours in memory."""
         return tensor.stride(self.axis) == 1 and tensor.shape[self.axis] > 1
 
-    def _rows(self, first: Tensor, second: Tensor) -> Tensor:
+    def _rows(self, first: Tensor, second: Tensor, into: Spread | None, what: Spread) -> Tensor:
         """The same on ``[pixels, channels]``, which is how channels_last lies in memory."""
         narrow, wide = (tensor.movedim(self.axis, -1) for tensor in (second, first))
         shape = [*wide.shape[:-1], self.width]
         total, part = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
-        if self.first is not None:
-            total = self._add_rows(total.new_zeros(len(total), self.width), total, self.first.places)
-        return self._add_rows(total, part, self.second.places).view(shape).movedim(-1, self.axis)
+        if into is not None:
+            total = self._add_rows(total.new_zeros(len(total), self.width), total, into.places)
+        return self._add_rows(total, part, what.places).view(shape).movedim(-1, self.axis)
 
     def _add_rows(self, total: Tensor, part: Tensor, places: Tensor) -> Tensor:
         # oneDNN multiplies bfloat16 faster than scatter_add converts it; a dispatch mode counts or records

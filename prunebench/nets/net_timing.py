@@ -14,6 +14,7 @@ from prunebench.measure import latency
 from prunebench.measure.layer_times import LayerTimes, least_seconds
 from prunebench.measure.operations import Operation, operations
 from prunebench.nets.engines import runner
+from prunebench.surgery.computed import Sizes, computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -51,6 +52,10 @@ class NetTiming:
             return 0.0
         operation = self._sized(layer, reads, writes)
         return self.times.seconds([operation])[operation]
+
+    def sizes(self, plan: Plan) -> Sizes:
+        """In which the layers of the small net compute: torch on a CPU takes the narrow form."""
+        return computed_sizes(self.graph, plan, narrow=self.times.circumstances["engine"] == latency.TORCH)
 
     @cached_property
     def dense_seconds(self) -> float:

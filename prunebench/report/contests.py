@@ -67,22 +67,24 @@ def _pair_row(family: Family, rate: float, pair: Pair) -> list[Cell]:
 
 
 def claims(found: Sequence[Family]) -> list[str]:
-    """Who is better than whom, where the rule of a claim holds; one sentence each."""
+    """Who is better than whom, where the rule of a claim holds: one sentence for each budget, the best first."""
     return [
-        f"{f.model} on {f.dataset}, {f.schedule}, {100 * budget.low:.0f} % of the MACs removed: {_claim(pair)}"
-        for f in found
-        for budget in f.budgets
-        for pair in budget.pairs
-        if pair.decided
+        f"{family.model} on {family.dataset}, {family.schedule}, {100 * budget.low:.0f} % of the MACs removed: {told}"
+        for family in found
+        for budget in family.budgets
+        if (told := _claims(budget))
     ]
 
 
-def _claim(pair: Pair) -> str:
-    ahead, behind = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
-    return (
-        f"{ahead.name} is better than {behind.name} by {100 * abs(pair.difference):.2f} points "
-        f"(McNemar, p after Holm {p_value(pair.p_holm)}, {pair.nets} nets of each)"
-    )
+def _claims(budget: Budget) -> str:
+    """``a is better than b (+9.2), c (+1.5); b than c (+1.1)``, or nothing."""
+    won: dict[str, list[str]] = {rank.group.id: [] for rank in budget.ranks}
+    for pair in (pair for pair in budget.pairs if pair.decided):
+        ahead, behind = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
+        won[ahead.id].append(f"{behind.name} (+{100 * abs(pair.difference):.1f})")
+    names = {rank.group.id: rank.group.name for rank in budget.ranks}
+    parts = [(names[winner], ", ".join(losers)) for winner, losers in won.items() if losers]
+    return "; ".join(f"{name} {'' if place else 'is better '}than {rest}" for place, (name, rest) in enumerate(parts))
 
 
 def matrices(found: Sequence[Family]) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ def _claims(grouped: Sequence[Group]) -> str:
     num_pairs = sum(len(budget.pairs) for family in families for budget in family.budgets)
     lines = [f"- {claim}" for claim in found] or ["The tests leave it open who is better than whom."]
     rule = f"{num_pairs} pairs at equal MACs tested; a claim needs {CLAIM_SEEDS} nets of each."
+    rule += " In brackets: points of accuracy on the nets of the lowest common seed." if found else ""
     return ("\n".join([*lines, "", rule]) if found else f"{lines[0]} {rule}") + "\n"
 
 

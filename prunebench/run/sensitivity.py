@@ -17,7 +17,7 @@ from prunebench.disk.atomic import write_json, write_rows
 from prunebench.errors import UserError
 from prunebench.measure.metrics import ACCURACY, NLL
 from prunebench.run.job import Job
-from prunebench.surgery.computed import computed_sizes
+from prunebench.surgery.computed import Sizes
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.zero import zero
 
@@ -70,11 +70,13 @@ def measure(
     units, graph = method.units(net, job), job.graph
     options = [numbers_kept(unit) for unit in units]
 
-    def sizes(counts: Sequence[int]) -> dict[str, tuple[int, int]]:
-        cut = {name: kept for u, n in zip(units, counts, strict=True) if n for name, kept in u.kept(n).items()}
-        return computed_sizes(graph, Plan(keep=cut))
+    timing = job.timing(engine, batch)
 
-    found = allocation(units, sizes, job.timing(engine, batch))
+    def sizes(counts: Sequence[int]) -> Sizes:
+        cut = {name: kept for u, n in zip(units, counts, strict=True) if n for name, kept in u.kept(n).items()}
+        return timing.sizes(Plan(keep=cut))
+
+    found = allocation(units, sizes, timing)
     widest = [len(numbers) - 1 for numbers in options]
     total, widths = sum(map(len, options)), []
     for place, option, unit in _all(units, options):

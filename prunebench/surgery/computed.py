@@ -5,21 +5,29 @@ from __future__ import annotations
 from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
+from prunebench.surgery.narrow_form import narrow_form
 from prunebench.surgery.plan import Plan
 
 Sizes = dict[str, tuple[int, int]]
 """Layer -> features read and channels written; (0, 0) for one that no longer runs."""
 
 
-def computed_sizes(graph: ChannelGraph, plan: Plan) -> Sizes:
-    """Sizes of the layers of ``shrink(net, graph, plan)``: those that meet in an addition write all of its channels.
+def computed_sizes(graph: ChannelGraph, plan: Plan, *, narrow: bool) -> Sizes:
+    """Sizes of the layers of ``shrink(net, graph, plan)``.
+
+    Args:
+        narrow: in the narrow form of :mod:`prunebench.layers.wide`; else layers that meet in an addition write all of
+            its channels.
 
     Raises:
         UserError: the plan cannot be carried out.
     """
-    live, choice = graph.live(align(graph, plan))
+    shape = align(graph, plan)
+    live, choice = graph.live(shape)
+    few = narrow_form(graph, plan, shape) if narrow and shape != plan else {}
+    needed, live = graph.needed(live), [few.get(index, bits) for index, bits in enumerate(live)]
     found: Sizes = {}
-    for step, runs in zip(graph.steps, graph.needed(live), strict=True):
+    for step, runs in zip(graph.steps, needed, strict=True):
         writes = live[step.index].bit_count() if runs else 0
         if isinstance(step, Mix):
             found[step.module] = (step.num_features(live, choice), writes) if writes else (0, 0)

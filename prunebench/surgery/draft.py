@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -22,11 +23,13 @@ class Draft:
     Args:
         root: gets the modules that scatter and gather.
         graph, plan: as in :func:`prunebench.surgery.shrink.shrink`.
+        narrow: step -> the channels that its tensor may come with instead of those that ``plan`` keeps.
     """
 
-    def __init__(self, root: nn.Module, graph: ChannelGraph, plan: Plan) -> None:
+    def __init__(self, root: nn.Module, graph: ChannelGraph, plan: Plan, narrow: Mapping[int, Bits]) -> None:
         self.root = root
         self.graph = graph
+        self.narrow = narrow
         self.live, self.choice = graph.live(plan)
         self.needed = graph.needed(self.live)
         self.new = fx.Graph()

@@ -129,8 +129,8 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
     if source.axis != 1 or source.span != 1:
         return None
     if module.groups != module.in_channels:
-        if context.complete(source.index) != full(module.in_channels):
-            return None  # channels that a shortcut padded
+        if _is_padded(context, source):
+            return None
         return Grouped(
             **context.base(node, axis=1, width=module.out_channels),
             reads=module.in_channels // module.groups,
@@ -146,6 +146,12 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
         macs_each=area * spots,
         params_each=area + (module.bias is not None),
     )
+
+
+def _is_padded(context: Context, source: Step) -> bool:
+    """Whether a shortcut has padded channels, which are zero in the dense net already: a norm makes constants of them,
+    and groups count them."""
+    return context.complete(source.index) != full(source.width)
 
 
 def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> Step | None:
@@ -197,6 +203,8 @@ def _norm(context: Context, node: fx.Node, module: nn.BatchNorm2d) -> Step | Non
     source = context.first(node)
     if source is None or source.axis != 1 or source.width * source.span != module.num_features:
         return None
+    if _is_padded(context, source):
+        return None
     return PerChannel(
         **context.base(node, axis=1, width=source.width, span=source.span),
         num_each=len(list(module.parameters())),
@@ -208,6 +216,8 @@ def _group_norm(context: Context, node: fx.Node, module: nn.GroupNorm) -> Step |
     """Of one channel a group; statistics of several would change with what is dead."""
     source = context.first(node)
     if module.num_groups != module.num_channels or source is None or source.axis != 1 or source.span != 1:
+        return None
+    if _is_padded(context, source):
         return None
     base = context.base(node, axis=1, width=source.width)
     return PerChannel(**base, num_each=len(list(module.parameters())), is_norm=True)

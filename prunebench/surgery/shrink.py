@@ -11,6 +11,7 @@ from prunebench.surgery.align import align
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Grouped
 from prunebench.surgery.lifts import fold
+from prunebench.surgery.narrow_form import narrow_form
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, cut, slices
 from prunebench.surgery.unread import keep_unread
@@ -22,10 +23,10 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
 
     The layers keep their names and lose what is dead; the keys and shapes of the state dict follow from net and plan
     alone. Behind a function that maps 0 to another number, a dead channel is a constant, which goes into the biases of
-    its readers. Where the live channels of an addition differ, the layers that write them compute in the width of their
-    union (see :mod:`prunebench.layers.wide`); where that is not possible, a :class:`ScatterAdd` takes the place of the
-    addition. With equal sets nothing is added. It takes any batch size and image size that the dense net takes, and
-    both modes.
+    its readers. Where the live channels of an addition differ, a :class:`ScatterAdd` takes its place, or the layers
+    that write them compute in the width of their union, whichever is faster where the net runs
+    (see :mod:`prunebench.layers.wide`). With equal sets nothing is added. It takes any batch size and image size that
+    the dense net takes, and both modes.
 
     Args:
         net: the dense net, which stays as it is.
@@ -43,15 +44,17 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     root = copy.deepcopy(net)
     fold(root, graph.steps, graph.live(plan)[0])
     shape, wide = _shape(root, graph, plan, parts)
+    narrow = narrow_form(graph, plan, shape) if shape != plan else {}
     for part, around in zip(parts, wide, strict=True):
         if part.rows:
             name = part.step.module
             cut(root.get_submodule(name), part)
             if around is not part:
                 columns = None if part.columns is None else (part.columns, around.columns or [])
-                layer = widened(root.get_submodule(name), rows=(part.rows, around.rows), columns=columns)
+                layer, takes_few = root.get_submodule(name), part.step.index in narrow
+                layer = widened(layer, rows=(part.rows, around.rows), columns=columns, narrow=takes_few)
                 root.set_submodule(name, layer)
-    small = fx.GraphModule(root, write(root, graph, shape), class_name=type(net).__name__)
+    small = fx.GraphModule(root, write(root, graph, shape, narrow), class_name=type(net).__name__)
     keep_unread(small, root, graph.unread)
     modes = {name: module.training for name, module in net.named_modules()}
     for name, module in small.named_modules():

@@ -16,17 +16,18 @@ from prunebench.surgery.steps import Add, Cat, Expanded, Extreme, Multiply, Subt
 
 def add(draft: Draft, step: Add, node: fx.Node) -> fx.Node:
     sets, union = step.sets(draft.live), draft.live[step.index]
-    if sets[0] == sets[1]:
-        return draft.copy(node)
     if not all(sets):
         return draft.alias(node, draft.source(step, 0 if sets[0] else 1))
+    held = [draft.narrow.get(source, bits) for source, bits in zip(step.inputs, sets, strict=True)]
+    if held[0] == held[1] == union:
+        return draft.copy(node)
     left, right = (draft.value(draft.source(step, place)) for place in (0, 1))
     assert step.axis is not None
-    places = [positions(part, union, step.span) for part in sets]
+    places = [positions(part, union, step.span) for part in held]
     fields: dict[str, Any] = {"width": union.bit_count() * step.span, "axis": step.axis}
-    if sets[0] == union:
+    if held[0] == union:
         return draft.call(node, "scatter", ScatterAdd(first=None, second=places[1], **fields), left, right)
-    if sets[1] == union:
+    if held[1] == union:
         return draft.call(node, "scatter", ScatterAdd(first=None, second=places[0], **fields), right, left)
     return draft.call(node, "scatter", ScatterAdd(first=places[0], second=places[1], **fields), left, right)
 

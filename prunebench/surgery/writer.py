@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -14,7 +14,7 @@ from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Regroup, Weights
 from prunebench.surgery.layer_steps import Grouped, Mix
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.sets import full, to_indices, widen
+from prunebench.surgery.sets import Bits, full, to_indices, widen
 from prunebench.surgery.steps import (
     Add,
     Cat,
@@ -35,14 +35,15 @@ from prunebench.surgery.steps import (
 from prunebench.surgery.tracer import DROPOUTS
 
 
-def write(root: nn.Module, graph: ChannelGraph, plan: Plan) -> fx.Graph:
+def write(root: nn.Module, graph: ChannelGraph, plan: Plan, narrow: Mapping[int, Bits]) -> fx.Graph:
     """The operations of the net in which a plan is carried out.
 
     Args:
         root: gets the modules that scatter and gather.
         graph, plan: as in :func:`prunebench.surgery.shrink.shrink`.
+        narrow: see :func:`prunebench.surgery.narrow_form.narrow_form`.
     """
-    draft = Draft(root, graph, plan)
+    draft = Draft(root, graph, plan, narrow)
     for step, node in zip(graph.steps, graph.nodes, strict=True):
         if draft.needed[step.index]:
             draft.written[node] = _operation(draft, step, node)

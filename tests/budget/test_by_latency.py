@@ -14,7 +14,8 @@ from torch import nn
 from prunebench.budget import choose
 from prunebench.budget.allocation import Allocation, Factor, added_up, eliminate
 from prunebench.errors import UserError
-from prunebench.surgery.computed import computed_sizes
+from prunebench.layers import wide
+from prunebench.surgery.computed import Sizes, computed_sizes
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -108,6 +109,9 @@ class ByMacs:
         each = known.kernel_area * known.positions / known.groups
         return float(each * self._up(reads) * self._up(writes))
 
+    def sizes(self, plan: Plan) -> Sizes:
+        return computed_sizes(self.graph, plan, narrow=False)
+
     def share(self, plan: Plan) -> float:
         return (self._total(plan) + self.rest) / self.dense_seconds
 
@@ -118,7 +122,7 @@ class ByMacs:
         return -(-width // self.step) * self.step
 
     def _total(self, plan: Plan) -> float:
-        sizes = computed_sizes(self.graph, plan)
+        sizes = self.sizes(plan)
         return sum(self.seconds(layer, *size) for layer, size in sizes.items())
 
 
@@ -222,8 +226,12 @@ def test_what_cannot_be_reached_is_refused() -> None:
         choose({"1.first": torch.rand(16)}, graph, target_latency=0.1, timing=ByMacs(graph))
 
 
+@pytest.mark.parametrize("narrow", [True, False])
 @pytest.mark.parametrize("coupling", ["free", "aligned"])
-def test_computed_sizes_are_those_of_the_small_net(coupling: str) -> None:
+def test_computed_sizes_are_those_of_the_small_net(
+    coupling: str, narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide, "_takes_narrow", lambda tensor: narrow)
     layers = [nn.Conv2d(3, 16, 3, padding=1), Block(16, 24), Block(16, 8)]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
     graph = ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
@@ -236,4 +244,4 @@ def test_computed_sizes_are_those_of_the_small_net(coupling: str) -> None:
                 lambda module, given, out, name=name: seen.update({name: (given[0].shape[1], out.shape[1])})
             )
     small(torch.zeros(1, 3, 8, 8))
-    assert seen == computed_sizes(graph, plan)
+    assert seen == computed_sizes(graph, plan, narrow=narrow)

@@ -6,6 +6,7 @@ import copy
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 from prunebench import budget
 from prunebench.budget import Choice
 from prunebench.errors import UserError
+from prunebench.layers import wide
 from prunebench.measure import cost
 from prunebench.nets.weights import read_into, to_bytes
 from prunebench.surgery.equality import difference, same
@@ -55,6 +57,7 @@ def check_net(net: nn.Module, x: Tensor, seed: int, folder: Path) -> bool:
     strange_graph = ChannelGraph.trace(stranger, x[:1])
     dense = cost.count(net, x)
     assert (dense.macs, dense.params) == (graph.dense_macs, graph.dense_params)
+    same(net, zero(net, graph, Plan()), x, _run)
     for plan in (Plan(), draw(graph, rng, "free").plan, draw(graph, rng, "aligned").plan):
         _check_plan(net, graph, plan, x)
         _check_loading(net, graph, shrink(stranger, strange_graph, plan), plan, x, folder)
@@ -109,6 +112,7 @@ def draw(graph: ChannelGraph, rng: random.Random, coupling: str) -> Choice:
 def _check_plan(net: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor) -> None:
     small, zeroed = shrink(net, graph, plan), zero(net, graph, plan)
     same(zeroed, small, x, _run)
+    same(zeroed, copy.deepcopy(small), x, _run_wide)
     counted = cost.count(small, x)
     assert (graph.macs(plan), graph.params(plan)) == (counted.macs, counted.params)
     assert set(small.state_dict()) <= set(net.state_dict())
@@ -123,6 +127,12 @@ def _check_plan(net: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor) -> N
 
 def _run(net: nn.Module, x: Tensor) -> Tensor:
     return net(x.clone())
+
+
+def _run_wide(net: nn.Module, x: Tensor) -> Tensor:
+    """In the form that graph runtimes and other devices get."""
+    with mock.patch.object(wide, "_takes_narrow", return_value=False):
+        return net(x.clone())
 
 
 def _other_weights(net: nn.Module) -> nn.Module:

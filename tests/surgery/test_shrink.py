@@ -6,12 +6,15 @@ import copy
 import pickle
 import random
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from prunebench.layers import wide
 from prunebench.layers.memory_format import to_memory_format
 from prunebench.layers.wide import WideConv2d
+from prunebench.nets.engines import traced_onnx
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
@@ -138,13 +141,34 @@ def test_equal_sets_add_no_operation() -> None:
 
 
 @pytest.mark.parametrize(("name", "num_scatters"), [("option B", 0), ("option A, both ends", 1)])
-def test_free_sets_scatter_only_where_a_shortcut_pads(name: str, num_scatters: int) -> None:
-    small, net, *_ = small_net(name)
+def test_free_sets_scatter_only_where_a_shortcut_pads(
+    name: str, num_scatters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the wide form; in the narrow one, which torch takes on a CPU, all additions of different sets do."""
+    (small, net, *_), x = small_net(name), images()
     extra = [node for node in operations(small) if node not in operations(net)]
-    assert len(extra) == num_scatters
+    assert len(extra) > 1
     assert all(type(small.get_submodule(node)).__name__ == "ScatterAdd" for node in extra)
-    # the layers compute in the width of the stream, but they hold what the plan left
+    # the layers may compute in the width of the stream, but they hold what the plan left
     assert any(isinstance(module, WideConv2d) for module in small.modules())
+    narrow = small(x)
+    moved: list[bool] = []
+    for node in extra:
+        width = small.get_submodule(node).width
+
+        def look(_: nn.Module, given: tuple[torch.Tensor, ...], width: object = width) -> None:
+            moved.append(any(tensor.shape[1] != width for tensor in given))
+
+        small.get_submodule(node).register_forward_pre_hook(look)
+    small(x)
+    assert all(moved) and len(moved) == len(extra)
+    moved.clear()
+    monkeypatch.setattr(wide, "_takes_narrow", lambda tensor: False)
+    torch.testing.assert_close(small(x), narrow)
+    assert sum(moved) == num_scatters
+    # a graph runtime gets that form, and pads and gathers at those shortcuts alone
+    kinds = [node.op_type for node in onnx.load_from_string(traced_onnx(small, x)).graph.node]
+    assert (kinds.count("Gather") > 0) == (num_scatters > 0)
 
 
 def test_layers_that_have_no_wide_form_are_scattered() -> None:

@@ -15,7 +15,7 @@ from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore, zero
 from tests.surgery.kit import draw_plan, images, largest_difference
-from tests.surgery.nets import NETS, build
+from tests.surgery.nets import NETS, build, randomise
 
 
 def outputs(net: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor]:
@@ -129,3 +129,29 @@ def test_mistakes() -> None:
         shrink(nn.Sequential(), graph, plan)
     with pytest.raises(UserError, match=r"the small net has weight of shape \(2, 3, 3, 3\) in layer 'conv1'"):
         restore(net, graph, Plan({"conv1": (0,)}), small)
+
+
+class Padded(nn.Module):
+    """A norm behind channels that are padded: it makes constants of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.next = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)
+        self.head = nn.Linear(4, 2)
+        randomise(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(nn.functional.pad(self.enter(x), (0, 0, 0, 0, 1, 1)))
+        logits: Tensor = self.head(self.next(x).mean((2, 3)))
+        return logits
+
+
+def test_a_norm_behind_padded_channels_keeps_its_constants() -> None:
+    net, x = Padded(), images()
+    graph = ChannelGraph.trace(net, x[:1])
+    assert largest_difference(zero(net, graph, Plan()), net, x) == 0
+    assert largest_difference(shrink(net, graph, Plan()), net, x) == 0
+    assert "BatchNorm2d 'norm'" in str(graph.why_not("enter"))
+    plan = Plan({"next": (0, 3)})
+    assert largest_difference(zero(net, graph, plan), shrink(net, graph, plan), x) < 1e-5
