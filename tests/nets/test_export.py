@@ -62,7 +62,7 @@ def test_torch_export_takes_any_batch_and_gives_the_same_outputs(run_folder: Pat
     net = prunebench.load(run_folder)
     for batch in (1, 2, 5):
         with torch.no_grad():
-            assert torch.equal(program(images(batch)), net(images(batch)))
+            torch.testing.assert_close(program(images(batch)), net(images(batch)))  # free sets are in the wide form
 
 
 def test_state_dict_holds_the_small_tensors(run_folder: Path) -> None:
