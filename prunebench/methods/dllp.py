@@ -331,11 +331,12 @@ class Dllp(Method):
     def _gated_layers(self, run: Run) -> list[str]:
         """Names of the layers whose groups have gates; for filters their places are kept."""
         if self.mask == "weight":
-            known = [name for name, layer in run.graph.layers.items() if layer.kind != "depthwise"]
+            known = [n for n, layer in run.graph.layers.items() if layer.kind not in ("depthwise", "transposed")]
             names = match_layers(self.layers, known, what="method.layers")
             self._paths = {name: name for name in names}
             return names
         places, _ = unit_places(run.graph)
+        places = {name: place for name, place in places.items() if run.graph.layers[name].kind != "transposed"}
         if not places:
             raise UserError("this net has no layer whose channels one other layer alone reads; use method.mask=weight")
         names = match_layers(self.layers, places, what="method.layers")

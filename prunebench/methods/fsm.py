@@ -137,7 +137,7 @@ class FSM(ChannelMethod):
         if graph.layers[name].meets_addition and self.options["coupling"] == "free":
             return "it meets an addition, whose layers are scored together (method.coupling=aligned)"
         if not readers(graph, self._members(name, graph)):
-            return "no batch norm tells what the layers that read it may expect of it"
+            return "no convolution reads it of which a batch norm tells what it may expect"
         return None
 
     # -- one step

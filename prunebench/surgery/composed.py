@@ -30,7 +30,7 @@ def _follow(context: Context, node: fx.Node) -> tuple[fx.Node, float] | None:
     roots = {root for root, _ in read.values()}
     if len(roots) != 1:
         return None
-    values = {other: torch.full((1,), value) for other, (_, value) in read.items()}
+    values = {other: torch.full((1,), value, dtype=torch.float64) for other, (_, value) in read.items()}
     with torch.no_grad():
         return roots.pop(), float(_run(context, node, values))
 

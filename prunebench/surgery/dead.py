@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Weights
+from prunebench.surgery.kinds import CONVOLUTIONS
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan
@@ -145,8 +146,8 @@ def _move(reader: nn.Module, constant: Tensor, low: Tensor, high: Tensor) -> boo
     same = (high - low) <= _TOLERANCE * low.abs().clamp_min(1.0)
     chosen = constant.repeat_interleave(span) & same
     bias: Tensor | None = reader._parameters.get("bias")
-    padded = isinstance(reader, nn.Conv2d) and (
-        reader.padding_mode != "zeros" or reader.padding not in ((0, 0), "valid")
+    padded = isinstance(reader, CONVOLUTIONS) and (
+        reader.padding_mode != "zeros" or (reader.padding != "valid" and any(reader.padding))
     )
     if bias is None or padded:
         chosen = chosen & (low == 0) & (high == 0)

@@ -228,6 +228,8 @@ class ChannelGraph:
                 reasons[name] = shared[name]
             elif name in self._mixes and self._mixes[name].follows is not None:
                 reasons[name] = "its channels only scale others and go with those"
+            elif layer.kind == "transposed" and layer.groups > 1:
+                reasons[name] = f"it is a transposed convolution in {layer.groups} groups"
             elif name not in self._mixes and name not in self._grouped:
                 reasons[name] = "its input has no dimension of channels that can be followed"
         return reasons

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from prunebench.surgery import functions, head_rules
 from prunebench.surgery.gates import following
@@ -97,7 +98,7 @@ def _opaque(context: Context, node: fx.Node) -> Step:
 def _module(context: Context, node: fx.Node) -> Step | None:
     name = str(node.target)
     module = context.net.get_submodule(name)
-    if name in context.shared or len(node.all_input_nodes) != 1 or not node.args:
+    if name in context.shared or not node.args or not _reads_one(context, node, module):
         return None
     if is_lifted(context, node):
         return lifted(context, node)
@@ -109,6 +110,12 @@ def _module(context: Context, node: fx.Node) -> Step | None:
         return context.through(node, module=name)
     spreads = isinstance(module, nn.Upsample) and dims is not None
     return context.through(node, module=name) if spreads or name in context.traced.drops else None
+
+
+def _reads_one(context: Context, node: fx.Node, module: nn.Module) -> bool:
+    """Whether one tensor goes in; sizes may come along that say how large a transposed convolution's output is."""
+    others = [context.traced.values[other] for other in node.all_input_nodes[1:]]
+    return not others or (isinstance(module, TRANSPOSED) and all(isinstance(x, int) for x in tree_leaves(others)))
 
 
 def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
@@ -155,8 +162,8 @@ def _is_padded(context: Context, source: Step) -> bool:
 
 
 def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> Step | None:
-    source, shape = context.first(node), context.shape(node.args[0])
-    if source is None or shape is None or module.groups > 1 or (source.axis, source.span) != (1, 1):
+    shape = context.shape(node.args[0])
+    if shape is None or module.groups > 1 or len(shape) != len(module.kernel_size) + 2:
         return None
     sizes = (math.prod(module.kernel_size), math.prod(shape[2:]), module.bias is not None)
     step = _mix(context, node, module.in_channels, module.out_channels, 1, sizes)
@@ -285,6 +292,9 @@ def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
     for name in calls:
         if any(module._forward_hooks or module._forward_pre_hooks for module in net.get_submodule(name).modules()):
             shared.setdefault(name, "it has forward hooks")
+        further = net.get_submodule(name)._parameters.keys() - {"weight", "bias"}
+        if further and isinstance(net.get_submodule(name), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR, *NORMS)):
+            shared[name] = f"it has parameters beside weight and bias: {', '.join(sorted(further))}"
         if "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight"):
             shared[name] = "its weight is computed from other parameters"
     for name, tensors in states.items():

@@ -67,8 +67,16 @@ class Layer:
     is_output: bool
 
     def by_outputs(self, weight: Tensor) -> Tensor:
-        """The layer's weight as ``[out, in, ...]``; a transposed convolution stores it as ``[in, out, ...]``."""
-        return weight.transpose(0, 1) if self.kind == "transposed" else weight
+        """The layer's weight as ``[out, in, ...]``; a transposed convolution stores it as ``[in, out, ...]``.
+
+        ``in`` is of one group. A bias stays as it is. It is a view, but for groups.
+        """
+        if self.kind != "transposed" or weight.dim() < 2:
+            return weight
+        if self.groups == 1:
+            return weight.transpose(0, 1)
+        by_group = weight.reshape(self.groups, -1, *weight.shape[1:])
+        return by_group.transpose(1, 2).flatten(0, 1)
 
 
 class Surroundings:

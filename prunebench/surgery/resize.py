@@ -30,6 +30,7 @@ class Slice:
         columns: inputs that are still read; None if the module has no input dimension.
         selected: columns that the plan selects, all if it does not say; the others must be zero in the dense net.
         inside: of a grouped convolution, for each row the inputs of its group that are still read; else None.
+        foreign: names of buffers that have nothing to do with its channels.
     """
 
     step: Step
@@ -37,6 +38,7 @@ class Slice:
     columns: list[int] | None
     selected: list[int] | None
     inside: list[list[int]] | None = None
+    foreign: frozenset[str] = frozenset()
 
     @property
     def turned(self) -> bool:
@@ -53,7 +55,7 @@ class Slice:
     def tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """The tensors whose first dimension are the rows; with an input dimension beside it, or before it if turned."""
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if tensor.dim() > 0:
+            if tensor.dim() > 0 and name not in self.foreign:
                 yield name, tensor
 
     def kept(self, tensor: Tensor) -> Kept:
@@ -90,8 +92,19 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
         if isinstance(step, Grouped):
             groups = [to_indices(held) for held, _ in step.groups(live, choice)]
             inside = [groups[row // step.writes] for row in rows]
-        found.append(Slice(step, rows, columns, selected, inside))
+        foreign = _foreign(graph.traced.net.get_submodule(step.module), step)
+        found.append(Slice(step, rows, columns, selected, inside, foreign))
     return found
+
+
+def _foreign(module: nn.Module, step: Step) -> frozenset[str]:
+    """Buffers of a dense layer that are no numbers of its channels, as tools leave them."""
+    turned = isinstance(step, Mix) and step.turned
+
+    def fits(tensor: Tensor) -> bool:
+        return tensor.shape[1 if turned and tensor.dim() > 1 else 0] == step.width * step.span
+
+    return frozenset(n for n, tensor in module.named_buffers(recurse=False) if tensor.dim() and not fits(tensor))
 
 
 def check_net(net: nn.Module, graph: ChannelGraph, parts: Sequence[Slice]) -> None:

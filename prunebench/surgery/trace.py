@@ -66,6 +66,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
     Raises:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
+    _refuse_computed(net)
     leaves: dict[str, str] = {}
     norms, drops = norms_with_parts(net), sample_drops(net)
     while True:
@@ -110,6 +111,19 @@ def _trace(
         drops=drops,
         net=net,
     )
+
+
+def _refuse_computed(net: nn.Module) -> None:
+    """Refuse weights that a hook computes and keeps: they cannot be copied, and are counted nowhere."""
+    for path, module in net.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            place = type(hook).__module__
+            if place in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm"):
+                name = place.rpartition(".")[2]
+                raise UserError(
+                    f"layer '{path}' has the hook of torch.nn.utils.{name}, whose weight cannot be copied; use "
+                    f"torch.nn.utils.parametrizations.{name}, or remove it first (torch.nn.utils.remove_{name})"
+                )
 
 
 def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:

@@ -320,7 +320,7 @@ def test_what_it_cannot_score_is_said_before_training() -> None:
     net: Any = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(2 * 28 * 28, 10)
     )
-    with pytest.raises(UserError, match="no batch norm tells what the layers that read it may expect"):
+    with pytest.raises(UserError, match="no convolution reads it of which a batch norm tells what it may expect"):
         FSM(prune_ratio=0.5).check(net, bare_run(net, schedule="oneshot"))
     net = CifarResNet(blocks=1, num_classes=10, in_channels=3, shortcut="A", width=8)
     method, bare = FSM(prune_ratio=0.5), bare_run(net, schedule="oneshot")

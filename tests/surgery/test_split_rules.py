@@ -45,9 +45,9 @@ def traced(middle: Middle, width: int = 6) -> tuple[Net, ChannelGraph]:
     return net, ChannelGraph.trace(net, images(1))
 
 
-def carried_out(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+def carried_out(net: nn.Module, graph: ChannelGraph, plan: Plan, x: Tensor | None = None) -> nn.Module:
     """The small net, compared with the zeroed one, with the counts, and with itself written back."""
-    x, small = images(4), shrink(net, graph, plan)
+    x, small = images(4) if x is None else x, shrink(net, graph, plan)
     same(zero(net, graph, plan), small, x, lambda net, x: net(x))
     same(restore(net, graph, plan, small), small, x, lambda net, x: net(x))
     counted = cost.count(small, x)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.graph import ChannelGraph, Layer
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.zero import zero
 
@@ -54,15 +54,15 @@ class ChannelMasks(nn.Module):
         if thorough:
             net.load_state_dict(zero(net, self._graph, self.plan()).state_dict())
             return
-        for parameter, mask in self._filters(net):
-            parameter[~mask] = 0
+        for layer, parameter, mask in self._filters(net):
+            layer.by_outputs(parameter)[~mask] = 0
 
     def zero_gradients(self, net: nn.Module, *, thorough: bool) -> None:
         """Overwrite the gradients of the same parameters with 0, in place."""
         if not thorough:
-            for parameter, mask in self._filters(net):
+            for layer, parameter, mask in self._filters(net):
                 if parameter.grad is not None:
-                    parameter.grad[~mask] = 0
+                    layer.by_outputs(parameter.grad)[~mask] = 0
             return
         if self._thorough is None:
             self._thorough = self._survivors(net)
@@ -74,10 +74,10 @@ class ChannelMasks(nn.Module):
         """Each layer with its part of ``live``, ``[out]``."""
         return zip(self._widths, self.live.split(list(self._widths.values())), strict=True)
 
-    def _filters(self, net: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def _filters(self, net: nn.Module) -> Iterator[tuple[Layer, nn.Parameter, Tensor]]:
         for name, mask in self._masks():
             for parameter in net.get_submodule(name).parameters(recurse=False):
-                yield parameter, mask
+                yield self._graph.layers[name], parameter, mask
 
     @torch.no_grad()
     def _survivors(self, net: nn.Module) -> dict[str, Tensor]:
