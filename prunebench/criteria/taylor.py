@@ -19,6 +19,7 @@ from prunebench.surgery.graph import Layer
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Loss: TypeAlias = Callable[[nn.Module, Batch], Tensor]
+_AS_THEY_ARE: Mapping[str, Callable[[Tensor], Tensor]] = {}
 VARIANTS = ("gate", "per_example", "filter", "weight", "norm")
 
 
@@ -68,7 +69,7 @@ def parameter_gradients(
     loss: Loss,
     *,
     squared: bool,
-    turned: Collection[str] = (),
+    by_outputs: Mapping[str, Callable[[Tensor], Tensor]] = _AS_THEY_ARE,
 ) -> dict[str, Tensor]:
     """Name -> sum of g w, or of (g w)^2, over what belongs to each channel: ``[1, channels]``.
 
@@ -77,7 +78,7 @@ def parameter_gradients(
 
     Args:
         names: of parameters whose first dimension are the channels; their gradients alone are computed.
-        turned: those of them whose second dimension are the channels.
+        by_outputs: for those of them that are stored otherwise, how they come into that form.
     """
     paths = [path for parameters in names.values() for path in parameters]
     wanted = [net.get_parameter(path) for path in paths]
@@ -85,7 +86,7 @@ def parameter_gradients(
         parameter.requires_grad_(True)
     found = torch.autograd.grad(loss(net, batch), wanted, allow_unused=True, materialize_grads=True)
     owned = [parameter.detach() * gradient for parameter, gradient in zip(wanted, found, strict=True)]
-    by_channel = [x.transpose(0, 1) if path in turned else x for path, x in zip(paths, owned, strict=True)]
+    by_channel = [by_outputs[path](x) if path in by_outputs else x for path, x in zip(paths, owned, strict=True)]
     products = iter([product.reshape(len(product), -1) for product in by_channel])
     rows = {}
     for name, parameters in names.items():
@@ -171,8 +172,8 @@ class Taylor(Criterion):
             return {name: row * len(row) for name, row in gate_gradients(net, gated, batch, loss).items()}
         known = dict(net.named_parameters())
         names = {layer.name: _existing(self._owned(layer), known) for layer in layers}
-        turned = {f"{layer.name}.weight" for layer in layers if layer.kind == "transposed"}
-        return parameter_gradients(net, names, batch, loss, squared=self.variant == "weight", turned=turned)
+        turned = {f"{layer.name}.weight": layer.by_outputs for layer in layers if layer.kind == "transposed"}
+        return parameter_gradients(net, names, batch, loss, squared=self.variant == "weight", by_outputs=turned)
 
     def _owned(self, layer: Layer) -> list[str]:
         """The parameters whose gradients count."""
