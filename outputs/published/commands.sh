@@ -57,8 +57,10 @@ python scripts/publish.py "$runs"/{flop_l0,agp_structured,none}-sru_tiny-enwik8_
 whole=(table=all latency=false trainer.num_threads=1 trainer.progress=false)
 python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
+python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x*' seeds=1 "${whole[@]}"
 python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x1' seeds=2 "${whole[@]}"
-python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_784_500_300,lenet300_100}-mnist-*
+python scripts/reproduce.py paper=variational_dropout 'rows=f1a_*-w100' "${whole[@]}"
+python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_3_hidden,mlp_784_500_300,lenet300_100}-mnist-*
 
 # a net that was trained without attacks, under attack, and one with masks that was trained under attack
 attacked=(method=anp dataset=mnist model=lenet5 'dataset.mean=[0.0]' 'dataset.std=[1.0]' attack=pgd attack.step=0.01
@@ -67,6 +69,7 @@ python -m prunebench "${attacked[@]}" method.mode=standard schedule=simultaneous
 python scripts/publish.py "$runs"/anp-lenet5-mnist
 fifth=(schedule.phases.{pretrain,train}.{epochs=10,epoch_share=0.2})
 python -m prunebench "${attacked[@]}" method.mode=anp_vs "${fifth[@]}"
+python -m prunebench "${attacked[@]}" method.mode=at schedule=simultaneous "${fifth[@]:2}"
 python scripts/publish.py --declared 'ten epochs over a fifth of the training set' "$runs"/anp-lenet5-mnist
 
 # nets in integers
@@ -76,6 +79,13 @@ for net in resnet20 resnet56; do
         latency=false trainer.num_threads=1 trainer.progress=false
     python scripts/publish.py "$runs"/l1norm-$net-cifar10
 done
+
+# what criteria choose, right after the cut, and one epoch later
+digits=(dataset=digits model=resnet20 latency=false trainer.num_threads=1 trainer.progress=false)
+criteria=random,l1norm,l2norm,fpgm,bn_scale,bn_importance,taylor,group_norm,lamp
+python -m prunebench -m "${digits[@]}" schedule=oneshot method=$criteria method.target_macs=0.8,0.65,0.5 seed=0,1,2
+python -m prunebench -m "${digits[@]}" schedule.phases.finetune.epochs=1 method=$criteria method.target_macs=0.3 seed=0,1,2
+python scripts/publish.py "$runs"/{random,l1norm,l2norm,fpgm,bn_scale,bn_importance,taylor,group_norm,lamp}-resnet20-digits
 
 # each method with one word
 methods=(fpgm l1norm l2norm random bn_scale bn_importance taylor group_norm lamp magnitude agp fpgm_mix

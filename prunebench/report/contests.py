@@ -81,8 +81,8 @@ def _claims(budget: Budget) -> str:
     won: dict[str, list[str]] = {rank.group.id: [] for rank in budget.ranks}
     for pair in (pair for pair in budget.pairs if pair.decided):
         ahead, behind = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
-        won[ahead.id].append(f"{behind.name} (+{100 * abs(pair.difference):.1f})")
-    names = {rank.group.id: rank.group.name for rank in budget.ranks}
+        won[ahead.id].append(f"{behind.first.method} (+{100 * abs(pair.difference):.1f})")
+    names = {rank.group.id: rank.group.first.method for rank in budget.ranks}
     parts = [(names[winner], ", ".join(losers)) for winner, losers in won.items() if losers]
     return "; ".join(f"{name} {'' if place else 'is better '}than {rest}" for place, (name, rest) in enumerate(parts))
 
