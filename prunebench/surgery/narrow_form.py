@@ -33,7 +33,7 @@ def narrow_form(graph: ChannelGraph, plan: Plan, shape: Plan) -> dict[int, Bits]
     origins: list[int | None] = []
     for step in graph.steps:
         origin = origins[step.inputs[0]] if step.inputs and _passes(step, changed) else None
-        if isinstance(step, Mix) and step.module in changed and live[step.index] != wide[step.index]:
+        if isinstance(step, Mix) and step.module in changed and _pays(live[step.index], wide[step.index]):
             origin = step.index
         origins.append(origin)
     refused: set[int] = set()
@@ -44,6 +44,11 @@ def narrow_form(graph: ChannelGraph, plan: Plan, shape: Plan) -> dict[int, Bits]
             refused |= read
     kept = {index: origin for index, origin in enumerate(origins) if origin is not None and origin not in refused}
     return {index: live[index] for index in kept}
+
+
+def _pays(few: Bits, wide: Bits) -> bool:
+    """Whether a layer writes so much less that moving activations pays, see :mod:`prunebench.layers.wide`."""
+    return 2 * few.bit_count() <= wide.bit_count()
 
 
 def _differs(step: Step, live: Sequence[Bits], choice: Choice, wide: Sequence[Bits], around: Choice) -> bool:
