@@ -80,6 +80,10 @@ for net in resnet20 resnet56; do
     python scripts/publish.py "$runs"/l1norm-$net-cifar10
 done
 
+python -m prunebench model=vgg16 dataset.size=32 method=l1norm method.target_macs=0.5 schedule.phases.pretrain.epochs=8 \
+    schedule.phases.finetune.epochs=2 quantize=int8 trainer.num_threads=1 trainer.progress=false
+python scripts/publish.py "$runs"/l1norm-vgg16-digits
+
 # what criteria choose, right after the cut, and one epoch later
 digits=(dataset=digits model=resnet20 latency=false trainer.num_threads=1 trainer.progress=false)
 criteria=random,l1norm,l2norm,fpgm,bn_scale,bn_importance,taylor,group_norm,lamp
