@@ -30,8 +30,8 @@ from prunebench.nets import spec as specs
 from prunebench.nets.dense_net import make_net
 from prunebench.nets.spec import Spec, without_memory
 from prunebench.nets.weights import read_into, to_bytes
+from prunebench.surgery.families import TRANSPOSED
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.kinds import TRANSPOSED
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.rebuild import describe, rebuild
 from prunebench.surgery.shrink import shrink

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from prunebench.surgery.families import CONVOLUTIONS
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Weights
-from prunebench.surgery.kinds import CONVOLUTIONS
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.pieces import completed
 from prunebench.surgery.plan import Plan

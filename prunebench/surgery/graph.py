@@ -9,9 +9,10 @@ from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery.equal import Cells, bound, equal_cells
+from prunebench.surgery.families import CONVOLUTIONS, LINEAR, TRANSPOSED
 from prunebench.surgery.heads import Attend, HeadProduct
 from prunebench.surgery.joint import must_stay
-from prunebench.surgery.kinds import CONVOLUTIONS, LINEAR, TRANSPOSED, build
+from prunebench.surgery.kinds import build
 from prunebench.surgery.layer import Layer, Surroundings
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.pieces import completed, pieces
