@@ -59,6 +59,8 @@ class Counter(TorchDispatchMode):
 
     Attributes:
         calls: what each module did, in the order of first execution.
+        has_fixed: whether something was multiplied that no input has a say in, as computed weights: it costs the same
+            for any number of samples.
 
     Raises:
         UserError: while the net runs: an operation may hide multiply-accumulates, for example ``nn.LSTM``.
@@ -67,6 +69,7 @@ class Counter(TorchDispatchMode):
     def __init__(self, net: nn.Module, sample: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: dict[str, Call] = {}
+        self.has_fixed = False
         self._formulas = _formulas()
         self._stack = [ROOT]
         self._depth = 0
@@ -129,6 +132,7 @@ class Counter(TorchDispatchMode):
             operations = self._formulas[packet](*args, **kwargs, out_val=output)
             assert operations % 2 == 0, f"{packet} gave {operations}, expected two per multiply-accumulate"
             call.macs += operations // 2
+            self.has_fixed |= operations > 0 and not any(live)
             if not call.kind:
                 call.kind, call.channels = _describe(packet, args, operands, live, output)
         else:
@@ -164,6 +168,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     return known | {
         aten.mv: lambda matrix, vector, out_val: 2 * matrix.numel(),
         aten.dot: lambda left, right, out_val: 2 * left.numel(),
+        aten.vdot: lambda left, right, out_val: 2 * left.numel(),
         aten.addmv: lambda summand, matrix, vector, out_val, **_: 2 * matrix.numel(),
         aten.addbmm: lambda summand, left, right, out_val, **_: bmm(left, right),
         aten._scaled_dot_product_flash_attention_for_cpu: known[aten._scaled_dot_product_flash_attention],

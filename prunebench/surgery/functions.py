@@ -101,6 +101,21 @@ def _reshape(context: Context, node: fx.Node) -> Step | None:
     return shuffles.reshaped(context, node) or context.reshape(node) or head_rules.regroup(context, node)
 
 
+def _unflatten(context: Context, node: fx.Node) -> Step | None:
+    return unflattened(context, node, node.args[1] if len(node.args) > 1 else node.kwargs.get("dim"))
+
+
+def unflattened(context: Context, node: fx.Node, dim: Any) -> Step | None:
+    """Another dimension than the channels becomes several."""
+    source, before, after = context.first(node), context.shape(node.args[0]), context.shape(node)
+    if source is None or source.axis is None or before is None or after is None or not isinstance(dim, int):
+        return None
+    place = dim % len(before)
+    if place == source.axis:
+        return None
+    return context.through(node, axis=source.axis + (len(after) - len(before) if place < source.axis else 0))
+
+
 def _turn(context: Context, node: fx.Node) -> Step | None:
     source, order = context.first(node), shuffles.turned(context, node)
     if isinstance(source, Unfolded):
@@ -181,6 +196,7 @@ _RULES: dict[str, Callable[[Context, fx.Node], Step | None]] = {
     **dict.fromkeys(SIZES, _size),
     **dict.fromkeys(SHIFTS, _shifted),
     "interpolate": _interpolate,
+    "unflatten": _unflatten,
     "pow": _power,
     "getitem": _getitem,
     **dict.fromkeys(SPLITS, split_rules.split),

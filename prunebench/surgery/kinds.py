@@ -244,6 +244,10 @@ def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
     return context.reshape(node) or head_rules.regroup(context, node)
 
 
+def _unflatten(context: Context, node: fx.Node, module: nn.Unflatten) -> Step | None:
+    return functions.unflattened(context, node, module.dim)
+
+
 _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS, _convolution),
     (TRANSPOSED, _transposed),
@@ -253,6 +257,7 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     ((*ACTIVATIONS, *LIFTS), _activation),
     (COPIES, _copy),
     ((nn.Flatten,), _flatten),
+    ((nn.Unflatten,), _unflatten),
     ((nn.LayerNorm, nn.RMSNorm), head_rules.norm),
     ((nn.Softmax,), _softmax),
 )

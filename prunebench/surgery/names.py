@@ -35,7 +35,9 @@ ARITHMETIC = frozenset({"add", "sub", "subtract", "mul", "div", "truediv", "pow"
 SPLITS = frozenset({"split", "chunk", "tensor_split"})
 ATTENTION = frozenset({"scaled_dot_product_attention", "softmax", "masked_fill", "where", "matmul", "bmm", "einsum"})
 SHIFTS = frozenset({"roll", "flip"})
-OTHERS = frozenset({"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as", "unbind"})
+OTHERS = frozenset(
+    {"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as"} | {"unbind", "unflatten"}
+)
 
 
 def name_of(node: fx.Node) -> str:

@@ -54,7 +54,7 @@ class Recorder(fx.Interpreter):
     def __init__(self, net: fx.GraphModule, inputs: Tensor) -> None:
         super().__init__(net)
         self.extra_traceback = False  # it would write the graph and the stack into our sentence
-        self._batch = len(inputs)
+        self._net, self._batch = net, len(inputs)
         self._seen = Recording()
         self._numbers = Numbers()
         self._seen.state = {self._numbers.memory(tensor) for tensor in (*net.parameters(), *net.buffers())}
@@ -70,6 +70,8 @@ class Recorder(fx.Interpreter):
         with torch.random.fork_rng(), torch.no_grad(), plain_attention(), self._counter:
             torch.manual_seed(SEED)
             self._seen.output = self.run(inputs)
+        if self._counter.has_fixed and self._batch > 1:
+            self._seen.macs = Recorder(self._net, inputs[:1]).record(inputs[:1]).macs
         self._seen.output = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self._seen.output)
         return self._seen
 

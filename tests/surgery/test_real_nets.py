@@ -103,6 +103,13 @@ def made(net: Net, x: Tensor) -> Tensor:
     return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))(net.a(x)) + nn.ReLU6()(net.b(functional.avg_pool2d(x, 2)))
 
 
+def unflattened(net: Net, x: Tensor) -> Tensor:
+    """Pictures in patches, which a function and a layer take apart."""
+    y = net.a(x).unflatten(-1, (-1, 2)).mean(-1)
+    z = nn.Unflatten(2, (-1, 2))(net.b(x)).amax(3)
+    return y[:, :, ::2] + z[..., ::2]
+
+
 FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
     "max": (lambda net, x: torch.max(net.a(x), net.b(x)), {"a", "b"}),
     "minimum": (lambda net, x: net.a(x).minimum(net.b(x)), {"a", "b"}),
@@ -115,6 +122,7 @@ FOLLOWED: dict[str, tuple[Callable[[Net, Tensor], Tensor], set[str]]] = {
     "resized": (resized, {"a", "b"}),
     "rolled": (lambda net, x: torch.roll(net.a(x), (1, 2), dims=(2, 3)) + net.b(x).flip(3), {"a", "b"}),
     "rolled on": (lambda net, x: torch.roll(torch.flip(net.a(x), [2]), 1, -1) + net.b(x).flip((2, 3)), {"a", "b"}),
+    "unflattened": (unflattened, {"a", "b"}),
     "made": (made, {"a", "b"}),
     "bounded": (bounded, {"a"}),
 }

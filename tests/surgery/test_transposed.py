@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.measure import cost
 from prunebench.methods.bases.channel_masks import ChannelMasks
 from prunebench.surgery.dead import without_constants
 from prunebench.surgery.graph import ChannelGraph
@@ -130,3 +131,13 @@ def test_weights_that_a_hook_computes_are_refused(name: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), wrap(nn.Conv2d(6, 5, 3)), nn.Conv2d(5, 4, 3)).eval()
     with pytest.raises(UserError, match=rf"layer '1' has the hook of .*use torch\.nn\.utils\.parametrizations\.{name}"):
         ChannelGraph.trace(net, images(1))
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_a_layer_whose_weights_are_computed_stays_whole(name: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)).eval()
+    getattr(nn.utils.parametrizations, name)(net.get_submodule("1"))
+    graph = ChannelGraph.trace(net, images(1))
+    assert graph.why_not("1") == "its weight is computed from other parameters"
+    assert f"'1' ({graph.why_not('1')}), which needs all of them" in str(graph.why_not("0"))
+    assert graph.macs(Plan()) == graph.dense_macs == cost.count(net, images(1)).macs
