@@ -1,38 +1,17 @@
-"""Which kind each operation of a traced net is, and the rules for modules."""
+"""Which kind each operation of a traced net is, and which of its modules must be taken as they are."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
-from prunebench.surgery import functions, head_rules
-from prunebench.surgery.families import (
-    ACTIVATIONS,
-    BORDERS,
-    CONVOLUTIONS,
-    COPIES,
-    LIFTS,
-    LINEAR,
-    NORMS,
-    POOLS,
-    TRANSPOSED,
-)
+from prunebench.surgery import functions, head_rules, module_rules
+from prunebench.surgery.families import CONVOLUTIONS, LINEAR, NORMS, TRANSPOSED
 from prunebench.surgery.gates import following
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
-from prunebench.surgery.lifts import is_lifted, lifted
 from prunebench.surgery.rule_context import Context
-from prunebench.surgery.sets import full
-from prunebench.surgery.steps import Opaque, Output, PerChannel, Source, Step
+from prunebench.surgery.steps import Opaque, Output, Source, Step
 from prunebench.surgery.trace import Traced
-
-Rule = Callable[[Context, fx.Node, Any], Step | None]
 
 
 def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
@@ -61,7 +40,7 @@ def _step(context: Context, node: fx.Node) -> Step | None:
     if node.op == "get_attr":
         return Source(index=context.index, params=context.parameters(str(node.target)))
     if node.op == "call_module":
-        return _module(context, node)
+        return module_rules.step(context, node)
     return functions.step(context, node) if node.op != "output" else None
 
 
@@ -78,189 +57,6 @@ def _opaque(context: Context, node: fx.Node) -> Step:
         macs=context.traced.macs[node],
         params=context.parameters(module) if module else (),
     )
-
-
-def _module(context: Context, node: fx.Node) -> Step | None:
-    name = str(node.target)
-    module = context.net.get_submodule(name)
-    if name in context.shared or not node.args or not _reads_one(context, node, module):
-        return None
-    if is_lifted(context, node):
-        return lifted(context, node)
-    for types, rule in _RULES:
-        if isinstance(module, types) and (name in context.traced.norms or _inherits(module, types)):
-            return rule(context, node, module)
-    dims = context.num_spatial(node)
-    if dims is not None and isinstance(module, (*POOLS.get(dims, ()), *BORDERS.get(dims, ()))):
-        return context.through(node, module=name)
-    spreads = isinstance(module, nn.Upsample) and dims is not None
-    return context.through(node, module=name) if spreads or name in context.traced.drops else None
-
-
-def _reads_one(context: Context, node: fx.Node, module: nn.Module) -> bool:
-    """Whether one tensor goes in; sizes may come along that say how large a transposed convolution's output is."""
-    others = [context.traced.values[other] for other in node.all_input_nodes[1:]]
-    return not others or (isinstance(module, TRANSPOSED) and all(isinstance(x, int) for x in tree_leaves(others)))
-
-
-def _inherits(module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
-    """Whether it computes what its base class does (a subclass may standardise or mask its weights)."""
-    base = next(kind for kind in types if isinstance(module, kind))
-    methods = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]
-    return all(getattr(type(module), name) is getattr(base, name) for name in methods)
-
-
-def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | None:
-    source, shape = context.first(node), context.shape(node)
-    if source is None or shape is None or len(shape) != len(module.kernel_size) + 2:
-        return None
-    area = math.prod(module.kernel_size)
-    spots = math.prod(shape[2:])
-    if module.groups == 1:
-        return _mix(context, node, module.in_channels, module.out_channels, 1, (area, spots, module.bias is not None))
-    if source.axis != 1 or source.span != 1:
-        return None
-    if module.groups != module.in_channels:
-        if _is_padded(context, source):
-            return None
-        return Grouped(
-            **context.base(node, axis=1, width=module.out_channels),
-            reads=module.in_channels // module.groups,
-            writes=module.out_channels // module.groups,
-            why=context.why(node),
-            macs_each=area * spots,
-            params_each=area,
-            has_bias=module.bias is not None,
-        )
-    return Depthwise(
-        **context.base(node, axis=1, width=module.out_channels),
-        multiplier=module.out_channels // module.in_channels,
-        macs_each=area * spots,
-        params_each=area + (module.bias is not None),
-    )
-
-
-def _is_padded(context: Context, source: Step) -> bool:
-    """Whether a shortcut has padded channels, which are zero in the dense net already: a norm makes constants of them,
-    and groups count them."""
-    return context.complete(source.index) != full(source.width)
-
-
-def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> Step | None:
-    shape = context.shape(node.args[0])
-    if shape is None or module.groups > 1 or len(shape) != len(module.kernel_size) + 2:
-        return None
-    sizes = (math.prod(module.kernel_size), math.prod(shape[2:]), module.bias is not None)
-    step = _mix(context, node, module.in_channels, module.out_channels, 1, sizes)
-    return None if step is None else replace(step, turned=True)
-
-
-def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
-    shape = context.shape(node)
-    if shape is None or len(shape) < 2:
-        return None
-    spots = positions(context.traced.macs[node], module)
-    sizes = (1, spots, module.bias is not None)
-    return _mix(context, node, module.in_features, module.out_features, len(shape) - 1, sizes)
-
-
-def positions(macs: int, module: nn.Linear) -> int:
-    """Tokens of one sample that a linear layer reads: what it was counted with, wherever the batch lies."""
-    return macs // (module.in_features * module.out_features)
-
-
-def _mix(
-    context: Context, node: fx.Node, num_in: int, num_out: int, axis: int, sizes: tuple[int, int, bool]
-) -> Mix | None:
-    """``sizes``: kernel area, positions (of the output; of a transposed convolution's input), whether it has a bias."""
-    source = context.first(node)
-    if source is None:
-        return None
-    area, spots, has_bias = sizes
-    fits = source.axis == axis and source.width * source.span == num_in
-    return Mix(
-        **context.base(node, axis=axis, width=num_out),
-        in_width=source.width if fits else num_in,
-        in_span=source.span if fits else 1,
-        whole=0 if fits else full(num_in),
-        complete=0 if fits or source.axis is None else context.complete(source.index),
-        why=context.why(node),
-        macs_each=area * spots,
-        params_each=area,
-        has_bias=has_bias,
-    )
-
-
-def _norm(context: Context, node: fx.Node, module: nn.BatchNorm2d) -> Step | None:
-    source = context.first(node)
-    if source is None or source.axis != 1 or source.width * source.span != module.num_features:
-        return None
-    if _is_padded(context, source):
-        return None
-    return PerChannel(
-        **context.base(node, axis=1, width=source.width, span=source.span),
-        num_each=len(list(module.parameters())),
-        is_norm=True,
-    )
-
-
-def _group_norm(context: Context, node: fx.Node, module: nn.GroupNorm) -> Step | None:
-    """Of one channel a group; statistics of several would change with what is dead."""
-    source = context.first(node)
-    if module.num_groups != module.num_channels or source is None or source.axis != 1 or source.span != 1:
-        return None
-    if _is_padded(context, source):
-        return None
-    base = context.base(node, axis=1, width=source.width)
-    return PerChannel(**base, num_each=len(list(module.parameters())), is_norm=True)
-
-
-def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
-    parameters = list(module.parameters())
-    width = parameters[0].numel() if parameters else 1
-    zero = torch.zeros(1, width, device=parameters[0].device if parameters else None)
-    with torch.no_grad():
-        value = module(zero)
-    if bool(value.ne(0).any()):
-        return None
-    if width == 1:
-        return context.through(node, module=str(node.target), params=context.parameters(str(node.target)))
-    source = context.first(node)
-    if source is None or source.axis != 1 or source.width * source.span != width:
-        return None
-    base = context.base(node, axis=1, width=source.width, span=source.span)
-    return PerChannel(**base, num_each=1, is_norm=False)
-
-
-def _copy(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
-    return context.through(node, module=str(node.target))
-
-
-def _softmax(context: Context, node: fx.Node, module: nn.Softmax) -> Step | None:
-    return head_rules.weights(context, node, dim=module.dim)
-
-
-def _flatten(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
-    return context.reshape(node) or head_rules.regroup(context, node)
-
-
-def _unflatten(context: Context, node: fx.Node, module: nn.Unflatten) -> Step | None:
-    return functions.unflattened(context, node, module.dim)
-
-
-_RULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
-    (CONVOLUTIONS, _convolution),
-    (TRANSPOSED, _transposed),
-    (LINEAR, _linear),
-    (NORMS, _norm),
-    ((nn.GroupNorm,), _group_norm),
-    ((*ACTIVATIONS, *LIFTS), _activation),
-    (COPIES, _copy),
-    ((nn.Flatten,), _flatten),
-    ((nn.Unflatten,), _unflatten),
-    ((nn.LayerNorm, nn.RMSNorm), head_rules.norm),
-    ((nn.Softmax,), _softmax),
-)
 
 
 def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
@@ -285,7 +81,8 @@ def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
         further = net.get_submodule(name)._parameters.keys() - {"weight", "bias"}
         if further and isinstance(net.get_submodule(name), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR, *NORMS)):
             shared[name] = f"it has parameters beside weight and bias: {', '.join(sorted(further))}"
-        if "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight"):
+        computed = "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight")
+        if computed and name not in traced.known.channelwise:
             shared[name] = "its weight is computed from other parameters"
     for name, tensors in states.items():
         others = {other for tensor in tensors for other in owners[id(tensor)]} - {name}

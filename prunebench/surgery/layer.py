@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor, fx, nn
 
 from prunebench.surgery.families import ACTIVATIONS, CONVOLUTIONS, LINEAR, TRANSPOSED
-from prunebench.surgery.kinds import positions
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
+from prunebench.surgery.module_rules import positions
 from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
 from prunebench.surgery.names import name_of
 from prunebench.surgery.steps import (

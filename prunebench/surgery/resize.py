@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.channel_modules import channel_dim
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.plan import Plan
@@ -53,23 +54,31 @@ class Slice:
         return None if self.columns is None else len(self.columns)
 
     def tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """The tensors whose first dimension are the rows; with an input dimension beside it, or before it if turned."""
+        """The tensors with a dimension of rows, and perhaps one of columns."""
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             if tensor.dim() > 0 and name not in self.foreign:
                 yield name, tensor
 
+    def rows_dim(self, tensor: Tensor) -> int:
+        """Where the rows lie in one of these tensors: first, behind the columns if turned, or behind single entries."""
+        if isinstance(self.step, PerChannel):
+            return channel_dim(tensor.shape, self.step.width * self.step.span) or 0
+        return int(self.turned and tensor.dim() > 1)
+
     def kept(self, tensor: Tensor) -> Kept:
-        """The live indices of one of these tensors, along its first dimension or its first two."""
+        """The live indices of one of these tensors, along its first dimensions."""
         second = self.columns if self.inside is None else self.inside
         if second is None or tensor.dim() < 2:
-            return [self.rows]
+            return [*[[0]] * self.rows_dim(tensor), self.rows]
         return [second, self.rows] if self.turned else [self.rows, second]
 
     def sizes(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape of what is left of one of these tensors."""
         kept = self.kept(tensor)
-        first = [len(self.rows)] if len(kept) == 1 else [len(self.rows), self.num_columns or 0]
-        return (*(reversed(first) if self.turned else first), *tensor.shape[len(first) :])
+        first = [len(indices) for indices in kept]
+        if self.inside is not None and len(kept) > 1:
+            first[1] = self.num_columns or 0
+        return (*first, *tensor.shape[len(first) :])
 
 
 def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
@@ -99,10 +108,12 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
 
 def _foreign(module: nn.Module, step: Step) -> frozenset[str]:
     """Buffers of a dense layer that are no numbers of its channels, as tools leave them."""
-    turned = isinstance(step, Mix) and step.turned
+    turned, width = isinstance(step, Mix) and step.turned, step.width * step.span
 
     def fits(tensor: Tensor) -> bool:
-        return tensor.shape[1 if turned and tensor.dim() > 1 else 0] == step.width * step.span
+        if isinstance(step, PerChannel):
+            return channel_dim(tensor.shape, width) is not None or width == tensor.numel() == 1
+        return tensor.shape[1 if turned and tensor.dim() > 1 else 0] == width
 
     return frozenset(n for n, tensor in module.named_buffers(recurse=False) if tensor.dim() and not fits(tensor))
 

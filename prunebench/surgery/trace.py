@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
 from prunebench.surgery import writes
+from prunebench.surgery.channel_modules import Layout, channel_modules
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
 from prunebench.surgery.norm_forms import norms_with_parts
@@ -23,6 +24,33 @@ from prunebench.surgery.writes import Memory
 __all__ = ["Traced", "trace"]
 
 _BATCH = 2  # a batch of one would hide a reshape that mixes samples
+
+
+@dataclass(frozen=True)
+class Known:
+    """Paths of the modules of unknown classes that were found, by trying them out, to be one operation of a known kind.
+
+    Attributes:
+        norms: batch norms with parts, see :mod:`prunebench.surgery.norm_forms`.
+        drops: stochastic depth, see :mod:`prunebench.surgery.sample_drops`.
+        channelwise: with the layouts that they take, see :mod:`prunebench.surgery.channel_modules`.
+    """
+
+    norms: frozenset[str]
+    drops: frozenset[str]
+    channelwise: Mapping[str, frozenset[Layout]]
+
+    @classmethod
+    def of(cls, net: nn.Module) -> Known:
+        """Those of a net, which stays as it is."""
+        norms = norms_with_parts(net)
+        others = {path: layouts for path, layouts in channel_modules(net).items() if path not in norms}
+        return cls(norms, sample_drops(net), others)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """All of them."""
+        return self.norms.union(self.drops, self.channelwise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +65,7 @@ class Traced:
         dropouts: the dropout functions that follow the net's mode.
         constants: path -> tensor that is read but not stored: made by the forward pass, or no persistent buffer.
         leaves: path of a module that could not be followed and is one operation -> why.
-        norms, drops: paths of modules that are one operation of a known kind: batch norms with parts, stochastic depth.
+        known: paths of modules of unknown classes that are one operation of a known kind.
         net: a copy of the net in evaluation mode.
     """
 
@@ -48,8 +76,7 @@ class Traced:
     dropouts: frozenset[fx.Node]
     constants: Mapping[str, Tensor]
     leaves: Mapping[str, str] = field(default_factory=dict)
-    norms: frozenset[str]
-    drops: frozenset[str]
+    known: Known
     net: nn.Module
 
 
@@ -68,24 +95,22 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
     """
     _refuse_computed(net)
     leaves: dict[str, str] = {}
-    norms, drops = norms_with_parts(net), sample_drops(net)
+    known = Known.of(net)
     while True:
         try:
-            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves, norms, drops)
+            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves, known)
         except CannotFollow as problem:
             if not problem.module:
                 raise UserError("; ".join(filter(None, (str(problem), problem.advice)))) from problem
             leaves[problem.module] = str(problem)
 
 
-def _trace(
-    net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], norms: frozenset[str], drops: frozenset[str]
-) -> Traced:
+def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], known: Known) -> Traced:
     differing_weights(net)
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
     original, evaluated, trained = (twin(net, own=leaves) for _ in range(3))
-    single = norms.union(drops, leaves)
+    single = known.paths.union(leaves)
     training, alone = symbolic(trained, inputs, single, training=True)
     graph, _ = symbolic(net, inputs, single, training=False)
     check_modes(training, graph)
@@ -107,8 +132,7 @@ def _trace(
         dropouts=dropouts,
         constants={name: attrgetter(name)(net) for name in attributes - stored},
         leaves=leaves,
-        norms=norms,
-        drops=drops,
+        known=known,
         net=net,
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.channel_modules import dead_value
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, slices
@@ -33,10 +34,10 @@ def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     with torch.no_grad():
         for part in parts:
             for name, tensor in part.tensors(net.get_submodule(part.step.module)):
-                rows, columns = (1, 0) if part.turned and tensor.dim() > 1 else (0, 1)
+                rows = part.rows_dim(tensor)
                 _fill(name, tensor, dim=rows, kept=part.rows)
                 if part.selected is not None and tensor.dim() > 1:
-                    _fill(name, tensor, dim=columns, kept=part.selected)
+                    _fill(name, tensor, dim=1 - rows, kept=part.selected)
     return net
 
 
@@ -71,7 +72,7 @@ def _fill(name: str, tensor: Tensor, *, dim: int, kept: list[int]) -> None:
     dead = torch.ones(tensor.shape[dim], dtype=torch.bool)
     dead[kept] = False
     if dead.any():
-        tensor.index_fill_(dim, dead.nonzero().flatten().to(tensor.device), 1.0 if name == "running_var" else 0.0)
+        tensor.index_fill_(dim, dead.nonzero().flatten().to(tensor.device), dead_value(name))
 
 
 def _write_back(part: Slice, module: nn.Module, small: nn.Module | None) -> None:

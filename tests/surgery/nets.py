@@ -240,3 +240,38 @@ def randomise(net: nn.Module) -> None:
             if module.affine:
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, 0.0, 0.3)
+
+
+class Frozen(nn.Module):
+    """A batch norm of buffers only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (self.weight * (self.running_var + 1e-5).rsqrt()).reshape(1, -1, 1, 1)
+        return x * scale + (self.bias - self.running_mean * scale.flatten()).reshape(1, -1, 1, 1)
+
+
+class Affine(nn.Module):
+    """A learned scale and shift; ``shape`` says where the channels are."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class Bias(nn.Module):
+    """One number a channel, which a method adds."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.add(self.bias.view(1, -1, 1, 1)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.surgery.nets import randomise
+from tests.surgery.nets import Affine, Bias, Frozen, randomise
 
 SIZE = 8
 WIDTHS = (2, 3, 4, 6)
@@ -231,7 +231,7 @@ class _Drawer:
     def draw_norm(self, place: int) -> None:
         width, _ = self.shapes[place]
         norms = [nn.BatchNorm2d(width)] * 4 + [nn.InstanceNorm2d(width, affine=True), nn.GroupNorm(1, width)]
-        norms.append(nn.BatchNorm2d(width, affine=False))
+        norms += [nn.BatchNorm2d(width, affine=False), Frozen(width), Affine(1, width, 1, 1), Bias(width)]
         self.call(place, self.rng.choice(norms), self.shapes[place])
 
     def draw_activation(self, place: int) -> None:
