@@ -59,6 +59,8 @@ class Method(nn.Module):
     schedules: frozenset[str] = ALL_SCHEDULES
     sizes_given: bool = True
     """Whether configuration and net say how many channels of each layer go; False where trained weights decide."""
+    layers: Sequence[str] = ("*",)
+    """Which layers it may cut: names and globs; a single word = it finds them itself."""
     narrows: ClassVar[bool] = False
     """Whether the net's tensors change their shapes while it trains, which several devices do not follow."""
     objective: ClassVar[str] = "map"

@@ -120,7 +120,7 @@ class ChannelPruning(Method):
             min_channels=min_channels,
             round_to=round_to,
         )
-        self.layers = None if isinstance(layers, str) else list(layers)
+        self.layers = layers
         self.skip, self.select_inputs, self.correct_shortcut = skip, select_inputs, correct_shortcut
         self.num_images, self.locations = num_images, locations_per_image
         self.intercept, self.lasso_samples = intercept, lasso_samples
@@ -160,7 +160,8 @@ class ChannelPruning(Method):
     # -- helpers
 
     def _inputs(self, graph: ChannelGraph) -> tuple[dict[str, Inputs], dict[str, str]]:
-        return inputs_of(graph, self.layers, self.skip, select=self.select_inputs)
+        named = None if isinstance(self.layers, str) else list(self.layers)
+        return inputs_of(graph, named, self.skip, select=self.select_inputs)
 
     def _made_up(self, graph: ChannelGraph, before: Plan, fraction: float) -> Choice:
         """A choice of as many channels of each layer as stay."""

@@ -32,6 +32,7 @@ from prunebench.run import assemble, card, quantized, replaced, speed, suits, th
 from prunebench.run.job import Job
 from prunebench.run.logs import log_file
 from prunebench.run.provenance import head, now
+from prunebench.run.stays_whole import stays_whole
 from prunebench.run.sweep_record import recorded
 
 log = logging.getLogger("prunebench")
@@ -183,10 +184,10 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved = {**job.achieved, **job.method.conclude(points)}
+    achieved, whole = {**job.achieved, **job.method.conclude(points)}, stays_whole(job)
     if "channels_kept" in achieved:
         cut = {*job.plan.keep, *job.plan.inputs}
-        achieved |= {"layers_cut": len(cut), "layers_whole": len(job.not_pruned)}
+        achieved |= {"layers_cut": len(cut), "layers_whole": len(whole)}
     log.info("%s", "; ".join(asked.beside(achieved)) or "no size was asked for")
     job.warn(asked.shortfalls(achieved))
     return {
@@ -199,7 +200,7 @@ def _measurements(
         "net_sha256": text_sha256(tensors_sha256(compact.state_dict()), job.plan.to_json()),
         "equivalence": {"max_abs_diff": job.difference},
         "budget": achieved,
-        "not_pruned": job.not_pruned,
+        "not_pruned": whole,
         "warnings": job.warnings,
         "phases": job.phase_records,
         "guarantee": _guarantee(job, metrics),

@@ -12,6 +12,7 @@ from prunebench.surgery.gates import following
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.steps import Opaque, Output, Source, Step
 from prunebench.surgery.trace import Traced
+from prunebench.surgery.unread import COMPUTED
 
 
 def build(traced: Traced, net: nn.Module) -> tuple[list[Step], dict[str, str]]:
@@ -83,7 +84,7 @@ def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
             shared[name] = f"it has parameters beside weight and bias: {', '.join(sorted(further))}"
         computed = "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight")
         if computed and name not in traced.known.channelwise:
-            shared[name] = "its weight is computed from other parameters"
+            shared[name] = COMPUTED
     for name, tensors in states.items():
         others = {other for tensor in tensors for other in owners[id(tensor)]} - {name}
         if others:

@@ -98,11 +98,13 @@ class Surroundings:
                 self._readers[source].append(step)
 
     def layers(self) -> dict[str, Layer]:
-        """All convolutions and linear layers in the order of execution."""
+        """All convolutions and linear layers with weights of their own, in the order of execution."""
         found: dict[str, Layer] = {}
         for step, node in zip(self._steps, self._nodes, strict=True):
             module = self._traced.net.get_submodule(step.module) if step.module else None
-            if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *LINEAR)) and step.module not in found:
+            if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *LINEAR)) or step.module in found:
+                continue
+            if "weight" in module._parameters:
                 found[step.module] = self._layer(step, node, module)
         return found
 

@@ -9,6 +9,9 @@ from torch import Tensor, fx, nn
 
 from prunebench.surgery.trace import Traced
 
+COMPUTED = "its weight is computed from other parameters"
+"""Why a parametrised layer stays whole."""
+
 
 def unread_tensors(traced: Traced) -> tuple[str, ...]:
     """Parameters and stored buffers that no operation uses."""
@@ -37,6 +40,8 @@ def unfollowed_layers(
         outer = [path for path in _called(traced.graph) if name.startswith(f"{path}.")]
         if f"{name}.weight" in unread:
             reasons[name] = "the forward pass never reads it"
+        elif "weight" not in module._parameters:
+            reasons[name] = COMPUTED
         elif outer:
             reasons[name] = f"it is inside {outer[0]}, {_why_whole(outer[0], traced.leaves)}"
         else:

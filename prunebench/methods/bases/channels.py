@@ -182,8 +182,6 @@ class ChannelMethod(Method):
         if reasons and all(reasons.values()):
             name, reason = next(iter(reasons.items()))
             raise UserError(f"the criterion can score none of the layers to prune, for example {name}: {reason}")
-        if isinstance(self.layers, str):
-            reasons |= {name: reason for name, reason in graph.unfollowed.items() if name not in skipped}
         refused = [{"layer": name, "reason": reason} for name, reason in reasons.items() if reason is not None]
         return [name for name, reason in reasons.items() if reason is None], refused
 
