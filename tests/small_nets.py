@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from prunebench.models.resnet_cifar import CifarResNet
 from prunebench.models.shaped_blocks import Layout
@@ -27,3 +28,15 @@ def small_shaped_resnet(
     """Two blocks a stage and 6 to 24 channels, of any shape."""
     layout = Layout("small_shaped_resnet", 6, (2, 2, 2))
     return ShapedResNet(layout, blocks=blocks, widths=widths, num_classes=num_classes, in_channels=in_channels)
+
+
+def parametrised_resnet(*, num_classes: int, in_channels: int) -> nn.Module:
+    """:func:`small_resnet` with two layers, one inside a block and one that ends it, whose weights are computed."""
+    net = small_resnet(num_classes=num_classes, in_channels=in_channels)
+    parametrizations.spectral_norm(net.get_submodule(COMPUTED[0]))
+    parametrizations.weight_norm(net.get_submodule(COMPUTED[1]))
+    return net
+
+
+COMPUTED = ("layer2.0.conv1", "layer3.0.conv2")
+"""Their paths."""

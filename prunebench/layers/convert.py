@@ -13,6 +13,7 @@ from prunebench.layers.components import Components, Factorised, preserving_rank
 from prunebench.layers.factorised import FactorisedLinear
 from prunebench.layers.factorised_conv import FactorisedConv2d
 from prunebench.layers.gated import Gated
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.layers.selected import InputLinear
 
 FactorInit = Annotated[str, Among(("svd", "random"))]
@@ -29,6 +30,8 @@ def is_factored(module: nn.Module) -> bool:
 
 def is_matrix(module: nn.Module) -> bool:
     """A linear layer or a convolution without groups that pads with zeros: its weight is one matrix."""
+    if not has_own_weight(module):
+        return False
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros"
     return isinstance(module, nn.Linear)

@@ -17,6 +17,7 @@ from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.methods.bases import component_gates
 from prunebench.methods.bases.weight_masks import WeightMasks
 
@@ -70,7 +71,8 @@ class Agp(Method):
 
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
-        found = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        kinds = nn.Linear | nn.modules.conv._ConvNd
+        found = [name for name, m in net.named_modules() if isinstance(m, kinds) and has_own_weight(m)]
         named = match_layers(self.layers, found, what="method.layers")
         if self.skip is None:
             skipped = component_gates.output_layers(net, run.example, found)

@@ -22,6 +22,7 @@ from prunebench.core.context import Extracted, Point, Run
 from prunebench.core.method import match_layers
 from prunebench.data.splits import stream
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.methods.bases.component_gates import output_layers
 from prunebench.methods.bases.rewinding import Rewinding
 
@@ -117,7 +118,7 @@ class LotteryTicket(Rewinding):
 
     def _choose_layers(self, net: nn.Module, run: Run) -> None:
         kinds = (nn.Linear, nn.modules.conv._ConvNd)
-        found = {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
+        found = {name: m for name, m in net.named_modules() if isinstance(m, kinds) and has_own_weight(m)}
         skipped = match_layers(self.skip, found, what="method.skip")
         self.masks.names = [n for n in match_layers(self.layers, found, what="method.layers") if n not in skipped]
         if not self.masks.names:

@@ -19,6 +19,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import ALL_SCHEDULES, Method, match_layers
 from prunebench.criteria.lamp import lamp_thresholds
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
 
@@ -128,7 +129,8 @@ class Magnitude(Method):
 
     def _choose_layers(self, run: Run) -> None:
         rows = run.dense.cost.per_layer
-        names = [row["layer"] for row in rows if row["kind"] in KINDS[self.kinds] and row["params"]]
+        own = {name for name, module in run.dense.template.named_modules() if has_own_weight(module)}
+        names = [row["layer"] for row in rows if row["kind"] in KINDS[self.kinds] and row["layer"] in own]
         if not names:
             other = "linear" if self.kinds == "conv" else "all"
             raise UserError(

@@ -18,6 +18,7 @@ from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method
 from prunebench.core.param_groups import apart
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.layers.quantised import ACTIVATIONS, FLOAT, WEIGHTS, Bits, Quantised, quantised_layers
 from prunebench.measure import bits, cost
 from prunebench.nets import package
@@ -238,7 +239,7 @@ def _look(net: nn.Module, run: Run, number: int) -> dict[str, _Inputs]:
         return lambda module, args: seen.setdefault(path, _Inputs())(module, args)
 
     for path, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) and has_own_weight(module):
             hooks.append(module.register_forward_pre_hook(first_call(path)))
     training, device = net.training, next(net.parameters()).device
     try:

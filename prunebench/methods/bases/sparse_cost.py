@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from prunebench.core.context import Run
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.methods.bases.gaussian_nets import live_means
 
 
@@ -18,9 +19,10 @@ def sparse_macs(net: nn.Module, run: Run) -> int:
     """
     total = 0.0
     live = live_means(net, [row["layer"] for row in run.base.cost.per_layer])
+    modules = dict(run.template.named_modules())
     for row in run.base.cost.per_layer:
-        module = run.template.get_submodule(row["layer"]) if row["macs"] and row["kind"] != "matmul" else None
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        module = modules.get(row["layer"]) if row["macs"] and row["kind"] != "matmul" else None
+        if isinstance(module, nn.Linear | nn.Conv2d) and has_own_weight(module):
             total += row["macs"] * live.get(row["layer"], 0) / module.weight.numel()
         else:
             total += row["macs"]
