@@ -33,3 +33,15 @@ def apart(groups: Iterable[Mapping[str, Any]], params: Iterable[nn.Parameter], *
     held = {id(p) for p in own}
     rest = [{**group, "params": [p for p in group["params"] if id(p) not in held]} for group in groups]
     return [group for group in [*rest, {"params": own, **settings}] if group["params"]]
+
+
+def parted(
+    groups: Iterable[Mapping[str, Any]], params: Iterable[nn.Parameter]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The other groups, and those of ``params``; each group is wholly one or the other, as after :func:`apart`."""
+    held = {id(p) for p in params}
+    rest: list[dict[str, Any]] = []
+    own: list[dict[str, Any]] = []
+    for group in groups:
+        (own if id(group["params"][0]) in held else rest).append({**group})
+    return rest, own

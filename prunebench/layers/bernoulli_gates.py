@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 ARM_MARGIN = 0.01
 """Augment-reinforce-merge draws with theta at least so far from 0 and 1, where its variance is without bound."""
+UNDECIDED = (0.1, 0.9)
+"""A theta between them has not made up its mind."""
 
 
 class BernoulliInputs(nn.Module):
@@ -83,6 +85,11 @@ class BernoulliInputs(nn.Module):
 def bernoulli_gates(net: nn.Module) -> dict[str, BernoulliInputs]:
     """Path -> all of them, in the order of the net's modules."""
     return {name: module for name, module in net.named_modules() if isinstance(module, BernoulliInputs)}
+
+
+def undecided(thetas: Tensor) -> float:
+    """Share of the theta that lie between those of :data:`UNDECIDED`."""
+    return float(((thetas > UNDECIDED[0]) & (thetas < UNDECIDED[1])).float().mean())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -55,6 +56,27 @@ def unit_costs(graph: ChannelGraph, active: Mapping[str, int]) -> UnitCosts:
         else:
             memory += taps * (places + wide) + (2 * wide if layer.norm is not None else 0)
     return UnitCosts(flops=flops, memory=memory)
+
+
+def compared(graph: ChannelGraph, active: Mapping[str, int], units: int) -> dict[str, Any]:
+    """A net with so many active units beside the whole one.
+
+    Args:
+        active: layer -> units that are left of its mask.
+        units: of all masks in the whole net.
+
+    Returns:
+        ``speedup`` = operations of the whole net / those of this one; ``memory_kept`` = share of the whole net's
+        memory; ``unit_sparsity`` = share of the masked units that are gone, each mask by itself; ``active`` = units of
+        each mask.
+    """
+    whole, left = unit_costs(graph, {}), unit_costs(graph, active)
+    return {
+        "speedup": whole.flops / left.flops,
+        "memory_kept": left.memory / whole.memory,
+        "unit_sparsity": 1 - sum(active.values()) / units if units else 0.0,
+        "active": active,
+    }
 
 
 def _outputs(graph: ChannelGraph, name: str, active: Mapping[str, int]) -> int:

@@ -6,15 +6,13 @@ official code divyam3897/ANP_VS.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.budget import Choice
 from prunebench.config.arguments import validated
 from prunebench.config.phase import Phase
 from prunebench.config.ranges import (
@@ -28,37 +26,26 @@ from prunebench.config.ranges import (
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import NET, Method, Minimise, match_layers
-from prunebench.core.param_groups import apart
+from prunebench.core.param_groups import apart, parted
 from prunebench.core.task import Batch, Task, total
 from prunebench.data.loaders import ImageData
 from prunebench.errors import UserError
 from prunebench.layers import kl
 from prunebench.layers.beta_bernoulli import BetaBernoulliMask
+from prunebench.measure import unit_costs
 from prunebench.measure.attacks import Space, ThreatModel
-from prunebench.measure.unit_costs import unit_costs
 from prunebench.measure.vulnerability import latent_of
 from prunebench.methods.bases import adversarial_terms
+from prunebench.methods.bases import unit_masks as masked
 from prunebench.methods.bases.adversarial_terms import MODES, mask_terms, weight_terms
 from prunebench.methods.bases.attacked_batches import Attacker, minimise_together
-from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain
+from prunebench.methods.bases.gaussian_nets import gaussian_layers, ordinary_layers, to_gaussian, to_plain
 from prunebench.methods.bases.ordered_nets import MaskPosition
-from prunebench.methods.bases.unit_masks import (
-    MaskPlace,
-    add_unit_masks,
-    mask_places,
-    unit_masks,
-    without_masked_units,
-)
-from prunebench.surgery.plan import Plan
-
-log = logging.getLogger("prunebench")
 
 MASKS = "masks"
 """Name of the masks' optimiser."""
 GAUSSIAN_SHARE = 100
 """The KL of Gaussian weights is divided by so many times the training pictures (run.py:38-63, kl_weight)."""
-NORMED_START, START = 2.0, -1.0
-"""First raw_a of convolutions that a norm follows (vgg.py:22), and of all other masks (bbdropout.py:13)."""
 
 
 @validated
@@ -127,12 +114,12 @@ class ANP(Method):
         self.mode_name = mode
         self.reach: dict[str, Any] = {"eps": float(eps), "step": float(step), "steps": steps}
         self.threat_model = threat_model
-        self.adversarial_weight, self.suppression = float(adversarial_weight), float(suppression)
+        self.loss_weights = {"adversarial_weight": float(adversarial_weight), "suppression": float(suppression)}
         self.kl_weight = 1.0 if mode == "bp" else float(kl_weight)
         self.mask_lr, self.mask_position, self.raw_a = mask_lr, mask_position, raw_a
         self.mask_options = {"raw_b": raw_b, "temperature": temperature, "threshold": threshold}
         self.prior, self.layers, self.prior_std, self.spread = prior, layers, prior_std, spread
-        self.places: dict[str, MaskPlace] = {}
+        self.places: dict[str, masked.MaskPlace] = {}
         self.whole: dict[str, str] = {}
         self.attacker: Attacker | None = None
         self.latent: tuple[str, ...] = ()
@@ -150,52 +137,39 @@ class ANP(Method):
                 f"method.mode={self.mode_name} starts from a pretrained net; use schedule=simultaneous_pretrained"
             )
         self._look(run)
-        if not self.mode.masks:
-            return
-        if not self.places:
-            reasons = "".join(f", for example {name}: {why}" for name, why in list(self.whole.items())[:1])
-            raise UserError(f"no layer of this net can have a mask{reasons}; choose others by method.layers")
-        if isinstance(self.raw_a, Mapping):
-            match_layers(self.raw_a, self.places, what="method.raw_a")
-        keep = {name: (0,) for name, place in self.places.items() if not place.in_front}
-        inputs = {name: (0,) for name, place in self.places.items() if place.in_front}
-        run.rehearse(net, Choice(Plan(keep=keep, inputs=inputs), [], {}))
-        total = sum(place.units for place in self.places.values())
-        log.info("masks: %d units of %s", total, ", ".join(self.places))
+        if self.mode.masks:
+            masked.check_masks(net, self.places, self.whole, self.raw_a, run)
 
     def attach(self, net: nn.Module, run: Run) -> nn.Module:
         self._look(run)
         if self.mode.gaussian and not gaussian_layers(net):
-            names = match_layers(self.layers, _plain_layers(net, run), what="method.layers")
+            names = match_layers(self.layers, ordinary_layers(net, run.graph), what="method.layers")
             return to_gaussian(net, names, scale="softplus", estimator="lrt", initial=self.spread)
-        if self.mode.masks and not unit_masks(net):
-            return add_unit_masks(net, self.places, self._mask)
+        if self.mode.masks and not masked.unit_masks(net):
+            return masked.add_unit_masks(net, self.places, self._mask)
         return net
 
     def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
         random = [p for layer in gaussian_layers(net).values() for p in layer.parameters()]
         groups = apart(super().param_groups(net, phase), random, weight_decay=0.0)
         settings = {"optimizer": "adam", "lr": self.mask_lr, "weight_decay": 0.0}
-        return apart(groups, _mask_parameters(net), **settings)
+        return apart(groups, masked.mask_parameters(net), **settings)
 
     def optimizers(self, net: nn.Module, phase: Phase) -> Mapping[str, list[dict[str, Any]]]:
-        groups = self.param_groups(net, phase)
-        masks = {id(p) for p in _mask_parameters(net)}
-        own = [group for group in groups if id(group["params"][0]) in masks]
-        rest = [group for group in groups if id(group["params"][0]) not in masks]
+        rest, own = parted(self.param_groups(net, phase), masked.mask_parameters(net))
         return {NET: rest, MASKS: own} if own else {NET: rest}
 
     # -- in training
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        return self._weight_terms(self._found(net, batch, task))
+        return weight_terms(self._found(net, batch, task), **self.loss_weights)
 
     def update(
         self, net: nn.Module, batches: Mapping[str, Batch], task: Task, minimise: Minimise, clock: Clock
     ) -> Mapping[str, Tensor]:
         found = self._found(net, batches[NET], task)
-        terms = self._weight_terms(found)
-        masks = _mask_parameters(net)
+        terms = weight_terms(found, **self.loss_weights)
+        masks = masked.mask_parameters(net)
         if not masks:
             minimise(terms)
             return terms
@@ -208,7 +182,7 @@ class ANP(Method):
     @torch.no_grad()
     def report(self, net: nn.Module) -> Mapping[str, float]:
         found = {"kl_nats": float(self._divergence(net))} if self.mode.masks or self.mode.gaussian else {}
-        if masks := unit_masks(net):
+        if masks := masked.unit_masks(net):
             found["active_units"] = float(sum(mask.num_active() for mask in masks.values()))
         return found
 
@@ -219,40 +193,26 @@ class ANP(Method):
         self._active = self._count(net)
         if gaussian_layers(net):
             return Extracted(net=to_plain(net), not_pruned=[])
-        if not unit_masks(net):
+        if not masked.unit_masks(net):
             return Extracted(net=net)
         run.measure("before_cut", net)
-        found = without_masked_units(net, self.places, self.whole, run)
+        found = masked.without_masked_units(net, self.places, self.whole, run)
         units = sum(place.units for place in self.places.values())
         facts = {"gated_units": units, "kept_units": sum(self._active.values())}
-        return Extracted(
-            net=found.net,
-            plan=found.plan,
-            not_pruned=found.not_pruned,
-            achieved={**found.achieved, **facts},
-            max_abs_diff=found.max_abs_diff,
-        )
+        return replace(found, achieved={**found.achieved, **facts})
 
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
         """Size by the paper's formulas; nothing of a net that the method has not touched.
 
-        ``speedup`` = operations of the whole net / those of this one, ``memory_kept`` = share of the whole net's
-        memory, see :mod:`prunebench.measure.unit_costs` (at_bnn: 0.5 and 2 by definition); ``unit_sparsity`` = share of
-        the masked units that are gone, each mask by itself; ``active`` = units of each mask.
+        See :func:`prunebench.measure.unit_costs.compared` (at_bnn: speedup 0.5 and memory 2 by definition).
         """
-        active = self._count(net) if unit_masks(net) else self._active
+        active = self._count(net) if masked.unit_masks(net) else self._active
         if active is None:
             return {}
         if self.mode.gaussian:
             return {"speedup": 0.5, "memory_kept": 2.0, "unit_sparsity": 0.0}
-        whole, left = unit_costs(run.graph, {}), unit_costs(run.graph, active)
         units = sum(place.units for place in self.places.values()) if active else 0
-        return {
-            "speedup": whole.flops / left.flops,
-            "memory_kept": left.memory / whole.memory,
-            "unit_sparsity": 1 - sum(active.values()) / units if units else 0.0,
-            "active": active,
-        }
+        return unit_costs.compared(run.graph, active, units)
 
     # -- helpers
 
@@ -264,48 +224,26 @@ class ANP(Method):
             self.attacker = Attacker(**self.reach, space=Space.of(data.mean, data.std, self.threat_model))
         if self.mode.masks:
             chosen = match_layers(self.layers, run.graph.layers, what="method.layers")
-            self.places, self.whole = mask_places(run.graph, chosen, self.mask_position)
+            self.places, self.whole = masked.mask_places(run.graph, chosen, self.mask_position)
 
-    def _mask(self, place: MaskPlace) -> BetaBernoulliMask:
-        start = NORMED_START if place.normed and not place.in_front else START
-        if isinstance(self.raw_a, Mapping):
-            fitting = [pattern for pattern in self.raw_a if fnmatchcase(place.layer, pattern)]
-            start = self.raw_a[fitting[0]] if fitting else start
-        elif self.raw_a is not None:
-            start = self.raw_a
-        return BetaBernoulliMask(place.units, raw_a=start, **self.mask_options)
+    def _mask(self, place: masked.MaskPlace) -> BetaBernoulliMask:
+        return BetaBernoulliMask(place.units, raw_a=masked.first_raw_a(place, self.raw_a), **self.mask_options)
 
     def _found(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
         """What both losses are made of, as far as the mode has it."""
-        attacked = None
-        if self.mode.attacked:
-            assert self.attacker is not None, "attach comes first"
-            attacked = self.attacker(net, batch, task)
-        latent = self.latent if self.mode.suppressed else None
-        found = adversarial_terms.passes(net, batch, task, attacked=attacked, latent=latent)
+        found = adversarial_terms.passes(net, batch, task, self.mode, attacker=self.attacker, latent=self.latent)
         if self.mode.masks:
             found["kl"] = self.kl_weight * self._divergence(net) / self.num_train
         if self.mode.gaussian:
             found["kl"] = self._divergence(net) / (GAUSSIAN_SHARE * self.num_train)
         return found
 
-    def _weight_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return weight_terms(found, adversarial_weight=self.adversarial_weight, suppression=self.suppression)
-
     def _divergence(self, net: nn.Module) -> Tensor:
-        terms = [mask.divergence(self.prior) for mask in unit_masks(net).values()]
+        terms = [mask.divergence(self.prior) for mask in masked.unit_masks(net).values()]
         terms += [kl.gaussian(g.weight, g.std(), self.prior_std).sum() for g in gaussian_layers(net).values()]
         return torch.stack(terms).sum()
 
     def _count(self, net: nn.Module) -> dict[str, int]:
         """Layer -> units of its mask that stay; empty without masks."""
-        masks = unit_masks(net)
+        masks = masked.unit_masks(net)
         return {name: masks[place.path].num_active() for name, place in self.places.items()} if masks else {}
-
-
-def _plain_layers(net: nn.Module, run: Run) -> list[str]:
-    return [name for name in run.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
-
-
-def _mask_parameters(net: nn.Module) -> list[nn.Parameter]:
-    return [p for mask in unit_masks(net).values() for p in mask.parameters()]

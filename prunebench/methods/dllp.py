@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,34 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget.amounts import TargetShare
-from prunebench.budget.by_inclusion import LIKELY, choose_by_inclusion, prices_by_macs
+from prunebench.budget.by_inclusion import choose_by_inclusion
 from prunebench.config.arguments import validated
-from prunebench.config.phase import Phase
 from prunebench.config.ranges import Among, NonNegativeFloat, PositiveFloat, PositiveInt
 from prunebench.core.clock import Clock
 from prunebench.core.context import Extracted, Point, Run
-from prunebench.core.method import Method, match_layers
-from prunebench.core.param_groups import apart
-from prunebench.core.task import Batch, Task
-from prunebench.data.base import Batches
-from prunebench.data.splits import stream
+from prunebench.core.task import Batch
 from prunebench.errors import UserError
 from prunebench.layers.net_ensemble import NetEnsemble
-from prunebench.layers.quantile_prior import QuantilePrior
-from prunebench.layers.step_gates import step_gates
 from prunebench.measure import cost
 from prunebench.methods.bases import gated_units as gated
-from prunebench.methods.bases.first_particles import first_particles, further_nets, particle_phase
+from prunebench.methods.bases.first_particles import further_nets, particle_phase
+from prunebench.methods.bases.gated_particles import GatedParticles
 from prunebench.methods.bases.hardened_particles import mask_particles, narrow_particles
 from prunebench.methods.bases.net_ensembles import best_net, cost_of_all, nets_of, reliability_after_cut
-from prunebench.methods.bases.single_readers import UnitPlace, unit_places
-from prunebench.methods.bases.stein_particles import (
-    SteinSteps,
-    accuracy,
-    each_particle,
-    inclusion,
-    opened,
-)
 from prunebench.methods.bases.weight_masks import WeightMasks
 from prunebench.surgery.plan import Plan
 
@@ -46,17 +32,11 @@ log = logging.getLogger("prunebench")
 ORIGIN = "DLLP re-implementation from the abstract; construction documented in prunebench/methods/dllp.py"
 """Marks every run: nothing but the abstract was known."""
 PARTICLES = "particles"
-RAMP = 1 / 3
-"""Share of the particles' steps in which the price of a gate rises to its full value."""
-LARGEST_DROP = 0.05
-"""Of the validation accuracy under that of the dense net; a larger one stops the price's rise."""
-REOPENED = 1e-3
-"""Score of the last gate of a layer: just open."""
 Deploy = Annotated[str, Among(("ensemble", "single"))]
 
 
 @validated
-class Dllp(Method):
+class Dllp(GatedParticles):
     """Wang et al. 2022 (arXiv 2212.03537): a re-implementation from the abstract, all of the paper that could be read.
 
     From the abstract: pruning by values near zero takes useful and superfluous weights for one distribution; instead
@@ -81,34 +61,18 @@ class Dllp(Method):
     equal forever. The optimiser starts anew after the cut. A run says in its ``budget.origin`` what it is.
 
     Args:
-        num_particles: K; 1 = maximum a posteriori.
-        particles: what there are K of: "full" = weights and gates, "gates" = gates of one shared set of weights, which
-            follows their mean gradient and is one net after the cut.
-        init: "noise" = K noisy copies of one net; "ensemble" = K nets, trained from different random weights: a
-            particle then keeps a mask of its own, and after the cut moves by itself.
-        init_std: noise of the weights, in standard deviations of their layer.
-        gate_std: noise of the scores s, which start at 1.
         particle_epochs, particle_lr: of the phase; the rate is constant.
-        gate_lr: of the scores.
-        price: a, in nats for each open gate, 0 or more.
-        cost_aware: a gate's price is a x its MACs / their mean.
-        prior_weight: beta, of the weights' log prior.
-        spread_weight: T, of the repulsion of weights; 1 = the variance of a Gaussian target, 0.01 = a cold posterior.
-        temperature: tau; ``gate_spread``: of the scores' prior.
-        mask: "filter" = a group is a filter or hidden unit that one layer alone reads; "weight" = a single weight.
         target_macs: share of the dense net's MACs that stays at most in one net: the groups with the highest inclusion
             probability for each MAC; null = the rule of one half.
         deploy: what is saved and measured as final: the "ensemble", or the "single" particle of lowest validation NLL.
-        layers: names and globs of layers with gates.
+        **common: the arguments of :class:`~prunebench.methods.bases.gated_particles.GatedParticles`.
 
     Raises:
         UserError: an option outside its values, or two that do not go together.
     """
 
     schedules = frozenset({"finetune"})
-    objective = "svgd"
-    sizes_given = False
-    price_limit: Tensor
+    purpose = "dllp particles"
 
     def __init__(
         self,
@@ -132,31 +96,29 @@ class Dllp(Method):
         deploy: Deploy = "ensemble",
         layers: Sequence[str] = ("*",),
     ) -> None:
-        super().__init__()
-        if init == "ensemble" and particles == "gates":
-            raise UserError("method.particles=gates shares one set of weights; use method.init=noise with it")
+        super().__init__(
+            num_particles=num_particles,
+            particles=particles,
+            init=init,
+            init_std=init_std,
+            gate_std=gate_std,
+            gate_lr=gate_lr,
+            price=price,
+            cost_aware=cost_aware,
+            prior_weight=prior_weight,
+            spread_weight=spread_weight,
+            temperature=temperature,
+            gate_spread=gate_spread,
+            mask=mask,
+            layers=layers,
+        )
         if mask == "weight" and (target_macs is not None or cost_aware):
             raise UserError(
                 "method.mask=weight removes no MACs; set method.target_macs to null and method.cost_aware to false"
             )
-        self.num_particles, self.particles, self.init = num_particles, particles, init
-        self.init_std, self.gate_std = init_std, gate_std
-        self.particle_epochs, self.particle_lr, self.gate_lr = particle_epochs, particle_lr, gate_lr
-        self.price, self.cost_aware, self.mask, self.target_macs = price, cost_aware, mask, target_macs
-        self.prior_weight, self.spread_weight = prior_weight, spread_weight
-        self.temperature, self.gate_spread = temperature, gate_spread
-        self.deploy, self.layers = deploy, layers
-        self.priors, self.masks = nn.ModuleList(), nn.ModuleList()
-        self.register_buffer("price_limit", torch.ones(()))  # share of the price that is not passed any more
-        self._prior_names: list[str] = []  # of the weight tensors, in the order of ``priors``
-        self._places: dict[str, UnitPlace] = {}  # of the layers whose filters have gates
-        self._paths: dict[str, str] = {}  # layer -> path of the module with the gates of its groups
-        self._prices: dict[str, float] = {}  # path of the layer with gates -> nats
-        self._others: list[nn.Module] = []  # further vanilla nets of init=ensemble
-        self._steps: SteinSteps | None = None
-        self._cut = False
-        self._dense_accuracy: float | None = None
-        self._validation: Callable[[], Batches] | None = None
+        self.particle_epochs, self.particle_lr = particle_epochs, particle_lr
+        self.target_macs, self.deploy = target_macs, deploy
+        self.masks = nn.ModuleList()
 
     # -- before training
 
@@ -173,7 +135,8 @@ class Dllp(Method):
             raise UserError(
                 "method.init=ensemble trains several whole nets, and the schedule has no phase that pretrains"
             )
-        names = self._gated_layers(run)
+        self.find_groups(run)
+        names = list(self.groups.paths)
         if self.mask == "filter":
             draws = torch.Generator().manual_seed(0)
             made_up = {name: torch.rand(run.graph.layers[name].out_channels, generator=draws) for name in names}
@@ -189,101 +152,31 @@ class Dllp(Method):
             run.measure_dense(net)
             run.teacher()  # there must be a trained net, whose weights are the prior
             if self.init == "ensemble":
-                self._others = further_nets(run, self.num_particles - 1)
+                self.others = further_nets(run, self.num_particles - 1)
             net = run.fit(net, particle_phase(phase, PARTICLES, epochs=self.particle_epochs, lr=self.particle_lr))
             net = run.fit(run.prune(net, phase), phase)
         return net
 
-    def attach(self, net: nn.Module, run: Run) -> nn.Module:
-        assert run.phase is not None
-        if run.phase.pretrain:
-            self._steps = None
-            return net
-        self._steps = SteinSteps(
-            num_train=run.data.num_train,
-            prior_weight=self.prior_weight,
-            spread_weight=self.spread_weight,
-            temperature=self.temperature,
-            gate_spread=self.gate_spread,
-        )
-        if self._cut or isinstance(net, NetEnsemble) or step_gates(net):
-            return net
-        vanilla = [net, *self._others]
-        self._make_priors(vanilla, run)
-        names = self._gated_layers(run)
-        self._set_prices(names, run)
-        self._validation = run.data.validation
-        found = run.once("dense_validation", lambda: run.validate(net) if run.data.num_val else {})
-        self._dense_accuracy = found.get("accuracy")
-        return self._started(vanilla, names, run)
-
-    # -- optimisation
-
-    def param_groups(self, net: nn.Module, phase: Phase) -> list[dict[str, Any]]:
-        scores = [gate.score for gate in step_gates(net).values()]
-        return apart(super().param_groups(net, phase), scores, lr=self.gate_lr, weight_decay=0.0)
-
-    def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        found = [task.losses(particle, batch) for particle in each_particle(net)]
-        return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
-
-    def before_step(self, net: nn.Module, clock: Clock) -> None:
-        if self._steps is None:
-            return
-        nets = nets_of(net)
-        priors = self._by_name()
-        if self._cut and self.init == "ensemble":
-            for alone in nets:  # of different shapes
-                self._steps.turn_weights([alone], priors, {}, scale=len(nets))
-        else:
-            self._steps.turn_weights(nets, priors, opened(nets, self._paths), scale=len(nets))
-        share = min(price_share(clock), float(self.price_limit))
-        if step_gates(net):
-            self._steps.turn_gates(nets, {path: share * price for path, price in self._prices.items()})
+    # -- the cut
 
     def after_step(self, net: nn.Module, clock: Clock) -> None:
-        for gate in step_gates(net).values():
-            gated.open_one(gate.score.data, at=REOPENED)
-        self._zero(net)
-
-    @torch.no_grad()
-    def end_epoch(self, net: nn.Module, clock: Clock) -> None:
-        rising = price_share(clock) < 1 <= float(self.price_limit)
-        if not (step_gates(net) and rising) or self._dense_accuracy is None or self._validation is None:
-            return
-        if accuracy(net, self._validation()) < self._dense_accuracy - LARGEST_DROP:
-            self.price_limit.fill_(price_share(clock))
-            log.info("validation accuracy fell: the price of a gate stays at %.2f of %g", self.price_limit, self.price)
-
-    @torch.no_grad()
-    def report(self, net: nn.Module) -> Mapping[str, float]:
-        if not step_gates(net):
-            return {}
-        nets = nets_of(net)
-        likelihood = torch.cat([inclusion(nets, path, self.temperature).flatten() for path in self._prices])
-        return {"kept": float((likelihood >= LIKELY).float().mean()), "price_limit": float(self.price_limit)}
-
-    def selectable(self, net: nn.Module) -> bool:
-        return not step_gates(net)
-
-    # -- the cut
+        super().after_step(net, clock)
+        if self.masks:
+            for masks, particle in zip(self.masks, nets_of(net), strict=True):
+                assert isinstance(masks, WeightMasks)
+                masks.zero(particle)
 
     @torch.no_grad()
     def prune(self, net: nn.Module, run: Run) -> Extracted:
-        self._cut = True
-        nets = nets_of(net)
-        whole = [gated.without_gates(particle) for particle in nets]
-        names = self._gated_layers(run)
-        groups = [[particle] for particle in nets] if self.init == "ensemble" else [nets]
-        likelihoods = [
-            {name: inclusion(own, self._paths[name], self.temperature).cpu() for name in names} for own in groups
-        ]
+        self.hardened = True
+        whole = [gated.without_gates(particle) for particle in nets_of(net)]
+        likelihoods = self.inclusions(net)
         if self.mask == "weight":
             found, masks = mask_particles(whole, likelihoods)
             self.masks = nn.ModuleList(masks)
         else:
             found = narrow_particles(whole, likelihoods, run, target_macs=self.target_macs)
-            found = replace(found, not_pruned=[*(found.not_pruned or ()), *self._refused(run)])
+            found = replace(found, not_pruned=[*(found.not_pruned or ()), *self.groups.refused])
         log.info("%s", ORIGIN)
         facts = {"origin": ORIGIN, "num_particles": self.num_particles, "price_limit": float(self.price_limit)}
         return replace(found, achieved={**found.achieved, **facts})
@@ -310,11 +203,8 @@ class Dllp(Method):
 
     # -- measurements
 
-    def predict(self, net: nn.Module, batch: Batch, task: Task) -> Tensor:
-        return torch.stack([task.probabilities(particle, batch) for particle in each_particle(net)])
-
     def metrics(self, net: nn.Module, run: Run) -> Mapping[str, Any]:
-        if not self._cut:
+        if not self.hardened:
             return {}
 
         def predict(several: nn.Module, batch: Batch) -> Tensor:
@@ -325,69 +215,3 @@ class Dllp(Method):
 
     def cost(self, net: nn.Module, run: Run) -> Mapping[str, Any] | None:
         return cost_of_all(net, run)
-
-    # -- helpers
-
-    def _gated_layers(self, run: Run) -> list[str]:
-        """Names of the layers whose groups have gates; for filters their places are kept."""
-        if self.mask == "weight":
-            known = [n for n, layer in run.graph.layers.items() if layer.kind not in ("depthwise", "transposed")]
-            names = match_layers(self.layers, known, what="method.layers")
-            self._paths = {name: name for name in names}
-            return names
-        places, _ = unit_places(run.graph)
-        places = {name: place for name, place in places.items() if run.graph.layers[name].kind != "transposed"}
-        if not places:
-            raise UserError("this net has no layer whose channels one other layer alone reads; use method.mask=weight")
-        names = match_layers(self.layers, places, what="method.layers")
-        self._places = {name: places[name] for name in names}
-        self._paths = {name: place.reader for name, place in self._places.items()}
-        return names
-
-    def _refused(self, run: Run) -> list[dict[str, str]]:
-        places, refused = unit_places(run.graph)
-        left_out = [name for name in places if name not in self._places]
-        return refused + [{"layer": name, "reason": "method.layers leaves it out"} for name in left_out]
-
-    def _set_prices(self, names: Sequence[str], run: Run) -> None:
-        prices = dict.fromkeys(names, self.price)
-        if self.cost_aware:
-            prices = prices_by_macs(run.graph, names, self.price)
-        self._prices = {self._paths[name]: price for name, price in prices.items()}
-
-    def _make_priors(self, vanilla: Sequence[nn.Module], run: Run) -> None:
-        self._prior_names = [f"{name}.weight" for name in run.graph.layers]
-        parts = [[net.get_parameter(name).flatten() for net in vanilla] for name in self._prior_names]
-        self.priors = nn.ModuleList(QuantilePrior(torch.cat(part)) for part in parts)
-
-    def _by_name(self) -> dict[str, QuantilePrior]:
-        pairs = zip(self._prior_names, self.priors, strict=True)
-        return {name: prior for name, prior in pairs if isinstance(prior, QuantilePrior)}
-
-    def _started(self, vanilla: Sequence[nn.Module], names: Sequence[str], run: Run) -> nn.Module:
-        """The particles: nets with gates."""
-        noisy = self.particles == "full" and self.init == "noise"
-        return first_particles(
-            vanilla,
-            names,
-            None if self.mask == "weight" else self._places,
-            stream("dllp particles", run.seed),
-            rows=self.num_particles if self.particles == "gates" else 1,
-            temperature=self.temperature,
-            copies=self.num_particles if noisy else None,
-            stds={name: self.init_std * prior.std for name, prior in self._by_name().items()},
-            gate_std=self.gate_std,
-        )
-
-    def _masks(self) -> list[WeightMasks]:
-        return [masks for masks in self.masks if isinstance(masks, WeightMasks)]
-
-    def _zero(self, net: nn.Module) -> None:
-        if self.masks:
-            for masks, particle in zip(self._masks(), nets_of(net), strict=True):
-                masks.zero(particle)
-
-
-def price_share(clock: Clock) -> float:
-    """How much of its price a gate has at this step: a line up to 1 over the first third of the phase."""
-    return min(1.0, (clock.step + 1) / max(1.0, RAMP * clock.num_steps))

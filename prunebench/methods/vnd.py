@@ -30,34 +30,24 @@ from prunebench.config.ranges import (
     Range,
 )
 from prunebench.core.context import Extracted, Point, Run
-from prunebench.core.method import match_layers
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
-from prunebench.layers import kl, ordered_mask
 from prunebench.layers.ordered_mask import Blocks, GumbelInput, OrderedMask
 from prunebench.measure import logit_average
-from prunebench.methods.bases.fresh_norms import check_bn_images, with_fresh_norms
-from prunebench.methods.bases.gaussian_nets import gaussian_layers, to_gaussian, to_plain, with_spread
+from prunebench.methods.bases import ordered_nets as ordered
+from prunebench.methods.bases.fresh_norms import check_bn_images
+from prunebench.methods.bases.gaussian_nets import to_gaussian, to_plain
+from prunebench.methods.bases.nested_cuts import cut_out, trained_apart
 from prunebench.methods.bases.nested_widths import NestedWidths, Width
-from prunebench.methods.bases.ordered_nets import (
-    Masked,
-    MaskPosition,
-    add_masks,
-    holder,
-    maskable,
-    masks_of,
-    without_masks,
-)
+from prunebench.methods.bases.ordered_divergences import mask_divergence, weight_divergence
+from prunebench.methods.bases.ordered_nets import MaskPosition
 from prunebench.methods.bases.recorded_draws import KeptDraws, Recorded
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.shrink import shrink
 
 log = logging.getLogger("prunebench")
 
 DEAD = 3.0
 """Weights with log alpha at or above it are 0 in a net without noise (``get_clip_mask`` of the official code)."""
-TEST_LOG_ALPHA = (-8.0, 0.0)
-"""To what the official evaluation clamps log alpha (torch_vnd_eval.py:61-65)."""
 LEARNED, PRIOR, NONE = "learned", "prior", "none"
 
 
@@ -139,7 +129,7 @@ class VND(KeptDraws):
         self.width, self.num_widths = width, num_widths
         self.masks, self.weight_noise = masks, weight_noise
         self.blocks = {"num_blocks": num_blocks, "frozen_blocks": frozen_blocks}
-        self.mask_position = mask_position
+        self.mask_position, self.plain = mask_position, plain
         self.prior_keep, self.log_alpha = prior_keep, log_alpha
         self.mask_options: dict[str, Any] = {
             "logit": keep_logit if masks == LEARNED else math.log(prior_keep / (1 - prior_keep)),
@@ -147,8 +137,7 @@ class VND(KeptDraws):
             "temperature": temperature,
             "gumbel_input": gumbel_input,
         }
-        self.scale_kept, self.clamp_noise = scale_kept, clamp_noise
-        self.bn_images, self.plain = bn_images, plain
+        self.cut_options: dict[str, Any] = {"scale": scale_kept, "clamp": clamp_noise, "bn_images": bn_images}
         self.masked: dict[str, Blocks] = {}  # layer -> its blocks
         self.nested = NestedWidths(self.masked)
         self.places: dict[str, str] = {}  # path of what its mask stands behind -> layer
@@ -159,7 +148,7 @@ class VND(KeptDraws):
 
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
-        check_bn_images(self.bn_images, run)
+        check_bn_images(self.cut_options["bn_images"], run)
         if not self.masked:
             reasons = "".join(f", for example {entry['layer']}: {entry['reason']}" for entry in self.whole[:1])
             raise UserError(f"no convolution of this net can be masked{reasons}; choose others by method.layers")
@@ -174,23 +163,8 @@ class VND(KeptDraws):
         """As every method; with ``masks=none`` one net after the other, that of ``width`` last."""
         if self.masks != NONE:
             return super().run(net, run)
-        (phase,) = run.phases
-        own = self.plan(self.width)
-        widths = {
-            f"{phase.name}_{width:.4g}": width
-            for width in self.nested.points(self.num_widths)
-            if self.plan(width) != own
-        }
-        trained: dict[str, nn.Module] = {}
-        for name, width in {**widths, phase.name: self.width}.items():
-            plan = self.plan(width)
-            small = shrink(net, run.graph, plan) if plan.keep else net
-            trained[plan.to_json()] = run.fit(small, replace(phase, name=name, fresh=True))
-        self._curve = [
-            self._point(width, trained[self.plan(width).to_json()], run)
-            for width in self.nested.points(self.num_widths)
-        ]
-        return trained[own.to_json()]
+        found, self._curve = trained_apart(net, run, self.nested, self.width, num_widths=self.num_widths)
+        return found
 
     def swap(self, net: nn.Module) -> nn.Module:
         if self.weight_noise:
@@ -200,7 +174,7 @@ class VND(KeptDraws):
         if self.masks == NONE:
             return net
         masks = {path: OrderedMask(self.masked[name], **self.mask_options) for path, name in self.places.items()}
-        return add_masks(net, masks)
+        return ordered.add_masks(net, masks)
 
     def losses(self, net: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
         found = {name: self.kl_now * term for name, term in self.divergences(net).items()}
@@ -208,23 +182,11 @@ class VND(KeptDraws):
 
     def divergences(self, net: nn.Module) -> dict[str, Tensor]:
         """Those of the masks and of the weights, sums over the layers, where they are learned; nats."""
-        masks = masks_of(net)
         found = {}
         if self.masks == LEARNED:
-            prior = [torch.full_like(mask.logits, self.prior_keep) for mask in masks.values()]
-            pairs = zip(masks.values(), prior, strict=True)
-            found["kl_masks"] = torch.stack([ordered_mask.divergence(mask.keep(), p) for mask, p in pairs]).sum()
+            found["kl_masks"] = mask_divergence(net, prior_keep=self.prior_keep)
         if self.weight_noise:
-            stays = {self.places[path]: mask.stays() for path, mask in masks.items()}
-            terms = []
-            for name in self.names:
-                module = net.get_submodule(name)
-                layer = module.layer if isinstance(module, Masked) else module
-                form = kl.log_uniform_linear if isinstance(layer, nn.Linear) else kl.log_uniform_conv
-                # the mean over a filter: with the sum, kl_weight would be C_in * 9 times as strong
-                each = form(layer.get_parameter("spread")).flatten(1).mean(1)
-                terms.append((stays[name] * each if name in stays else each).sum())
-            found["kl_weights"] = torch.stack(terms).sum()
+            found["kl_weights"] = weight_divergence(net, self.names, self.places)
         return found
 
     def divergence(self, net: nn.Module) -> Tensor:
@@ -233,9 +195,8 @@ class VND(KeptDraws):
     @torch.no_grad()
     def report(self, net: nn.Module) -> Mapping[str, float]:
         numbers = {f"{name}_nats": float(term) for name, term in self.divergences(net).items()}
-        if masks := masks_of(net):
-            shares = [mask.expected_share() for mask in masks.values()]
-            numbers["expected_width"] = float(torch.stack(shares).mean())
+        if ordered.masks_of(net):
+            numbers["expected_width"] = ordered.expected_width(net)
         return numbers
 
     # -- afterwards
@@ -255,10 +216,10 @@ class VND(KeptDraws):
             yield from self._curve
             return
         for width in self.nested.points(self.num_widths):
-            yield self._point(width, self._cut(net, run, width).net, run)
+            yield self.nested.point(width, self._cut(net, run, width).net, run.graph)
 
     def before_measure(self, net: nn.Module, run: Run) -> nn.Module:
-        if masks_of(net):  # the best epoch
+        if ordered.masks_of(net):  # the best epoch
             net = self._cut(net, run, self.width).net
         return super().before_measure(net, run)
 
@@ -272,37 +233,18 @@ class VND(KeptDraws):
         """What stays at a width; nothing is named that stays whole."""
         return self.nested.plan(width)
 
-    @torch.no_grad()
     def _cut(self, net: nn.Module, run: Run, width: Width, *, compared: bool = False) -> Extracted:
         """The trained net, cut at a width, with batch norms that fit; ``compared`` with the zeroed net."""
-        plan = self.plan(width)
-        whole = without_masks(net, self.places, scale=self.scale_kept).cpu()
-        random = gaussian_layers(whole)
-        for layer in random.values() if self.clamp_noise else ():
-            layer.get_parameter("spread").clamp_(*TEST_LOG_ALPHA)
-        means = to_plain(whole) if random else whole
-        if compared:
-            found = run.cut(means, Choice(plan, self.whole, {}))
-        else:
-            found = Extracted(net=shrink(means, run.graph, plan) if plan.keep else means, plan=plan)
-        small = found.net
-        if random and self.num_samples is not None:
-            small = with_spread(small, whole, run.graph, plan)
-        return replace(found, net=with_fresh_norms(small, run, num_images=self.bn_images))
-
-    def _point(self, width: float, net: nn.Module, run: Run) -> Point:
-        return Point(name=f"width_{width:.4g}", net=net, settings=self.nested.facts(width, run.graph))
+        options = {**self.cut_options, "noise": self.num_samples is not None, "compared": compared}
+        return cut_out(net, run, self.plan(width), masked=self.places, whole=self.whole, **options)
 
     def _choose(self, net: nn.Module, run: Run) -> None:
         graph = run.graph
         super()._choose(run.template, run)  # not ``net``: where masks stand, paths are others
-        if self.plain is None:
-            apart = [name for name, layer in graph.layers.items() if layer.kind != "linear"][:1]
-        else:
-            apart = match_layers(self.plain, graph.layers, what="method.plain")
+        apart = ordered.left_plain(graph, self.plain)
         self.names = [name for name in self.names if name not in apart]
-        self.masked, refused = maskable(graph, self.names, position=self.mask_position, **self.blocks)
+        self.masked, refused = ordered.maskable(graph, self.names, position=self.mask_position, **self.blocks)
         self.nested = NestedWidths(self.masked)
-        self.places = {holder(graph, name, self.mask_position): name for name in self.masked}
+        self.places = {ordered.holder(graph, name, self.mask_position): name for name in self.masked}
         refused |= dict.fromkeys(apart, "it has neither mask nor noise (method.plain)")
         self.whole = [{"layer": name, "reason": reason} for name, reason in refused.items()]

@@ -18,10 +18,11 @@ from prunebench.errors import UserError
 from prunebench.layers.net_ensemble import NetEnsemble
 from prunebench.layers.step_gates import InputGates, step_gates
 from prunebench.measure import cost
+from prunebench.methods.bases.gated_particles import price_share
 from prunebench.methods.bases.gated_units import open_one, own_parameters, with_input_gates, without_gates
 from prunebench.methods.bases.single_readers import unit_places
 from prunebench.methods.bases.stein_particles import gate_prior_score
-from prunebench.methods.dllp import ORIGIN, PARTICLES, Dllp, price_share
+from prunebench.methods.dllp import ORIGIN, PARTICLES, Dllp
 from prunebench.models.resnet_cifar import resnet20
 from prunebench.models.vgg_cifar import vgg11
 from prunebench.run.bare import BareRun

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunebench.core.task import Batch, Task, total
 from prunebench.measure.vulnerability import distance, features
+from prunebench.methods.bases.attacked_batches import Attacker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +42,34 @@ MODES: Mapping[str, Mode] = {
 
 
 def passes(
-    net: nn.Module, batch: Batch, task: Task, *, attacked: Tensor | None, latent: Sequence[str] | None
+    net: nn.Module, batch: Batch, task: Task, mode: Mode, *, attacker: Attacker | None, latent: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The loss of a batch as it is, ``clean``, of the ``attacked`` one if there is one, and how far features ``moved``.
+    """What both losses are made of, as far as the mode has it.
+
+    The loss of a batch as it is, ``clean``, of the pictures under attack, ``attacked``, and how far features ``moved``.
 
     Args:
         batch: pictures and labels.
-        attacked: those pictures under attack.
-        latent: paths of the modules whose outputs are the features; None: they are not looked at.
+        attacker: needed where the mode attacks.
+        latent: paths of the modules whose outputs are the features.
     """
+    attacked = None
+    if mode.attacked:
+        assert attacker is not None, "attach comes first"
+        attacked = attacker(net, batch, task)
     inputs, labels = batch
     before: list[Tensor] = []
     after: list[Tensor] = []
 
     def watched(kept: list[Tensor]) -> AbstractContextManager[None]:
-        return nullcontext() if latent is None else features(net, kept.append, latent)
+        return features(net, kept.append, latent) if mode.suppressed else nullcontext()
 
     with watched(before):
         found = {"clean": total(task.losses(net, (inputs, labels)))}
     if attacked is not None:
         with watched(after):
             found["attacked"] = total(task.losses(net, (attacked, labels)))
-    if latent is not None:
+    if mode.suppressed:
         found["moved"] = distance(before, after)
     return found
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from prunebench.config.phase import Phase
 from prunebench.core.context import Run
+from prunebench.methods.bases.gated_groups import GatedGroups
 from prunebench.methods.bases.gated_units import with_input_gates, with_weight_gates
 from prunebench.methods.bases.hardened_particles import joined
-from prunebench.methods.bases.single_readers import UnitPlace
 from prunebench.methods.bases.stein_particles import scatter_gates, scattered
 
 
@@ -40,8 +40,7 @@ def particle_phase(phase: Phase, name: str, *, epochs: int, lr: float) -> Phase:
 
 def first_particles(
     vanilla: Sequence[nn.Module],
-    names: Sequence[str],
-    places: Mapping[str, UnitPlace] | None,
+    groups: GatedGroups,
     draws: torch.Generator,
     *,
     rows: int,
@@ -54,8 +53,7 @@ def first_particles(
 
     Args:
         vanilla: trained nets.
-        names: layers whose weights have gates.
-        places: where the gates of their units stand instead; None: each weight has a gate.
+        groups: those of weights that have gates.
         draws: of all noise.
         rows: gates of one net, each of which is a particle.
         temperature: of the gates.
@@ -63,9 +61,9 @@ def first_particles(
         stds: of the noise, by parameter. ``gate_std``: of the gates' scores.
     """
     nets = [
-        with_weight_gates(net, names, rows=rows, temperature=temperature)
-        if places is None
-        else with_input_gates(net, places, rows=rows, temperature=temperature)
+        with_weight_gates(net, list(groups.paths), rows=rows, temperature=temperature)
+        if groups.places is None
+        else with_input_gates(net, groups.places, rows=rows, temperature=temperature)
         for net in vanilla
     ]
     if copies is not None:

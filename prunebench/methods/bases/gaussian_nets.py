@@ -30,6 +30,11 @@ def gaussian_layers(net: nn.Module) -> dict[str, GaussianWeights]:
     return {name: module for name, module in net.named_modules() if isinstance(module, GaussianWeights)}
 
 
+def ordinary_layers(net: nn.Module, graph: ChannelGraph) -> list[str]:
+    """The linear layers and convolutions of a net that can have Gaussian weights."""
+    return [name for name in graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
+
+
 def to_gaussian(net: nn.Module, names: Collection[str], **options: Any) -> nn.Module:
     """A copy of ``net`` whose layers ``names`` have Gaussian weights, with the old weights as means.
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from prunebench.core.context import Point
 from prunebench.core.method import match_layers
 from prunebench.layers.ordered_mask import Blocks
 from prunebench.surgery.graph import ChannelGraph
@@ -53,3 +56,7 @@ class NestedWidths:
             "masked_channels_kept": total - gone,
             "params_at_means": graph.params(plan),
         }
+
+    def point(self, width: float, net: nn.Module, graph: ChannelGraph) -> Point:
+        """The operating point of ``net``, which has this width."""
+        return Point(name=f"width_{width:.4g}", net=net, settings=self.facts(width, graph))

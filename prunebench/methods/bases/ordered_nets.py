@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import torch
 from torch import nn
 
 from prunebench.config.ranges import Among
+from prunebench.core.method import match_layers
 from prunebench.layers.ordered_mask import Blocks, OrderedMask
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Mix
@@ -64,6 +65,13 @@ def why_not_masked(graph: ChannelGraph, name: str, *, position: MaskPosition) ->
     return None
 
 
+def left_plain(graph: ChannelGraph, patterns: Sequence[str] | None) -> list[str]:
+    """The layers that ``patterns`` (names and globs) leave as they are; None: the first convolution."""
+    if patterns is None:
+        return [name for name, layer in graph.layers.items() if layer.kind != "linear"][:1]
+    return match_layers(patterns, graph.layers, what="method.plain")
+
+
 def holder(graph: ChannelGraph, name: str, position: MaskPosition) -> str:
     """The path of what the mask of the layer ``name`` stands behind: the layer, or the norm that reads it."""
     norm = graph.layers[name].norm
@@ -79,6 +87,12 @@ def add_masks(net: nn.Module, masks: Mapping[str, OrderedMask]) -> nn.Module:
 def masks_of(net: nn.Module) -> dict[str, OrderedMask]:
     """Path of what a mask stands behind -> mask."""
     return {path: module.mask for path, module in net.named_modules() if isinstance(module, Masked)}
+
+
+@torch.no_grad()
+def expected_width(net: nn.Module) -> float:
+    """Mean over the masks of the expected share of their channels that stay."""
+    return float(torch.stack([mask.expected_share() for mask in masks_of(net).values()]).mean())
 
 
 @torch.no_grad()

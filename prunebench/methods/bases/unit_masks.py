@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice, describe
 from prunebench.core.context import Extracted, Run
+from prunebench.core.method import match_layers
+from prunebench.errors import UserError
 from prunebench.layers.beta_bernoulli import BetaBernoulliMask
 from prunebench.methods.bases.dead_channels import EXACT
 from prunebench.methods.bases.ordered_nets import MaskPosition, holder, why_not_masked
@@ -19,6 +23,11 @@ from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.replace import replace
 from prunebench.surgery.sets import to_indices
+
+log = logging.getLogger("prunebench")
+
+NORMED_START, START = 2.0, -1.0
+"""First raw_a of convolutions that a norm follows (vgg.py:22), and of all other masks (bbdropout.py:13)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,19 @@ class UnitMasked(nn.Module):
         """As the module, with masked inputs or outputs."""
         found: Tensor = self.layer(self.mask(x)) if self.in_front else self.mask(self.layer(x))
         return found
+
+
+def first_raw_a(place: MaskPlace, given: float | Mapping[str, float] | None) -> float:
+    """Where ``raw_a`` of a mask begins.
+
+    Args:
+        given: a number, or a table of layers (names and globs, the first that fits counts); what it does not name, and
+            None, has Madaan et al.'s official values.
+    """
+    official = NORMED_START if place.normed and not place.in_front else START
+    if isinstance(given, Mapping):
+        return next((value for pattern, value in given.items() if fnmatchcase(place.layer, pattern)), official)
+    return official if given is None else given
 
 
 def mask_places(
@@ -110,6 +132,38 @@ def add_unit_masks(
 def unit_masks(net: nn.Module) -> dict[str, BetaBernoulliMask]:
     """Path of what each mask stands beside -> mask; none in a net without."""
     return {path: module.mask for path, module in net.named_modules() if isinstance(module, UnitMasked)}
+
+
+def mask_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """What the masks of a net learn."""
+    return [p for mask in unit_masks(net).values() for p in mask.parameters()]
+
+
+def check_masks(
+    net: nn.Module,
+    places: Mapping[str, MaskPlace],
+    whole: Mapping[str, str],
+    raw_a: float | Mapping[str, float] | None,
+    run: Run,
+) -> None:
+    """Refuse, before anything is trained, masks that cannot be; the cut is tried with one unit of each.
+
+    Args:
+        whole: layers without a mask, with the reason.
+        raw_a: of :func:`first_raw_a`.
+
+    Raises:
+        UserError: there is no mask, ``raw_a`` names no layer with one, or the cut cannot be made.
+    """
+    if not places:
+        reasons = "".join(f", for example {name}: {why}" for name, why in list(whole.items())[:1])
+        raise UserError(f"no layer of this net can have a mask{reasons}; choose others by method.layers")
+    if isinstance(raw_a, Mapping):
+        match_layers(raw_a, places, what="method.raw_a")
+    keep = {name: (0,) for name, place in places.items() if not place.in_front}
+    inputs = {name: (0,) for name, place in places.items() if place.in_front}
+    run.rehearse(net, Choice(Plan(keep=keep, inputs=inputs), [], {}))
+    log.info("masks: %d units of %s", sum(place.units for place in places.values()), ", ".join(places))
 
 
 @torch.no_grad()

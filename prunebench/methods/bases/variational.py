@@ -21,7 +21,7 @@ from prunebench.core.task import Batch, Task
 from prunebench.layers import kl
 from prunebench.layers.sampling import Ensemble, Stochastic, is_stochastic
 from prunebench.methods.bases.dead_channels import without_dead_channels
-from prunebench.methods.bases.gaussian_nets import to_plain, with_spread
+from prunebench.methods.bases.gaussian_nets import ordinary_layers, to_plain, with_spread
 from prunebench.methods.bases.stored_states import load_fitting
 
 log = logging.getLogger("prunebench")
@@ -151,5 +151,4 @@ class VariationalMethod(Method):
         return replace(found, net=with_spread(found.net, net, run.graph, found.plan))
 
     def _choose(self, net: nn.Module, run: Run) -> None:
-        known = [name for name in run.graph.layers if isinstance(net.get_submodule(name), nn.Linear | nn.Conv2d)]
-        self.names = match_layers(self.layers, known, what="method.layers")
+        self.names = match_layers(self.layers, ordinary_layers(net, run.graph), what="method.layers")
