@@ -104,7 +104,7 @@ class Surroundings:
             module = self._traced.net.get_submodule(step.module) if step.module else None
             if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *LINEAR)) or step.module in found:
                 continue
-            if "weight" in module._parameters:
+            if self._has_weight(step):
                 found[step.module] = self._layer(step, node, module)
         return found
 
@@ -207,7 +207,8 @@ class Surroundings:
                 continue
             seen.add((step.index, known, same))
             if isinstance(step, Mix) or self._is_layer(step):
-                readers |= {step.module} if known and same else set()
+                if known and same and self._has_weight(step):
+                    readers.add(step.module)
                 continue
             is_output |= isinstance(step, Output)
             meets_addition |= known and is_sum(step)
@@ -223,6 +224,10 @@ class Surroundings:
         if not (isinstance(step, Opaque | Grouped) and step.module):
             return False
         return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR))
+
+    def _has_weight(self, step: Step) -> bool:
+        """Whether a layer's weight is its own, which a score may look at."""
+        return "weight" in self._traced.net.get_submodule(step.module)._parameters
 
     def _place(self, module: str) -> int:
         return next(step.index for step in self._steps if step.module == module)

@@ -86,7 +86,9 @@ def plan_of(gates: Mapping[str, Tensor], graph: ChannelGraph) -> Plan:
         gates: layer -> bool ``[out]``. The first node stands in for a layer that keeps none.
     """
     kept = {name: tuple(on.nonzero().flatten().tolist()) or (0,) for name, on in gates.items()}
-    return Plan(keep={name: nodes for name, nodes in kept.items() if graph.why_not(name) is None})
+    free = [name for name in kept if graph.why_not(name) is None]
+    together = graph.must_stay(free)
+    return Plan(keep={name: kept[name] for name in free if name not in together})
 
 
 def share(on: Mapping[str, Tensor]) -> dict[str, float]:
