@@ -66,13 +66,13 @@ def compared(graph: ChannelGraph, active: Mapping[str, int], units: int) -> dict
         units: of all masks in the whole net.
 
     Returns:
-        ``speedup`` = operations of the whole net / those of this one; ``memory_kept`` = share of the whole net's
-        memory; ``unit_sparsity`` = share of the masked units that are gone, each mask by itself; ``active`` = units of
-        each mask.
+        ``speedup`` = operations of the whole net / those of this one, None if none are left; ``memory_kept`` = share
+        of the whole net's memory; ``unit_sparsity`` = share of the masked units that are gone, each mask by itself;
+        ``active`` = units of each mask.
     """
     whole, left = unit_costs(graph, {}), unit_costs(graph, active)
     return {
-        "speedup": whole.flops / left.flops,
+        "speedup": whole.flops / left.flops if left.flops else None,
         "memory_kept": left.memory / whole.memory,
         "unit_sparsity": 1 - sum(active.values()) / units if units else 0.0,
         "active": active,

@@ -345,6 +345,7 @@ def test_a_net_whose_masks_are_all_closed_is_constant_and_still_a_net() -> None:
     with torch.no_grad():
         logits = found.net(torch.randn(3, 1, 28, 28))
     torch.testing.assert_close(logits, net.get_parameter("fc2.layer.bias").detach().expand(3, -1))
+    assert built.metrics(found.net, bare)["speedup"] is None
 
 
 def test_sizes_by_the_papers_formulas() -> None:

@@ -96,7 +96,7 @@ def _inputs(graph: ChannelGraph, name: str, *, select: bool) -> Inputs | str:
     """The inputs of the layer ``name``, or why they stay."""
     reader = Reader.of(graph, name)
     if reader is None:
-        return "it is no 2-d convolution or linear layer whose input channels can be told"
+        return graph.why_not(name) or "it is no 2-d convolution or linear layer whose input channels can be told"
     step = graph.steps[reader.source]
     while isinstance(step, Through):
         step = graph.steps[step.inputs[0]]
