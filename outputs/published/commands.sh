@@ -57,8 +57,7 @@ python scripts/publish.py "$runs"/{flop_l0,agp_structured,none}-sru_tiny-enwik8_
 whole=(table=all latency=false trainer.num_threads=1 trainer.progress=false)
 python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
-python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x3' seeds=1 "${whole[@]}"
-python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x[12]' seeds=3 "${whole[@]}"
+python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x[123]' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=variational_dropout 'rows=f1a_*-w100' "${whole[@]}"
 python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_3_hidden,mlp_784_500_300,lenet300_100}-mnist-*
 
