@@ -170,9 +170,16 @@ def varying(groups: Sequence[Group]) -> list[str]:
 
 def label(settings: Mapping[str, object], varying: Sequence[str], *, digits: int = 4) -> str:
     """The settings ``varying`` in words, at most four of them, numbers with at most so many significant digits."""
-    shown = [f"{_short(key)} {_rounded(settings[key], digits)}" for key in varying if key in settings]
+    known = [key for key in varying if key in settings and _acts(key, settings)]
+    shown = [f"{_short(key)} {_rounded(settings[key], digits)}" for key in known]
     more = f", {len(shown) - _MAX_KEYS} more" if len(shown) > _MAX_KEYS else ""
     return ", ".join(shown[:_MAX_KEYS]) + more
+
+
+def _acts(key: str, settings: Mapping[str, object]) -> bool:
+    """Whether a setting has a say: a ratio has none beside a target, which takes its place."""
+    targets = (value for name, value in settings.items() if name.startswith("method.target_"))
+    return not key.startswith("method.prune_ratio") or all(value is None for value in targets)
 
 
 def _rounded(value: object, digits: int) -> object:

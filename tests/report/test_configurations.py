@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.report.collect import collect
-from prunebench.report.configurations import Group, estimate, group
+from prunebench.report.configurations import Group, estimate, group, label
 from prunebench.report.papers import views
 from prunebench.report.summaries import configurations
 from prunebench.rows import load_papers
@@ -54,6 +54,13 @@ def test_the_label_names_what_differs(tmp_path: Path) -> None:
     make(tmp_path, method="l1norm", ratio=0.5)
     labels = {(g.first.method, g.label) for g in groups_of(tmp_path)}
     assert labels == {("fpgm", "prune_ratio 0.3"), ("fpgm", "prune_ratio 0.5"), ("l1norm", "")}
+
+
+def test_a_ratio_beside_a_target_has_no_say_and_no_place_in_the_label() -> None:
+    varying = ["method.prune_ratio", "method.target_macs", "phases.finetune.lr"]
+    given = {"method.prune_ratio": 0.3, "phases.finetune.lr": 0.1}
+    assert label({**given, "method.target_macs": None}, varying).startswith("prune_ratio 0.3, ")
+    assert label({**given, "method.target_macs": 0.5}, varying) == "target_macs 0.5, finetune.lr 0.1"
 
 
 def test_swept_numbers_are_rounded_unless_two_labels_would_be_one(tmp_path: Path) -> None:
