@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunebench.config import named
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import check_copies
 from prunebench.measure import cost
 from prunebench.nets.opened import opened
 from prunebench.surgery.graph import ChannelGraph
@@ -24,7 +25,9 @@ def make_net(settings: Mapping[str, Any], *, trust: bool = True) -> nn.Module:
 
     Its attention layers are made of linear layers, see :func:`prunebench.nets.opened.opened`.
     """
-    return opened(named.build("model", settings, expects=nn.Module, trust=trust))
+    net = named.build("model", settings, expects=nn.Module, trust=trust)
+    check_copies(net)
+    return opened(net)
 
 
 class DenseNet:

@@ -184,7 +184,7 @@ def _measurements(
         else {}
     )
     _write_files(job, compact)
-    achieved, whole = {**job.achieved, **job.method.conclude(points)}, stays_whole(job)
+    achieved, whole = {**job.achieved, **job.method.conclude(points)}, stays_whole(job, job.method.layers)
     if "channels_kept" in achieved:
         cut = {*job.plan.keep, *job.plan.inputs}
         achieved |= {"layers_cut": len(cut), "layers_whole": len(whole)}

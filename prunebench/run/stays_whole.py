@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from prunebench.run.job import Job
+from prunebench.run.bare import BareRun
 
 
-def stays_whole(job: Job) -> list[Mapping[str, str]]:
+def stays_whole(run: BareRun, wanted: Sequence[str]) -> list[Mapping[str, str]]:
     """``{"layer", "reason"}`` for each layer that stays whole, as far as the method was to cut it.
 
     Layers that are no operation of the graph (inside a module that is taken as one operation, with weights that are
     computed) are known to no method; they are added where channels were to go.
+
+    Args:
+        run: after the cut.
+        wanted: see :attr:`prunebench.core.method.Method.layers`.
     """
-    told = list(job.not_pruned)
-    if not (told or job.plan.keep or job.plan.inputs):
+    told = list(run.not_pruned)
+    if not (told or run.plan.keep or run.plan.inputs):
         return told
-    wanted, known = job.method.layers, {row["layer"] for row in told}
+    known = {row["layer"] for row in told}
     return told + [
         {"layer": name, "reason": reason}
-        for name, reason in job.graph.unfollowed.items()
+        for name, reason in run.graph.unfollowed.items()
         if name not in known and (isinstance(wanted, str) or any(fnmatchcase(name, p) for p in wanted))
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunebench.surgery.equality import difference
 
@@ -13,7 +15,8 @@ Layout = tuple[int, int]
 """Number of dimensions of a tensor, and which of them are the channels."""
 
 _ROUNDING = 1e-5
-_SIZES = (5, 3, 4, 2)  # of the other dimensions
+_INPUTS = ((1.0, (5, 3, 4, 2)), (40.0, (1, 6, 5, 3)), (0.1, (4, 8, 8, 2)))
+"""Standard deviations of inputs, and sizes of the other dimensions."""
 _LAYOUTS: tuple[Layout, ...] = ((2, 1), (3, 1), (3, 2), (4, 1), (4, 3), (5, 1), (5, 4))
 
 
@@ -46,11 +49,22 @@ def channel_dim(shape: torch.Size, width: int) -> int | None:
     return long[0] if len(long) == 1 and shape[long[0]] == width else None
 
 
+def set_channels(module: nn.Module, number: int) -> None:
+    """Make what a norm or activation of torch, or a subclass, says of its channels fit; others are left as they are."""
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)):
+        for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
+            if hasattr(module, name):
+                setattr(module, name, number)
+
+
 def _width(module: nn.Module) -> int | None:
     """How many channels a module has numbers for; None unless all its parameters, and the buffers of several numbers,
     have one for each."""
-    parameters, buffers = list(module.parameters()), [tensor for tensor in module.buffers() if tensor.numel() != 1]
+    parameters = list(module.parameters())
+    buffers = [tensor for tensor in module.buffers() if is_lazy(tensor) or tensor.numel() != 1]
     tensors = [*parameters, *buffers]
+    if any(is_lazy(tensor) for tensor in tensors):
+        return None
     sizes = {tensor.numel() for tensor in tensors}
     width = sizes.pop() if len(sizes) == 1 else 0
     fits = all(tensor.is_floating_point() and channel_dim(tensor.shape, width) is not None for tensor in tensors)
@@ -72,15 +86,36 @@ def _own(module: nn.Module, width: int) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors if channel_dim(tensor.shape, width) is not None}
 
 
-@torch.no_grad()
 def _works(module: nn.Module, width: int, layout: Layout) -> bool:
-    dims, axis = layout
-    shape = [*_SIZES[: dims - 1]]
-    shape.insert(axis, width)
+    """Whether it keeps its promises for several sizes and sets of channels."""
     draws = torch.Generator().manual_seed(1)
-    x = torch.randn(shape, generator=draws)
-    kept = torch.arange(0, width, 2)
-    gone = torch.arange(1, width, 2)
+    sets = _sets(width, draws)
+    return all(
+        _keeps_promises(module, kept, layout, size * torch.randn(_shape(sizes, width, layout), generator=draws))
+        for kept, (size, sizes) in zip(sets, itertools.cycle(_INPUTS), strict=False)
+    )
+
+
+def _sets(width: int, draws: torch.Generator) -> list[Tensor]:
+    """Which channels stay: every other one, all but the first, all but the last, the first few, one, some at random."""
+    everything = torch.arange(width)
+    numbers = [max(1, width * share // 8) for share in (3, 5, 7)]
+    drawn = [torch.randperm(width, generator=draws)[:number].sort().values for number in numbers]
+    found = [everything[::2], everything[1:], everything[:-1], everything[: max(1, width // 3)], everything[-1:]]
+    return [kept for kept in (*found, *drawn) if len(kept) < width]
+
+
+def _shape(sizes: tuple[int, ...], width: int, layout: Layout) -> list[int]:
+    dims, axis = layout
+    shape = [*sizes[: dims - 1]]
+    shape.insert(axis, width)
+    return shape
+
+
+@torch.no_grad()
+def _keeps_promises(module: nn.Module, kept: Tensor, layout: Layout, x: Tensor) -> bool:
+    axis, width = layout[1], x.shape[layout[1]]
+    gone = torch.tensor([channel for channel in range(width) if channel not in kept.tolist()])
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -105,6 +140,7 @@ def _cut(module: nn.Module, width: int, kept: Tensor) -> nn.Module:
         assert dim is not None
         taken = tensor.detach().index_select(dim, kept)
         setattr(small, name, nn.Parameter(taken) if isinstance(tensor, nn.Parameter) else taken)
+    set_channels(small, len(kept))
     return small
 
 

@@ -153,7 +153,12 @@ class Surroundings:
             kind = "conv" if module.groups == 1 else "depthwise" if isinstance(step, Depthwise) else "grouped"
             kind = "transposed" if isinstance(module, TRANSPOSED) else kind
             sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": module.groups}
-            sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": math.prod(shape[2:])}
+            spots = positions(self._traced.macs[node], module)
+            if isinstance(module, TRANSPOSED):  # it multiplies at its inputs
+                source = node.args[0]
+                assert isinstance(source, fx.Node)
+                spots = spots * math.prod(shape[2:]) // math.prod(self._traced.values[source].shape[2:])
+            sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": spots}
         norm, after = self._directly_after(step)
         readers, meets_addition, is_output = self._downstream(step)
         return Layer(

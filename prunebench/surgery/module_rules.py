@@ -70,7 +70,7 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
     if source is None or shape is None or len(shape) != len(module.kernel_size) + 2:
         return None
     area = math.prod(module.kernel_size)
-    spots = math.prod(shape[2:])
+    spots = positions(context.traced.macs[node], module)
     if module.groups == 1:
         return _mix(context, node, module.in_channels, module.out_channels, 1, (area, spots, module.bias is not None))
     if source.axis != 1 or source.span != 1:
@@ -105,7 +105,8 @@ def _transposed(context: Context, node: fx.Node, module: nn.ConvTranspose2d) -> 
     shape = context.shape(node.args[0])
     if shape is None or module.groups > 1 or len(shape) != len(module.kernel_size) + 2:
         return None
-    sizes = (math.prod(module.kernel_size), math.prod(shape[2:]), module.bias is not None)
+    spots = positions(context.traced.macs[node], module)
+    sizes = (math.prod(module.kernel_size), spots, module.bias is not None)
     step = _mix(context, node, module.in_channels, module.out_channels, 1, sizes)
     return None if step is None else replace(step, turned=True)
 
@@ -119,9 +120,13 @@ def _linear(context: Context, node: fx.Node, module: nn.Linear) -> Step | None:
     return _mix(context, node, module.in_features, module.out_features, len(shape) - 1, sizes)
 
 
-def positions(macs: int, module: nn.Linear) -> int:
-    """Tokens of one sample that a linear layer reads: what it was counted with, wherever the batch lies."""
-    return macs // (module.in_features * module.out_features)
+def positions(macs: int, module: nn.Module) -> int:
+    """Places of one sample at which a layer multiplies all of its weights: tokens, outputs of one channel (inputs of a
+    transposed convolution).
+
+    They follow from what was counted, wherever the batch lies: windows or frames may be folded into it.
+    """
+    return macs // module.get_parameter("weight").numel()
 
 
 def _mix(
@@ -189,12 +194,10 @@ def _activation(context: Context, node: fx.Node, module: nn.Module) -> Step | No
 
 def _channelwise(context: Context, node: fx.Node, module: nn.Module) -> Step | None:
     """Numbers for each channel, in a layout in which they were tried out."""
-    source, shape = context.first(node), context.shape(node)
-    if (
-        source is None
-        or shape is None
-        or (len(shape), source.axis) not in context.traced.known.channelwise[str(node.target)]
-    ):
+    source, shape, layouts = context.first(node), context.shape(node), context.traced.known.channelwise
+    if source is None or shape is None or (len(shape), source.axis) not in layouts[str(node.target)]:
+        return None
+    if len(node.args) > 1 or node.kwargs:  # it was tried out with one tensor
         return None
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.numel() != 1]
     if source.width * source.span != tensors[0].numel() or _is_padded(context, source):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery.channel_modules import channel_dim
+from prunebench.surgery.channel_modules import channel_dim, set_channels
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.plan import Plan
@@ -147,6 +147,16 @@ def cut(module: nn.Module, part: Slice) -> None:
     set_sizes(module, part)
 
 
+def places(kept: Kept, device: torch.device) -> tuple[Tensor, ...]:
+    """Indices of the entries ``kept`` along the first dimensions, each of a shape that meets those of the others."""
+    found = [torch.tensor(indices, dtype=torch.long, device=device) for indices in kept]
+    behind = [len(found) - dim - 1 for dim in range(len(found))]
+    return tuple(
+        indices if indices.dim() == 2 else indices.reshape(-1, *[1] * more)
+        for indices, more in zip(found, behind, strict=True)
+    )
+
+
 def taken(tensor: Tensor, kept: Kept) -> Tensor:
     """A copy of the entries ``kept`` along the first dimensions, in the memory format of ``tensor``."""
     small = tensor.detach()
@@ -164,9 +174,7 @@ def taken(tensor: Tensor, kept: Kept) -> Tensor:
 def set_sizes(module: nn.Module, part: Slice) -> None:
     """Make what a module says of its sizes fit its tensors."""
     if isinstance(part.step, PerChannel):
-        for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
-            if hasattr(module, name):
-                setattr(module, name, len(part.rows))
+        set_channels(module, len(part.rows))
         return
     linear = isinstance(module, nn.Linear)
     setattr(module, "out_features" if linear else "out_channels", len(part.rows))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
+from prunebench.layers.own_weight import check_copies
 from prunebench.surgery import writes
 from prunebench.surgery.channel_modules import Layout, channel_modules
 from prunebench.surgery.equality import random_inputs
@@ -93,7 +94,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
     Raises:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
-    _refuse_computed(net)
+    check_copies(net)
     leaves: dict[str, str] = {}
     known = Known.of(net)
     while True:
@@ -135,19 +136,6 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], known: Kno
         known=known,
         net=net,
     )
-
-
-def _refuse_computed(net: nn.Module) -> None:
-    """Refuse weights that a hook computes and keeps: they cannot be copied, and are counted nowhere."""
-    for path, module in net.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            place = type(hook).__module__
-            if place in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm"):
-                name = place.rpartition(".")[2]
-                raise UserError(
-                    f"layer '{path}' has the hook of torch.nn.utils.{name}, whose weight cannot be copied; use "
-                    f"torch.nn.utils.parametrizations.{name}, or remove it first (torch.nn.utils.remove_{name})"
-                )
 
 
 def _drop_unused(graph: fx.Graph, record: Recording, net: nn.Module) -> None:

@@ -11,7 +11,7 @@ from prunebench.errors import UserError
 from prunebench.surgery.channel_modules import dead_value
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
-from prunebench.surgery.resize import Slice, check_net, slices
+from prunebench.surgery.resize import Slice, check_net, places, slices
 
 
 def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -83,14 +83,10 @@ def _write_back(part: Slice, module: nn.Module, small: nn.Module | None) -> None
         _fill(name, tensor, dim=0, kept=[])
         if small is None:
             continue
-        value, kept = values[name].to(tensor), part.kept(tensor)
-        rows = torch.tensor(kept[0], device=tensor.device)
+        value = values[name].to(tensor)
         if tuple(value.shape) != part.sizes(tensor):
             raise UserError(_wrong(part, f"has {name} of shape {tuple(value.shape)} in"))
-        if len(kept) > 1:
-            tensor[rows[:, None], torch.tensor(kept[1], device=tensor.device)] = value
-        else:
-            tensor[rows] = value
+        tensor[places(part.kept(tensor), tensor.device)] = value
 
 
 def _wrong(part: Slice, what: str) -> str:

@@ -15,6 +15,7 @@ from prunebench.measure import cost
 from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.nets import package
 from prunebench.run.bare import BareRun
+from prunebench.run.stays_whole import stays_whole
 from tests.bare import bare_run
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -108,7 +109,7 @@ def pruned(net: nn.Module, **options: Any) -> tuple[nn.Module, BareRun]:
 
 
 def reasons(run: BareRun) -> dict[str, str]:
-    return {entry["layer"]: entry["reason"] for entry in run.not_pruned}
+    return {entry["layer"]: entry["reason"] for entry in stays_whole(run, "all")}
 
 
 def test_reached_is_what_was_counted() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from prunebench.surgery.channel_modules import layouts_of
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
+from prunebench.surgery.zero import restore
 from tests.surgery.kit import images
 from tests.surgery.nets import Affine, Bias, Frozen, randomise
 from tests.surgery.test_split_rules import carried_out
@@ -33,7 +35,26 @@ def counting(module: nn.Module, x: Tensor) -> Tensor:
     return x * module.get_parameter("scale").view(1, -1, 1, 1)
 
 
+def halves(module: nn.Module, x: Tensor) -> Tensor:
+    """A complex product."""
+    a, b, p, q = *x.chunk(2, 1), *module.get_parameter("scale").view(1, -1, 1, 1).chunk(2, 1)
+    return torch.cat([a * p - b * q, a * q + b * p], 1)
+
+
+def scaled(module: nn.Module, x: Tensor) -> Tensor:
+    return x * module.get_parameter("scale").view(1, -1, 1, 1)
+
+
 MIXING: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "halves": halves,
+    "the first channel": lambda m, x: scaled(m, x - x[:, :1]),
+    "the first channel alone": lambda m, x: torch.cat([x[:, :1], scaled(m, x)[:, 1:]], 1),
+    "the first number": lambda m, x: scaled(m, x) / m.get_parameter("scale")[0],
+    "the last number": lambda m, x: scaled(m, x) / m.get_parameter("scale")[-1],
+    "the order": lambda m, x: scaled(m, x.flip(1)),
+    "the order of halves": lambda m, x: scaled(m, torch.cat([*reversed(x.chunk(2, 1))], 1)),
+    "the batch": lambda m, x: scaled(m, x) + (x.shape[0] == 4) * x.mean(1, keepdim=True),
+    "large numbers": lambda m, x: scaled(m, x) + (x.abs().max() > 50) * x.mean(1, keepdim=True),
     "channels": lambda m, x: x * m.get_parameter("scale").softmax(0).view(1, -1, 1, 1),
     "its input's channels": lambda m, x: x / x.norm(dim=1, keepdim=True) * m.get_parameter("scale").view(1, -1, 1, 1),
     "modes": lambda m, x: x * (1 + m.training * m.get_parameter("scale")).view(1, -1, 1, 1),
@@ -46,8 +67,23 @@ MIXING: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_what_mixes(name: str) -> None:
-    assert not layouts_of(Written(MIXING[name]))
+@pytest.mark.parametrize("width", [5, 6, 8])
+def test_what_mixes(name: str, width: int) -> None:
+    if name != "its old width" or width == 6:
+        assert not layouts_of(Written(MIXING[name], width))
+
+
+def test_a_lazy_module_is_none_of_them() -> None:
+    assert not layouts_of(nn.LazyBatchNorm2d())
+
+
+def test_an_attribute_of_a_strangers_module_is_left_alone() -> None:
+    module = Written(lambda m, x: scaled(m, x) * m.num_features**-0.5)
+    module.num_features = 6  # type: ignore[assignment]
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), module, nn.Conv2d(6, 2, 3)).eval()
+    graph = ChannelGraph.trace(net, images(1))
+    small = carried_out(net, graph, Plan({"0": (0, 2, 4, 5)}))
+    assert small.get_submodule("1").num_features == 6
 
 
 def test_layouts() -> None:
@@ -118,3 +154,33 @@ def test_a_module_that_is_called_twice_needs_all_channels() -> None:
     graph = ChannelGraph.trace(Twice(Frozen).eval(), images(1))
     assert "it is called 2 times" in str(graph.why_not("first"))
     assert graph.why_not("inner") is None
+
+
+@pytest.mark.parametrize("kept", [(2,), (0, 2, 5)])
+def test_written_back_where_the_channels_lie(kept: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 6), Affine(1, 1, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    tokens = torch.randn(3, 4, 7)
+    graph, plan = ChannelGraph.trace(net, tokens), Plan({"0": kept})
+    carried_out(net, graph, plan, tokens)
+    back = restore(net, graph, plan, shrink(net, graph, plan)).get_parameter("1.scale").flatten()
+    assert [place for place, value in enumerate(back.tolist()) if value] == list(kept)
+
+
+class Flagged(Affine):
+    """Mixes the channels if it is asked to."""
+
+    def forward(self, x: Tensor, mix: bool = False) -> Tensor:
+        y = super().forward(x)
+        return y - y.mean(1, keepdim=True) if mix else y
+
+
+@pytest.mark.parametrize("call", [lambda module, x: module(x, True), lambda module, x: module(x, mix=True)])
+def test_a_call_with_more_than_a_tensor_needs_all_channels(call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    class Called(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.last(call(self.one, self.first(x)).mean((2, 3)))
+            return logits
+
+    graph = ChannelGraph.trace(Called(lambda width: Flagged(1, width, 1, 1)).eval(), images(1))
+    assert "which needs all of them" in str(graph.why_not("first"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from prunebench.measure import cost
 from prunebench.models.resnet_cifar import resnet20, resnet56, resnet110
@@ -131,6 +132,39 @@ def test_vgg_a() -> None:
     names = list(graph.layers)
     plan = Plan({names[0]: tuple(range(32))} | {name: tuple(range(256)) for name in names[7:13]})
     assert (graph.macs(plan), graph.params(plan)) == (206_279_680, 5_397_034)
+
+
+class Frames(nn.Module):
+    """Four pictures a sample, which lie in the batch while the layers look at them."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.a, self.middle, self.b = nn.Conv2d(3, 8, 3, padding=1), middle, nn.Conv2d(8, 6, 3, padding=1)
+        self.out = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.middle(torch.relu(self.a(x.flatten(0, 1)))))
+        logits: Tensor = self.out(torch.relu(self.b(x)).mean((2, 3)).unflatten(0, (-1, 4)).mean(1))
+        return logits
+
+
+MIDDLES: dict[str, Callable[[], nn.Module]] = {
+    "depthwise": lambda: nn.Conv2d(8, 8, 3, 2, 1, groups=8),
+    "grouped": lambda: nn.Conv2d(8, 8, 3, 2, 1, groups=2),
+    "transposed": lambda: nn.ConvTranspose2d(8, 8, 4, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_frames_in_the_batch(name: str) -> None:
+    net, frames = Frames(MIDDLES[name]()).eval(), torch.randn(2, 4, 3, 8, 8)
+    graph = ChannelGraph.trace(net, frames)
+    assert graph.macs(Plan()) == graph.dense_macs == cost.count(net, frames).macs
+    assert graph.layers["a"].positions == 4 * 64
+    assert graph.layers["middle"].positions == 4 * (256 if name == "transposed" else 16)
+    plan = Plan({"a": (0, 1, 4, 5), "b": (0, 2)} if name != "transposed" else {"a": (0, 3), "middle": (1, 2, 5)})
+    plan = Plan({**plan.keep, "middle": (0, 1, 4, 5)}) if name == "grouped" else plan
+    assert graph.macs(plan) == cost.count(shrink(net, graph, plan), frames).macs
 
 
 def test_removing_filters_takes_their_share_of_two_layers(resnet56_graph: ChannelGraph) -> None:
