@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunebench.measure.guarantee import SEEDS
-from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, metric_of, own_of
+from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, is_number, metric_of, own_of
 from prunebench.rows.fields import FIELDS, MEASURED, SELECTIONS
 from prunebench.rows.row import Row
 from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
@@ -41,13 +41,13 @@ def compare(
     Returns:
         ``paper``, ``ours``, ``difference`` (ours - paper), ``within_tolerance`` (both None if refused), ``refused``
         (the reason, or None), ``reproduced`` (None if refused), ``failed`` (what a reproduction lacks), ``seeds``,
-        ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``selection`` (how the paper chose its
-        number where we do not, or None), ``baseline`` (``paper``, ``ours``, ``difference``, ``checked``, ``why`` it is
-        not), ``sizes`` (a list of :class:`prunebench.rows.sizes.Size`) and ``others`` (name -> ``paper``, ``ours``,
-        ``difference``, None if refused, ``units``).
+        ``units``, ``tolerance``, ``mark`` (provenance of the paper's value), ``measured`` (see the row), ``selection``
+        (how the paper chose its number where we do not, or None), ``baseline`` (``paper``, ``ours``, ``difference``,
+        ``checked``, ``why`` it is not), ``sizes`` (a list of :class:`prunebench.rows.sizes.Size`) and ``others`` (name
+        -> ``paper``, ``ours``, ``difference``, None if refused, ``units``).
     """
     metric = headline_of(row)
-    paper, ours, dense = _published(row, metric), metric.of(result, "final"), metric.of(result, "dense")
+    paper, ours, dense = _published(row, metric), _ours(result, row, metric), metric.of(result, "dense")
     tolerance = row.tolerance if metric.unit is FRACTION else PRINTED
     own_dense = own_dense if dense is None else dense
     baseline = _baseline(row, metric, own_dense)
@@ -70,11 +70,19 @@ def compare(
         "seeds": num_seeds,
         "tolerance": tolerance,
         "mark": row.mark,
+        "measured": row.measured,
         "selection": SELECTIONS[row.selection] if row.selection else None,
         "baseline": baseline,
         "sizes": beside,
         "others": _others(result, row, sizes, own_dense if metric is ACCURACY else None, refused=bool(refused)),
     }
+
+
+def _ours(result: Mapping[str, Any], row: Row, metric: Metric) -> float | None:
+    """What stands beside the headline: that of the final net, unless the row says otherwise."""
+    stage, _, key = (row.measured or f"final.{metric.key}").partition(".")
+    flat = (result["metrics"].get(stage) or {}).get(key)  # of several seeds, see the report
+    return flat if is_number(flat) else metric_of(key).of(result, stage)
 
 
 def describe(result: Mapping[str, Any], row: Row) -> list[str]:
@@ -103,6 +111,8 @@ def remarks(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not found["reproduced"]:
         said = [("not reproduced", f"{'; '.join(found['failed'])} ({seeds})")]
     said += [("known difference", f"{_title(size.name)}: {size.note}") for size in found["sizes"] if size.excused]
+    if found["measured"]:
+        said.append(("measured", f"ours is metrics.{found['measured']}, not that of the final net"))
     if found["baseline"]["why"]:
         said.append(("baseline not checked", found["baseline"]["why"]))
     if found["selection"]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Range
 from prunebench.errors import UserError
+from prunebench.measure.stages import STAGES
 from prunebench.rows import fields
 from prunebench.rows.conventions import CONVENTIONS
 from prunebench.rows.fields import FIELDS
@@ -24,7 +25,7 @@ COMMON_KEYS = ("reported", "printed", "misprints", "overrides", "deviations", "m
 ARM_KEYS = (*PROVENANCE, *COMMON_KEYS)
 ROW_KEYS = (
     "id", "table", "dataset", "model", "setting", "kind", "convention", "tolerance", "recomputed", "baseline",
-    "same_as", "at", "hyperparameters", "config", "selection", "arms", *ARM_KEYS,
+    "same_as", "at", "measured", "hyperparameters", "config", "selection", "arms", *ARM_KEYS,
 )  # fmt: skip
 DEVIATIONS = ("paper", "official_code", "ours")
 # a row names a folder of runs, see identity.slug
@@ -95,6 +96,7 @@ def _row(item: Any, paper: str, head: Mapping[str, Any], recipes: Recipes) -> Ro
         config=found.get("config"),
         baseline=found.get("baseline"),
         same_as=found.get("same_as"),
+        measured=_measured(found.get("measured"), where),
         selection=_selection(found.get("selection", head.get("selection")), where),
         **_provenance(found, head, where),
         **_run(found, where, head, recipes, deviations=_deviations(head["deviations"], paper)),
@@ -227,6 +229,15 @@ def _texts(found: Any, where: str, *, known: Collection[str]) -> dict[str, str]:
 
 def _selection(found: Any, where: str) -> str | None:
     return None if found is None else fields.text(found, f"{where}.selection", allowed=fields.SELECTIONS)
+
+
+def _measured(found: Any, where: str) -> str | None:
+    if found is None:
+        return None
+    stage, _, key = fields.text(found, f"{where}.measured").partition(".")
+    if stage not in STAGES or not key:
+        raise UserError(f"{where}.measured must be <stage>.<value>, a stage of {', '.join(STAGES)}; got {found}")
+    return str(found)
 
 
 def _tolerance(found: Any, where: str) -> float:

@@ -30,6 +30,7 @@ class Row:
         convention: what a published count is, see :data:`conventions.CONVENTIONS`.
         tolerance: of accuracies, a fraction.
         deviations: what the paper says, what the official code does, what we do.
+        measured: which of our numbers stands beside the headline, as ``before_cut.accuracy``; None = that of ``final``.
         macs_note: why our count differs from the published one by more than 1 %.
         same_as: name of the row that a quoted one was taken from.
         selection: how the paper chose the net, see :data:`fields.SELECTIONS`; None = nothing is known against it.
@@ -63,6 +64,7 @@ class Row:
     digitised: bool = False
     note: str | None = None
     deviations: Mapping[str, str] = field(default_factory=dict)
+    measured: str | None = None
     macs_note: str | None = None
     baseline: str | None = None
     same_as: str | None = None

@@ -41,6 +41,16 @@ def test_a_run_far_from_its_row() -> None:
     assert found["failed"] == ["accuracy -1.40 points, at most 0.50 points allowed"]
 
 
+@pytest.mark.parametrize("stored", [{"method": {"drawn": 0.93}}, {"method.drawn": 0.93}], ids=["run", "mean"])
+def test_the_row_says_which_of_our_numbers_is_the_papers(stored: dict[str, Any]) -> None:
+    result = RESULT | {"metrics": {**RESULT["metrics"], "before_cut": stored}}
+    found = compare(result, replace(PAPER, measured="before_cut.method.drawn"))
+    assert (found["ours"], found["difference"]) == (0.93, pytest.approx(0.001))
+    assert ("measured", "ours is metrics.before_cut.method.drawn, not that of the final net") in remarks(found)
+    missing = compare(RESULT, replace(PAPER, measured="before_cut.method.drawn"))
+    assert missing["ours"] is missing["difference"] is None
+
+
 def cut_to(**final: float) -> dict[str, Any]:
     return RESULT | {"cost": {**RESULT["cost"], "final": {**RESULT["cost"]["final"], **final}}}
 
