@@ -175,7 +175,8 @@ def _values(line: Line, names: Sequence[str], shown: Sequence[str], differences:
     for key in names:
         cells.append(_published(line.row, key))
         if key in shown:
-            cells.append(_measured(line.group, key))
+            own = line.row.measured if line.found and key == line.found["metric"] else None
+            cells.append(_measured(line.group, key, own))
         if key in shown and key in differences:
             cells.append(_difference(line, key))
     return cells
@@ -195,8 +196,11 @@ def _published(row: Row, key: str) -> Cell:
     return Cell(form(key, value, sd), value, source, note)
 
 
-def _measured(group: Group | None, key: str) -> Cell:
-    found: Estimate | None = ours(group, key) if group else None
+def _measured(group: Group | None, key: str, own: str | None = None) -> Cell:
+    """Our value of the published ``key``; ``own`` is the name of another one that the row wants in its place."""
+    found: Estimate | None = None
+    if group:
+        found = group.estimate(own) if own else ours(group, key)
     if group is None or found is None:
         return Cell()
     source = "checkpoint" if group.first.checkpoint else "trained"

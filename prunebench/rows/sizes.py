@@ -16,6 +16,7 @@ from prunebench.rows.row import Row
 
 if TYPE_CHECKING:
     from prunebench.surgery.graph import ChannelGraph
+    from prunebench.surgery.plan import Plan
 
 SIZES = (
     *("macs", "flops", "macs_removed", "macs_kept", "params", "params_removed", "compression", "sparsity"),
@@ -184,7 +185,7 @@ def _converted(result: Mapping[str, Any], row: Row, folder: Path) -> dict[str, f
     dense = _graph(json.dumps(result["model"]["settings"], sort_keys=True), shape)
     base = (cost.get("base") or {}).get("model")
     graph = _graph(json.dumps(base, sort_keys=True), shape) if base else dense
-    plan = Plan.from_json((folder / "model" / "plan.json").read_text(encoding="utf-8"))
+    plan = _plan(folder)
     if graph.macs(plan) != cost["final"]["macs"]:
         raise UserError("the channels that the run has kept do not explain its final net")
     rates = nominal_rates(result["method"]["settings"].get("prune_ratio"), graph, plan)
@@ -196,6 +197,16 @@ def _converted(result: Mapping[str, Any], row: Row, folder: Path) -> dict[str, f
     if params != cost["final"]["params"] or total != cost["dense"]["params"]:  # the paper leaves some out
         found |= {"params": params, "dense_params": total, "params_removed": 1 - params / total}
     return found
+
+
+def _plan(folder: Path) -> Plan:
+    """What a run has kept: beside its net, or beside its result in the open store."""
+    from prunebench.surgery.plan import Plan
+
+    found = next((path for path in (folder / "model" / "plan.json", folder / "plan.json") if path.exists()), None)
+    if found is None:
+        raise UserError("what the run has kept is not stored")
+    return Plan.from_json(found.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=8)

@@ -194,7 +194,7 @@ def test_the_store_of_this_repository() -> None:
         folder, result = path.parent, read_result(path.parent)
         assert result["run"]["folder"] == folder.relative_to(ROOT).as_posix()
         assert not result["run"]["git"]["dirty"]
-        assert {file.name for file in folder.iterdir()} <= {"result.json", "config.yaml", "correct.npz"}
+        assert {file.name for file in folder.iterdir()} <= {"result.json", "config.yaml", "correct.npz", "plan.json"}
         assert sum(file.stat().st_size for file in folder.iterdir()) <= MAX_BYTES
         for name in ("result.json", "config.yaml"):
             text = (folder / name).read_text(encoding="utf-8")
