@@ -59,7 +59,8 @@ python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${
 python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
 python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x[123]' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=variational_dropout 'rows=f1a_*-w100' "${whole[@]}"
-python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_3_hidden,mlp_784_500_300,lenet300_100}-mnist-*
+python scripts/reproduce.py paper=ss_ig 'rows=mnist_mlp_ssig' "${whole[@]}"
+python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_3_hidden,mlp_784_500_300,mlp_784_400_400,lenet300_100}-mnist-*
 
 # a net that was trained without attacks, under attack, and one with masks that was trained under attack
 attacked=(method=anp dataset=mnist model=lenet5 'dataset.mean=[0.0]' 'dataset.std=[1.0]' attack=pgd attack.step=0.01

@@ -69,7 +69,7 @@ def test_what_cannot_be_counted_is_named(result: dict[str, Any], broken: str, tm
         reason = "os.system is not called for model"
     else:
         result["run"] = {"folder": str(tmp_path / "nowhere")}
-        reason = "No such file"
+        reason = "what the run has kept is not stored"
     own = own_sizes(result, ROW)
     assert "macs_removed" not in own.values
     assert reason in own.missing["macs_removed"]
