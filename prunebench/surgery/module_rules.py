@@ -87,6 +87,8 @@ def _convolution(context: Context, node: fx.Node, module: nn.Conv2d) -> Step | N
             params_each=area,
             has_bias=module.bias is not None,
         )
+    if module.bias is not None and _is_padded(context, source):  # there it writes its bias
+        return None
     return Depthwise(
         **context.base(node, axis=1, width=module.out_channels),
         multiplier=module.out_channels // module.in_channels,

@@ -346,3 +346,22 @@ def test_powers_borders_and_sizes_of_the_image_are_followed(middle: Middle) -> N
 def test_powers_that_are_not_zero_go_into_the_bias(middle: Middle) -> None:
     net, graph = traced(middle)
     carried_out(net, graph, Plan({"a": (0, 2, 5)}))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_depthwise_layer_behind_padded_channels(bias: bool) -> None:
+    """There it writes its bias, which no plan may take away."""
+
+    class Padded(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: net.each(nn.functional.pad(net.a(x), (0, 0, 0, 0, 1, 1))), width=16)
+            self.each = nn.Conv2d(8, 16, 3, padding=1, groups=8, bias=bias)
+
+    torch.manual_seed(0)
+    net = Padded().eval()
+    graph = ChannelGraph.trace(net, images(1))
+    same(net, zero(net, graph, Plan()), images(4), lambda net, x: net(x))
+    carried_out(net, graph, Plan())
+    assert (graph.why_not("a") is None) is not bias
+    if not bias:
+        carried_out(net, graph, Plan({"a": (0, 2, 5)}))
