@@ -10,8 +10,8 @@ import torch
 import prunebench
 from prunebench.errors import UserError
 from tests.conformance.settings import conformance
-from tests.conformance.test_every_method import KINDS, METHODS, SHORT, declared_by, lengths
-from tests.kit import run
+from tests.conformance.test_every_method import KINDS, METHODS, declared_by, lengths
+from tests.kit import SHORT, run
 from tests.small_nets import COMPUTED
 
 NET = ("model=custom", "model._target_=tests.small_nets.parametrised_resnet", "model.name=parametrised_resnet")
