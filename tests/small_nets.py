@@ -30,13 +30,13 @@ def small_shaped_resnet(
     return ShapedResNet(layout, blocks=blocks, widths=widths, num_classes=num_classes, in_channels=in_channels)
 
 
-def parametrised_resnet(*, num_classes: int, in_channels: int) -> nn.Module:
-    """:func:`small_resnet` with two layers, one inside a block and one that ends it, whose weights are computed."""
-    net = small_resnet(num_classes=num_classes, in_channels=in_channels)
+def parametrised_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Module:
+    """Two blocks a stage; the weights of the two layers of one block are computed."""
+    net = CifarResNet(blocks=2, num_classes=num_classes, in_channels=in_channels, shortcut="B", width=width)
     parametrizations.spectral_norm(net.get_submodule(COMPUTED[0]))
     parametrizations.weight_norm(net.get_submodule(COMPUTED[1]))
     return net
 
 
-COMPUTED = ("layer2.0.conv1", "layer3.0.conv2")
+COMPUTED = ("layer1.1.conv1", "layer1.1.conv2")
 """Their paths."""

@@ -130,11 +130,12 @@ class Metric:
         return text.replace("-", "−", 1) if text.startswith("-") else text
 
     def within(self, values: Mapping[str, Any] | None) -> float | None:
-        """Its value in the ``values`` of one stage; None where there is none."""
+        """Its value in the ``values`` of one stage, as a run has them or under flat keys; None where there is none."""
         group, _, name = self.key.partition(".")
-        found = (values or {}).get(group)
+        values = values or {}
+        found = values.get(group)
         if name:
-            found = found.get(name) if isinstance(found, Mapping) else None
+            found = found.get(name) if isinstance(found, Mapping) else values.get(self.key)
         return found if is_number(found) else None
 
     def of(self, result: Mapping[str, Any], stage: str) -> float | None:

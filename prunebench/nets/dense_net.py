@@ -61,6 +61,11 @@ class DenseNet:
         """Its channels."""
         return ChannelGraph.trace(self.template, self.example)
 
+    @property
+    def made_graph(self) -> ChannelGraph | None:
+        """Its channels if somebody has asked for them: there are nets that nobody can follow and no method has to."""
+        return vars(self).get("graph")
+
     @cached_property
     def cost(self) -> cost.Cost:
         """Of the whole net."""

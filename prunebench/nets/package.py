@@ -146,7 +146,15 @@ def read_plan(folder: Path | str) -> Plan:
     Raises:
         UserError: it is missing or damaged.
     """
-    path = model_folder(folder) / PLAN
+    return plan_in(model_folder(folder) / PLAN)
+
+
+def plan_in(path: Path) -> Plan:
+    """The plan of such a file.
+
+    Raises:
+        UserError: as :func:`read_plan`.
+    """
     try:
         if path.stat().st_size > MAX_PLAN_BYTES or not path.is_file():
             raise UserError(f"it is no file of at most {MAX_PLAN_BYTES:,} bytes")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunebench.measure.guarantee import SEEDS
-from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, is_number, metric_of, own_of
+from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, metric_of, own_of
 from prunebench.rows.fields import FIELDS, MEASURED, SELECTIONS
 from prunebench.rows.row import Row
 from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
@@ -81,8 +81,7 @@ def compare(
 def _ours(result: Mapping[str, Any], row: Row, metric: Metric) -> float | None:
     """What stands beside the headline: that of the final net, unless the row says otherwise."""
     stage, _, key = (row.measured or f"final.{metric.key}").partition(".")
-    flat = (result["metrics"].get(stage) or {}).get(key)  # of several seeds, see the report
-    return flat if is_number(flat) else metric_of(key).of(result, stage)
+    return metric_of(key).of(result, stage)
 
 
 def describe(result: Mapping[str, Any], row: Row) -> list[str]:

@@ -201,12 +201,12 @@ def _converted(result: Mapping[str, Any], row: Row, folder: Path) -> dict[str, f
 
 def _plan(folder: Path) -> Plan:
     """What a run has kept: beside its net, or beside its result in the open store."""
-    from prunebench.surgery.plan import Plan
+    from prunebench.nets.package import FOLDER, PLAN, plan_in
 
-    found = next((path for path in (folder / "model" / "plan.json", folder / "plan.json") if path.exists()), None)
+    found = next((path for path in (folder / FOLDER / PLAN, folder / PLAN) if path.exists()), None)
     if found is None:
         raise UserError("what the run has kept is not stored")
-    return Plan.from_json(found.read_text(encoding="utf-8"))
+    return plan_in(found)
 
 
 @lru_cache(maxsize=8)

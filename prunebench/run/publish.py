@@ -21,7 +21,7 @@ from prunebench.disk import correct
 from prunebench.disk.artifacts import load_predictions
 from prunebench.disk.atomic import write_text
 from prunebench.errors import UserError
-from prunebench.nets.package import PLAN
+from prunebench.nets.package import FOLDER, PLAN
 from prunebench.run import runtime
 from prunebench.run.anywhere import Places
 from prunebench.run.reevaluate import Again, read_config, reevaluate
@@ -66,7 +66,7 @@ def publish(
         FILE: json.dumps(sealed(places.result(result), files={}), indent=1, ensure_ascii=False) + "\n",
         "config.yaml": places.text((folder / "config.yaml").read_text(encoding="utf-8")),
     }
-    plan = folder / "model" / PLAN
+    plan = folder / FOLDER / PLAN
     if result.get("row") and plan.exists():  # some papers' counts follow from what was kept alone
         texts[PLAN] = plan.read_text(encoding="utf-8")
     places.check(texts)
