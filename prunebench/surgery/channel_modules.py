@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunebench.surgery.channel_tensors import channel_dim, dead_value, set_channels
 from prunebench.surgery.equality import difference
 
 Layout = tuple[int, int]
@@ -60,20 +61,6 @@ def layouts_of(module: nn.Module) -> frozenset[Layout]:
         return frozenset()
     drawn = _with_random_numbers(module, width)
     return frozenset(layout for layout in _LAYOUTS if _works(drawn, width, layout))
-
-
-def channel_dim(shape: torch.Size, width: int) -> int | None:
-    """The dimension of ``width`` channels of a tensor that is one number for each; None for any other tensor."""
-    long = [place for place, size in enumerate(shape) if size != 1]
-    return long[0] if len(long) == 1 and shape[long[0]] == width else None
-
-
-def set_channels(module: nn.Module, number: int) -> None:
-    """Make what a norm or activation of torch, or a subclass, says of its channels fit; others are left as they are."""
-    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)):
-        for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
-            if hasattr(module, name):
-                setattr(module, name, number)
 
 
 def _width(module: nn.Module) -> int | None:
@@ -145,7 +132,7 @@ def _keeps_promises(module: nn.Module, kept: Tensor, layout: Layout, x: Tensor) 
             again = module.train()(x.clone())
             part = _cut(module, width, kept)(x.index_select(axis, kept))
             silent = _silenced(module, width, gone)(x.index_fill(axis, gone, 0.0))
-    except Exception:  # it takes other inputs, or asks for its old width: it is followed as any module
+    except Exception:  # it takes other inputs, or wants its old width: it is followed as any module, or else listed
         return False
     unmoved = all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
     if not unmoved or not isinstance(y, Tensor) or y.shape != x.shape:
@@ -173,8 +160,3 @@ def _silenced(module: nn.Module, width: int, gone: Tensor) -> nn.Module:
         assert dim is not None
         tensor.detach().index_fill_(dim, gone, dead_value(name))
     return silent
-
-
-def dead_value(name: str) -> float:
-    """What a tensor of this name holds for a dead channel: a variance of 0 would make an infinite scale."""
-    return 1.0 if name == "running_var" else 0.0

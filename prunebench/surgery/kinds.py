@@ -6,6 +6,7 @@ from collections import Counter
 
 from torch import Tensor, fx, nn
 
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.surgery import functions, head_rules, module_rules
 from prunebench.surgery.families import CONVOLUTIONS, LINEAR, NORMS, TRANSPOSED
 from prunebench.surgery.gates import following
@@ -82,8 +83,8 @@ def _shared(traced: Traced, net: nn.Module) -> dict[str, str]:
         further = net.get_submodule(name)._parameters.keys() - {"weight", "bias"}
         if further and isinstance(net.get_submodule(name), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR, *NORMS)):
             shared[name] = f"it has parameters beside weight and bias: {', '.join(sorted(further))}"
-        computed = "weight" not in net.get_submodule(name)._parameters and hasattr(net.get_submodule(name), "weight")
-        if computed and name not in traced.known.channelwise:
+        has_some = getattr(net.get_submodule(name), "weight", None) is not None
+        if has_some and not has_own_weight(net.get_submodule(name)) and name not in traced.known.channelwise:
             shared[name] = COMPUTED
     for name, tensors in states.items():
         others = {other for tensor in tensors for other in owners[id(tensor)]} - {name}

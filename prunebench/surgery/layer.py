@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, fx, nn
 
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.surgery.families import ACTIVATIONS, CONVOLUTIONS, LINEAR, TRANSPOSED
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.module_rules import positions
@@ -232,7 +233,7 @@ class Surroundings:
 
     def _has_weight(self, step: Step) -> bool:
         """Whether a layer's weight is its own, which a score may look at."""
-        return "weight" in self._traced.net.get_submodule(step.module)._parameters
+        return has_own_weight(self._traced.net.get_submodule(step.module))
 
     def _place(self, module: str) -> int:
         return next(step.index for step in self._steps if step.module == module)

@@ -69,9 +69,9 @@ def narrow(net_layer: Find, graph: ChannelGraph, *, before: Plan, after: Plan) -
         module = net_layer(part.step.module)
         for name, tensor in list(part.tensors(module)):
             if isinstance(tensor, nn.Parameter):
-                found.append(narrow_parameter(tensor, *part.kept(tensor)))
+                found.append(narrow_parameter(tensor, *part.kept(name, tensor)))
             else:
-                setattr(module, name, taken(tensor, part.kept(tensor)))
+                setattr(module, name, taken(tensor, part.kept(name, tensor)))
         set_sizes(module, new)
     return found
 
@@ -84,7 +84,7 @@ def take_shapes(net_layer: Find, graph: ChannelGraph, plan: Plan) -> None:
     for part in slices(graph, plan):
         module = net_layer(part.step.module)
         for name, tensor in list(part.tensors(module)):
-            shape = part.sizes(tensor)
+            shape = part.sizes(name, tensor)
             if shape == tuple(tensor.shape):
                 continue
             if isinstance(tensor, nn.Parameter):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery.channel_modules import channel_dim, set_channels
+from prunebench.surgery.channel_tensors import channel_dim, set_channels
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
 from prunebench.surgery.plan import Plan
@@ -32,6 +32,7 @@ class Slice:
         selected: columns that the plan selects, all if it does not say; the others must be zero in the dense net.
         inside: of a grouped convolution, for each row the inputs of its group that are still read; else None.
         foreign: names of buffers that have nothing to do with its channels.
+        dims: tensor -> dimension of the rows, where they lie behind single entries (``[1, C, 1, 1]``).
     """
 
     step: Step
@@ -40,6 +41,7 @@ class Slice:
     selected: list[int] | None
     inside: list[list[int]] | None = None
     foreign: frozenset[str] = frozenset()
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def turned(self) -> bool:
@@ -59,22 +61,20 @@ class Slice:
             if tensor.dim() > 0 and name not in self.foreign:
                 yield name, tensor
 
-    def rows_dim(self, tensor: Tensor) -> int:
+    def rows_dim(self, name: str, tensor: Tensor) -> int:
         """Where the rows lie in one of these tensors: first, behind the columns if turned, or behind single entries."""
-        if isinstance(self.step, PerChannel):
-            return channel_dim(tensor.shape, self.step.width * self.step.span) or 0
-        return int(self.turned and tensor.dim() > 1)
+        return self.dims.get(name, int(self.turned and tensor.dim() > 1))
 
-    def kept(self, tensor: Tensor) -> Kept:
+    def kept(self, name: str, tensor: Tensor) -> Kept:
         """The live indices of one of these tensors, along its first dimensions."""
         second = self.columns if self.inside is None else self.inside
         if second is None or tensor.dim() < 2:
-            return [*[[0]] * self.rows_dim(tensor), self.rows]
+            return [*[[0]] * self.rows_dim(name, tensor), self.rows]
         return [second, self.rows] if self.turned else [self.rows, second]
 
-    def sizes(self, tensor: Tensor) -> tuple[int, ...]:
+    def sizes(self, name: str, tensor: Tensor) -> tuple[int, ...]:
         """The shape of what is left of one of these tensors."""
-        kept = self.kept(tensor)
+        kept = self.kept(name, tensor)
         first = [len(indices) for indices in kept]
         if self.inside is not None and len(kept) > 1:
             first[1] = self.num_columns or 0
@@ -101,9 +101,18 @@ def slices(graph: ChannelGraph, plan: Plan) -> list[Slice]:
         if isinstance(step, Grouped):
             groups = [to_indices(held) for held, _ in step.groups(live, choice)]
             inside = [groups[row // step.writes] for row in rows]
-        foreign = _foreign(graph.traced.net.get_submodule(step.module), step)
-        found.append(Slice(step, rows, columns, selected, inside, foreign))
+        module = graph.traced.net.get_submodule(step.module)
+        found.append(Slice(step, rows, columns, selected, inside, _foreign(module, step), _dims(module, step)))
     return found
+
+
+def _dims(module: nn.Module, step: Step) -> dict[str, int]:
+    """Where the channels lie in the tensors of a dense module that works on each by itself, if not first."""
+    if not isinstance(step, PerChannel):
+        return {}
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    found = {name: channel_dim(tensor.shape, step.width * step.span) for name, tensor in tensors}
+    return {name: dim for name, dim in found.items() if dim}
 
 
 def _foreign(module: nn.Module, step: Step) -> frozenset[str]:
@@ -139,7 +148,7 @@ def check_net(net: nn.Module, graph: ChannelGraph, parts: Sequence[Slice]) -> No
 def cut(module: nn.Module, part: Slice) -> None:
     """Make a module small, in place: its tensors become new, smaller parameters and buffers."""
     for name, tensor in list(part.tensors(module)):
-        small = taken(tensor, part.kept(tensor))
+        small = taken(tensor, part.kept(name, tensor))
         if isinstance(tensor, nn.Parameter):
             setattr(module, name, nn.Parameter(small, requires_grad=tensor.requires_grad))
         else:

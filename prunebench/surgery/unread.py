@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from torch import Tensor, fx, nn
 
+from prunebench.layers.own_weight import has_own_weight
 from prunebench.surgery.trace import Traced
 
 COMPUTED = "its weight is computed from other parameters"
@@ -40,7 +41,7 @@ def unfollowed_layers(
         outer = [path for path in _called(traced.graph) if name.startswith(f"{path}.")]
         if f"{name}.weight" in unread:
             reasons[name] = "the forward pass never reads it"
-        elif "weight" not in module._parameters:
+        elif not has_own_weight(module):
             reasons[name] = COMPUTED
         elif outer:
             reasons[name] = f"it is inside {outer[0]}, {_why_whole(outer[0], traced.leaves)}"

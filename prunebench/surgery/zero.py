@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
-from prunebench.surgery.channel_modules import dead_value
+from prunebench.surgery.channel_tensors import dead_value
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.resize import Slice, check_net, places, slices
@@ -34,7 +34,7 @@ def zero(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     with torch.no_grad():
         for part in parts:
             for name, tensor in part.tensors(net.get_submodule(part.step.module)):
-                rows = part.rows_dim(tensor)
+                rows = part.rows_dim(name, tensor)
                 _fill(name, tensor, dim=rows, kept=part.rows)
                 if part.selected is not None and tensor.dim() > 1:
                     _fill(name, tensor, dim=1 - rows, kept=part.selected)
@@ -84,9 +84,9 @@ def _write_back(part: Slice, module: nn.Module, small: nn.Module | None) -> None
         if small is None:
             continue
         value = values[name].to(tensor)
-        if tuple(value.shape) != part.sizes(tensor):
+        if tuple(value.shape) != part.sizes(name, tensor):
             raise UserError(_wrong(part, f"has {name} of shape {tuple(value.shape)} in"))
-        tensor[places(part.kept(tensor), tensor.device)] = value
+        tensor[places(part.kept(name, tensor), tensor.device)] = value
 
 
 def _wrong(part: Slice, what: str) -> str:

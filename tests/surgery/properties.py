@@ -190,5 +190,5 @@ def _check_gradients(zeroed: nn.Module, small: nn.Module, graph: ChannelGraph, p
                 assert expected is None or not expected.any()
                 assert got is None or not got.any()
                 continue
-            expected = taken(expected, part.kept(expected)) if expected.dim() else expected
+            expected = taken(expected, part.kept(name, expected)) if expected.dim() else expected
             assert difference(expected, got).within(EXACT) or difference(expected, got).largest < 1e-12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from prunebench.surgery.channel_modules import layouts_of
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.narrow import narrow, take_shapes
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.shrink import shrink
 from prunebench.surgery.zero import restore
@@ -184,3 +187,24 @@ def test_a_call_with_more_than_a_tensor_needs_all_channels(call: Callable[[nn.Mo
 
     graph = ChannelGraph.trace(Called(lambda width: Flagged(1, width, 1, 1)).eval(), images(1))
     assert "which needs all of them" in str(graph.why_not("first"))
+
+
+NARROWED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "channels last": (lambda: nn.Sequential(nn.Linear(7, 6), Affine(1, 1, 6), nn.ReLU(), nn.Linear(6, 2)), (3, 4, 7)),
+    "buffers": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), Frozen(6), nn.ReLU(), nn.Conv2d(6, 2, 3)), (2, 3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_removed_in_steps_while_the_net_stays_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = NARROWED[name]
+    net, x = make().eval(), torch.randn(shape)
+    graph, plans = ChannelGraph.trace(net, x), [Plan(), Plan({"0": (1, 3, 4)}), Plan({"0": (4,)})]
+    narrowed, roomy = copy.deepcopy(net), copy.deepcopy(net)
+    for before, after in itertools.pairwise(plans):
+        narrow(narrowed.get_submodule, graph, before=before, after=after)
+    torch.testing.assert_close(narrowed(x), shrink(net, graph, plans[-1])(x))
+    take_shapes(roomy.get_submodule, graph, plans[-1])
+    roomy.load_state_dict(narrowed.state_dict())
+    assert torch.equal(roomy(x), narrowed(x))
