@@ -121,7 +121,7 @@ class PruningFromScratch(Method):
     def check(self, net: nn.Module, run: Run) -> None:
         super().check(net, run)
         wide = self._wide(run)
-        gated = _gated(wide.graph)
+        gated, _ = _gated(wide.graph)
         smallest = self._kept(run, wide, dict.fromkeys(gated, (0,)))
         if smallest > self.target_macs:
             raise UserError(
@@ -158,7 +158,7 @@ class PruningFromScratch(Method):
         assert run.phase is not None
         if run.phase.name != SEARCH or gates_of(net):
             return net
-        gated = _gated(run.graph)
+        gated, _ = _gated(run.graph)
         self._norms = list(gated.values())
         self.gates = torch.zeros(self.search.epochs, sum(run.graph.layers[name].out_channels for name in gated))
         net = add_gates(net, self._norms).requires_grad_(False)
@@ -210,7 +210,8 @@ class PruningFromScratch(Method):
 
     def _choose(self, run: Run) -> Choice:
         graph = run.graph
-        layers = list(_gated(graph))
+        gated, whole = _gated(graph)
+        layers = list(gated)
         widths = [graph.layers[name].out_channels for name in layers]
         if self.structure == "random":
             found, gates = {}, torch.rand(sum(widths), generator=torch.Generator().manual_seed(run.seed))
@@ -227,27 +228,31 @@ class PruningFromScratch(Method):
             iterate=self.iterate,
             seed=run.seed,
         )
-        return replace(choice, achieved=choice.achieved | found)
+        not_pruned = choice.not_pruned + [{"layer": name, "reason": reason} for name, reason in whole.items()]
+        return replace(choice, not_pruned=not_pruned, achieved=choice.achieved | found)
 
 
-def _gated(graph: ChannelGraph) -> dict[str, str]:
-    """Convolutions that get gates -> their norm layers: those whose channels a norm reads and no addition.
+def _gated(graph: ChannelGraph) -> tuple[dict[str, str], dict[str, str]]:
+    """Convolutions that get gates -> their norm layers, and the others that meet no addition -> the reason.
 
     In a basic block that is the first convolution, in a bottleneck the first two, in a VGG all.
 
     Raises:
         UserError: there is none.
     """
-    found = {
-        name: layer.norm
-        for name, layer in graph.layers.items()
-        if layer.kind == "conv"
-        and layer.norm
-        and not layer.meets_addition
-        and graph.why_not(name) is None
-        # a threshold on gates knows no pieces that must keep a channel each
-        and not graph.pieces(name)
-    }
+    found: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    for name, layer in graph.layers.items():
+        if layer.kind != "conv" or layer.meets_addition or layer.is_output:
+            continue
+        if reason := graph.why_not(name):
+            whole[name] = reason
+        elif graph.pieces(name):
+            whole[name] = "its channels go into pieces that keep one each, which a threshold on gates does not know"
+        elif layer.norm is None:
+            whole[name] = "no norm layer follows, behind which gates could stand"
+        else:
+            found[name] = layer.norm
     together = graph.must_stay(found)
     found = {name: norm for name, norm in found.items() if name not in together}
     if not found:
@@ -255,4 +260,4 @@ def _gated(graph: ChannelGraph) -> dict[str, str]:
             "method=pruning_from_scratch puts gates behind norm layers, and this net has no convolution that a norm "
             "layer follows and whose channels meet no addition"
         )
-    return found
+    return found, whole | together

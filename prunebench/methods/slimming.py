@@ -24,7 +24,7 @@ from prunebench.core.method import Method, match_layers
 from prunebench.core.task import Batch, Task
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.norm_scales import Scale, norm_scales
+from prunebench.surgery.norm_scales import Scale, norm_scales, without_scale
 from prunebench.surgery.plan import Plan
 
 log = logging.getLogger("prunebench")
@@ -151,7 +151,8 @@ class Slimming(Method):
         scales, refused = norm_scales(graph)
         skipped = match_layers(self.skip, scales, what="method.skip")
         refused |= dict.fromkeys(skipped, "it is to stay whole (method.skip)")
-        if any(scale.is_image for scale in scales.values()) and not self.linear:
+        of_images = not self.linear and any(scale.is_image for scale in scales.values())
+        if of_images:
             features = [norm for norm, scale in scales.items() if not scale.is_image]
             refused |= dict.fromkeys(features, "it is in front of or behind a linear layer (method.linear=false)")
         scales = {norm: scale for norm, scale in scales.items() if norm not in refused}
@@ -163,4 +164,10 @@ class Slimming(Method):
             what = norm or "the net"
             raise UserError(f"no scale of a norm layer can switch off channels of this net: {what}: {reason}")
         cut = {layer.norm: name for name, layer in graph.layers.items() if layer.norm is not None}
-        return scales, [{"layer": cut.get(norm, norm), "reason": reason} for norm, reason in refused.items()]
+        listed = {cut.get(norm, norm): reason for norm, reason in refused.items()}
+        listed |= {
+            name: "no norm layer follows, whose scales could switch its channels off"
+            for name in without_scale(graph, scales)
+            if graph.layers[name].kind != "linear" or not of_images
+        }
+        return scales, [{"layer": name, "reason": reason} for name, reason in listed.items()]

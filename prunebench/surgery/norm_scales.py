@@ -98,6 +98,19 @@ def norm_scales(graph: ChannelGraph) -> tuple[dict[str, Scale], dict[str, str]]:
     return found, refused
 
 
+def without_scale(graph: ChannelGraph, scales: Collection[str]) -> list[str]:
+    """The hidden layers without a norm of their own of whose channels none of the norms ``scales`` selects any."""
+    hidden = {name: layer for name, layer in graph.layers.items() if layer.kind != "depthwise"}
+    waiting = [step.inputs[0] for step in graph.steps if isinstance(step, PerChannel) and step.module in scales]
+    reached: set[int] = set()
+    while waiting:
+        reached.add(index := waiting.pop())
+        if graph.steps[index].module not in hidden:
+            waiting += set(graph.steps[index].inputs) - reached
+    selected = {graph.steps[index].module for index in reached}
+    return [name for name, at in hidden.items() if at.norm is None and not at.is_output and name not in selected]
+
+
 def _readers(graph: ChannelGraph, norm: Step) -> dict[str, int] | None:
     """Convolutions and linear layers that read the norm's channels; None if anything else reads them too."""
     found: dict[str, int] = {}

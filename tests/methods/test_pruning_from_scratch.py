@@ -14,7 +14,7 @@ from prunebench.config.phase import Phase
 from prunebench.errors import UserError
 from prunebench.measure import cost
 from prunebench.methods.bases.channel_gates import gates_of
-from prunebench.methods.pruning_from_scratch import PruningFromScratch
+from prunebench.methods.pruning_from_scratch import PruningFromScratch, _gated
 from prunebench.models import resnet_cifar, vgg_cifar
 from prunebench.nets.dense_net import DenseNet, make_net
 from prunebench.run import assemble
@@ -122,6 +122,14 @@ class TestPublishedNets:
         assert choice.achieved["reached"] == pytest.approx(macs / dense.cost.macs)
         assert macs / dense.cost.macs == pytest.approx(target, rel=0.02)
         assert small(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_layers_without_gates_have_a_reason() -> None:
+    net = resnet_cifar.resnet20()
+    net.set_submodule("layer1.1.bn1", nn.Identity())
+    gated, whole = _gated(bare_run(net).graph)
+    assert whole == {"layer1.1.conv1": "no norm layer follows, behind which gates could stand"}
+    assert {*gated, *whole} == {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)}
 
 
 def test_epochs_grow_with_what_is_saved() -> None:

@@ -235,6 +235,18 @@ def test_layers_that_cannot_be_cut_together_are_listed() -> None:
     assert {"layer": "b", "reason": "its channels are multiplied with those of a"} in bare.not_pruned
 
 
+def test_layers_without_a_norm_are_listed() -> None:
+    convs = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)]
+    net = random_scales(nn.Sequential(*convs, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)))
+    bare = bare_run(net)
+    bare.note(Slimming(penalty=1e-4, prune_ratio=0.5).prune(net, bare))
+    reason = "no norm layer follows, whose scales could switch its channels off"
+    assert bare.not_pruned == [{"layer": "0", "reason": reason}, {"layer": "5", "reason": reason}]
+    streams = bare_run(random_scales(densenet40()))
+    streams.note(Slimming(penalty=1e-4, prune_ratio=0.4).prune(streams.template, streams))
+    assert not streams.not_pruned, "the channels of all layers are selected by the norms of others"
+
+
 def test_a_run_says_what_it_trained_and_measured(tmp_path: Path) -> None:
     chosen = ("method=slimming", "schedule=iterative", "schedule.phases.finetune.rounds=2", "method.prune_ratio=0.6")
     result, folder = run(tmp_path, *SHORT, *NET, *chosen, "method.penalty=0.01")
