@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from prunebench.models.resnet_cifar import CifarResNet
@@ -28,6 +29,19 @@ def small_shaped_resnet(
     """Two blocks a stage and 6 to 24 channels, of any shape."""
     layout = Layout("small_shaped_resnet", 6, (2, 2, 2))
     return ShapedResNet(layout, blocks=blocks, widths=widths, num_classes=num_classes, in_channels=in_channels)
+
+
+class _Bessel(nn.Module):
+    """A function that torch can compute and ONNX cannot say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.i0e(x)
+
+
+def unwritable(*, num_classes: int, in_channels: int) -> nn.Module:
+    """A layer to cut in a net that runs in torch alone."""
+    convs = [nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*convs, _Bessel(), nn.Linear(8, num_classes))
 
 
 def parametrised_resnet(*, num_classes: int, in_channels: int, width: int = 8) -> nn.Module:

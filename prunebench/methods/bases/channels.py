@@ -24,7 +24,7 @@ from prunebench.config.ranges import Among, Fraction, NonNegativeInt, PositiveIn
 from prunebench.core.context import Extracted, Run
 from prunebench.core.method import Method, match_layers
 from prunebench.errors import UserError
-from prunebench.measure.latency import ENGINES, ONNXRUNTIME
+from prunebench.measure.latency import ENGINES, ONNXRUNTIME, TORCH
 from prunebench.nets.package import read_plan
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
@@ -155,7 +155,7 @@ class ChannelMethod(Method):
         """The clock by which channels are chosen from now on; the choice that comes first is not measured.
 
         Raises:
-            UserError: there is no cut at which the net could be timed.
+            UserError: there is no cut at which the net could be timed, or the engine cannot run it.
         """
         if run.schedule == "simultaneous":
             raise UserError(
@@ -164,6 +164,12 @@ class ChannelMethod(Method):
                 "method.target_macs"
             )
         timing = run.timing(self.engine, self.batch)
+        try:
+            log.info("dense net: %.3g ms in %s, batch %d", 1e3 * timing.dense_seconds, self.engine, self.batch)
+        except UserError as error:
+            if self.engine == TORCH:
+                raise
+            raise UserError(f"{error}; method.engine={TORCH} goes by the times in {TORCH} instead") from error
         self.options |= {"timing": timing, "measured": False, "free_channels": self.free_channels}
         return timing
 

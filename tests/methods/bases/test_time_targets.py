@@ -10,6 +10,7 @@ from prunebench.errors import UserError
 from tests.kit import configure, run
 
 TINY = ("method=l1norm", "model=resnet20", "schedule=oneshot", "dataset.epochs.train=1", "latency=false")
+UNWRITABLE = ("model=custom", "model._target_=tests.small_nets.unwritable", "model.name=unwritable")
 QUICK = ("trainer.progress=false", "trainer.num_threads=1", "method.batch=16")
 
 
@@ -44,6 +45,10 @@ def test_a_run_ends_with_its_target_beside_what_was_measured(tmp_path: Path, opt
             "must be at most the 1293",
         ),
         (("method.target_latency=0.8", "method.engine=tvm"), "must be one of torch, onnxruntime"),
+        (
+            ("method.target_latency=0.8", *UNWRITABLE),
+            "onnxruntime: the net cannot be written .*special_i0e.*; method.engine=torch goes by the times in torch",
+        ),
     ],
 )
 def test_refused_before_training(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
