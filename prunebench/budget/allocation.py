@@ -67,7 +67,7 @@ class Allocation:
         return (self.fixed + sum(_at(factor, options) for factor in self.factors)) / self.dense
 
     def value(self, options: Sequence[int]) -> float:
-        """Sum of the scores that stay."""
+        """Sum of what the units are worth."""
         return float(sum(worth[option] for worth, option in zip(self.worth, options, strict=True)))
 
     def solve(self, goal: float) -> list[int]:
@@ -119,7 +119,8 @@ class Allocation:
 
     def _by_price(self, goal: float, least: list[int], most: list[int]) -> list[int]:
         """At the lowest price of time at which the net is quick enough, or from just below that price downwards."""
-        scale = self.value(most) / self.dense
+        # a worth may be below 0 (minus a loss): only differences count
+        scale = max(self.value(most) - self.value(least), 1e-12) / self.dense
         low, high, found, slower = scale * 1e-4, scale * 1e4, least, most
         for _ in range(PRICES):
             price = float(np.sqrt(low * high))

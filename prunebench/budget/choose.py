@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunebench.budget import amounts
 from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
-from prunebench.budget.by_latency import Timing
+from prunebench.budget.by_cost import Timing
+from prunebench.budget.by_value import by_value
 from prunebench.budget.counts import COUNTS, Count, CountName, Floor, PruneRatio, ratio_table, step_ratio
 from prunebench.budget.free_channels import with_free_channels
 from prunebench.budget.meet import meet
@@ -38,7 +39,8 @@ class Choice:
             a ratio), ``target_of`` ("macs", "params" or "latency"),
             ``reached`` (what there is of it), ``seconds`` (spent on choosing); with a target of time ``latency`` (see
             :func:`prunebench.budget.meet_latency.meet_latency`) and the ``tolerance`` of the target; with free channels
-            ``free_channels`` (``num_kept``: how many they are, and what was timed where).
+            ``free_channels`` (``num_kept``: how many they are, and what was timed where); with a ``value`` and a target
+            of MACs or parameters ``values`` (first layer of a unit -> channels kept -> worth).
     """
 
     plan: Plan
@@ -94,7 +96,8 @@ def choose(
             whatever ``scope`` and ``count`` say. ``measured``: time the small net too, and correct the choice once.
         free_channels: behind a ratio, keep those channels too without which the net is no faster by ``timing``; a
             target of time does so in any case. Without ``measured`` nothing is timed and nothing added.
-        value: with a target of time, what a net is worth in which one unit is cut; None = the sum of its scores.
+        value: with a target, what a net is worth in which one unit is cut: the widths that are worth most are chosen,
+            whatever ``scope`` and ``count`` say; None = with a target of time the sum of its scores.
         protect: share of the channels of each layer that stays in any case, in [0, 1].
         fixed: layers without scores that must stay whole, also if their group is cut.
         fraction: of an iterative schedule, in (0, 1]: the ratio is 1 - (1 - p)^fraction, the target t^fraction.
@@ -124,15 +127,18 @@ def choose(
         )
     family = by_threshold(units) if scope == "global" else by_ratio(units, counter)
     target = target_macs if target_macs is not None else target_params
-    timed: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if target_latency is not None:
         assert timing is not None, "a target of time needs somebody who times"
         goal, plan_of = target_latency**fraction, lambda counts: _plan(units, counts, before)
         counts, facts = meet_latency(units, plan_of, timing, goal, measured=measured, value=value)
-        timed = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
+        found = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
         why = dict.fromkeys(scores, "the target is met without it, or cutting it saves no time")
     elif target is not None:
         what = "macs" if target_macs is not None else "params"
+        if value is not None:
+            family, worth = by_value(units, lambda counts: _plan(units, counts, before), graph, what, value)
+            found = {"values": worth}
         counts = meet(units, family, _sizer(graph, units, before, what), target**fraction, what=what)
         why = dict.fromkeys(scores, "the target is met without it")
     elif isinstance(prune_ratio, Mapping):
@@ -153,13 +159,13 @@ def choose(
         why |= dict.fromkeys(
             (name for layers in free for name in layers), "the net would be no faster without any of its channels"
         )
-        counts, timed = wider, {"free_channels": {"num_kept": extra, **timing.facts()}}
+        counts, found = wider, {"free_channels": {"num_kept": extra, **timing.facts()}}
     plan = _plan(units, counts, before)
     graph.check(plan)
     whole = _whole(units, counts, why) | blocked
     shared = {name: len(scores.keys() & set(unit.layers)) for unit in units for name in unit.layers}
     achieved = describe(plan, scores, graph, targets=targets, prune_ratio=prune_ratio, fraction=fraction, shared=shared)
-    achieved |= {**timed, "seconds": time.perf_counter() - started}
+    achieved |= {**found, "seconds": time.perf_counter() - started}
     return Choice(plan, [{"layer": name, "reason": whole[name]} for name in scores if name in whole], achieved)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prunebench.budget.allotments import Counts
-from prunebench.budget.by_latency import Timing
+from prunebench.budget.by_cost import Timing
 from prunebench.budget.ranked import Unit
 from prunebench.surgery.computed import Sizes
 
@@ -36,7 +36,7 @@ def with_free_channels(
         touched = [layer for layer in base if layer in known and len({found[layer] for found in tried.values()}) > 1]
         timing.learn((layer, *found[layer]) for found in tried.values() for layer in touched if all(found[layer]))
         seconds = {
-            number: sum(timing.seconds(layer, *found[layer]) for layer in touched if all(found[layer]))
+            number: sum(timing.cost(layer, *found[layer]) for layer in touched if all(found[layer]))
             for number, found in tried.items()
         }
         most = (1 + SLACK) * seconds[counts[place]]

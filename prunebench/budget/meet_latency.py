@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prunebench.budget import by_latency
+from prunebench.budget import by_cost
 from prunebench.budget.allotments import Counts
 from prunebench.budget.ranked import Unit
 from prunebench.surgery.plan import Plan
@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 def meet_latency(
     units: Sequence[Unit],
     plan_of: Callable[[Counts], Plan],
-    timing: by_latency.Timing,
+    timing: by_cost.Timing,
     goal: float,
     *,
     measured: bool,
@@ -38,7 +38,7 @@ def meet_latency(
     Raises:
         UserError: the goal is out of reach.
     """
-    allocation = by_latency.allocation(
+    allocation = by_cost.allocation(
         units,
         lambda counts: timing.sizes(plan_of(counts)),
         timing,

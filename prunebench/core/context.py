@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Choice
-from prunebench.budget.by_latency import Timing
+from prunebench.budget.by_cost import Timing
 from prunebench.config.phase import Phase
 from prunebench.core.clock import Clock
 from prunebench.core.task import Batch, Task

@@ -51,8 +51,9 @@ class FilterPruning(ChannelMethod):
             (Oh et al. 2022; needs a batch norm that directly follows the layer).
         target_latency: share of the dense net's time that stays, see :func:`prunebench.budget.choose`; replaces
             ``prune_ratio``. ``target_ms``: the same in milliseconds for a batch. Both are of ``engine`` and ``batch``.
-        value: with a target of time, what a width is worth: the sum of its ``scores``, or ``sensitivity``: minus the
-            training loss of the net in which this layer alone is cut to it, over ``value_samples`` samples.
+        value: ``sensitivity`` = a width is worth minus the training loss of the net in which this layer alone is cut to
+            it, over ``value_samples`` samples, and the widths are chosen that are worth most at the target, whatever
+            ``scope`` says. ``scores`` = the sum of its scores with a target of time, else ``scope`` decides.
         **channels: see :class:`~prunebench.methods.bases.channels.ChannelMethod`.
 
     Raises:
@@ -82,9 +83,10 @@ class FilterPruning(ChannelMethod):
             raise UserError(
                 "method.like takes the counts of another run; set method.target_latency and target_ms to null"
             )
-        if not self.timed and value != VALUES[0]:
+        if value != VALUES[0] and not self.timed and not any(self.targets.values()):
             raise UserError(
-                f"method.value={value} belongs to a target of time; give method.target_latency or target_ms"
+                f"method.value={value} belongs to a target; give method.target_macs, target_params, target_latency or "
+                "target_ms"
             )
         self.target_ms = target_ms
         self.value, self.value_samples = value, value_samples
@@ -115,6 +117,11 @@ class FilterPruning(ChannelMethod):
             return
         if self.compensate_mean:
             raise UserError("method.compensate_mean acts at a cut; with schedule=simultaneous set it to false")
+        if self.value != VALUES[0]:
+            raise UserError(
+                f"method.value={self.value} looks at the data at a cut; with schedule=simultaneous there is none, use "
+                "schedule=finetune or oneshot"
+            )
         if self.criterion.needs_data:
             raise UserError(
                 f"the criterion {type(self.criterion).__name__} looks at data, which it is given at a cut; with "
@@ -186,7 +193,7 @@ class FilterPruning(ChannelMethod):
     def _prepare_timing(self, run: Run) -> None:
         timing = self.prepare_timing(run)
         if self.target_ms is not None:
-            dense = 1e3 * timing.dense_seconds
+            dense = 1e3 * timing.dense_cost
             if self.target_ms > dense:
                 raise UserError(
                     f"method.target_ms={self.target_ms:g} is more than the {dense:.3g} ms that the dense net takes in "

@@ -24,7 +24,7 @@ MIN_SECONDS = 0.5  # for which each of two nets is measured
 
 @dataclass(frozen=True, kw_only=True)
 class NetTiming:
-    """The clock of one dense net in one program, see :class:`prunebench.budget.by_latency.Timing`.
+    """The clock of one dense net in one program, see :class:`prunebench.budget.by_cost.Timing`.
 
     Attributes:
         net: the dense net, any weights; ``graph``: of it.
@@ -46,7 +46,7 @@ class NetTiming:
         """Measure layers in some widths, all in turn, where the table lacks them."""
         self.times.seconds(self._sized(*one) for one in wanted)
 
-    def seconds(self, layer: str, reads: int, writes: int) -> float:
+    def cost(self, layer: str, reads: int, writes: int) -> float:
         """Of one layer that reads and writes so many features, alone; 0 if it does neither."""
         if not reads or not writes:
             return 0.0
@@ -58,7 +58,7 @@ class NetTiming:
         return computed_sizes(self.graph, plan, narrow=self.times.circumstances["engine"] == latency.TORCH)
 
     @cached_property
-    def dense_seconds(self) -> float:
+    def dense_cost(self) -> float:
         """Of the whole dense net: the least of several runs, as of the layers."""
         ready, x = self._ready(self.net), self._inputs()
 

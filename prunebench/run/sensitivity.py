@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from matplotlib.figure import Figure
 from torch import nn
 
-from prunebench.budget.by_latency import allocation, numbers_kept
+from prunebench.budget.by_cost import allocation, numbers_kept
 from prunebench.budget.ranked import Unit
 from prunebench.core.context import Run
 from prunebench.disk.atomic import write_json, write_rows

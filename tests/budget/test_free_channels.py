@@ -15,7 +15,7 @@ from prunebench.core.asked import shortfalls
 from prunebench.errors import UserError
 from prunebench.methods.filter_pruning import FilterPruning
 from prunebench.surgery.graph import ChannelGraph
-from tests.budget.test_by_latency import ByMacs
+from tests.budget.test_by_cost import ByMacs
 from tests.small_nets import small_resnet
 
 

@@ -73,8 +73,8 @@ def test_the_time_of_a_net_is_that_of_its_layers_and_a_rest(engine: str) -> None
     graph = ChannelGraph.trace(net, example)
     timing = NetTiming(net=net, graph=graph, example=example, times=LayerTimes(engine=engine, batch=4))
     assert list(timing.layers) == list(graph.layers)
-    assert timing.seconds("layer1.0.conv1", 0, 0) == 0
-    assert timing.dense_seconds > timing.seconds("layer1.0.conv1", 16, 16) > 0
+    assert timing.cost("layer1.0.conv1", 0, 0) == 0
+    assert timing.dense_cost > timing.cost("layer1.0.conv1", 16, 16) > 0
     empty = {name: () for name in graph.layers if name.endswith(".conv1") and "layer" in name}
     assert 0 < timing.share(Plan(empty)) < 0.9  # all blocks gone
     assert timing.facts()["engine"] == engine

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import Choice, amounts
-from prunebench.budget.by_latency import Timing
+from prunebench.budget.by_cost import Timing
 from prunebench.budget.counts import CountName, Floor, PruneRatio
 from prunebench.budget.ranked import Unit
 from prunebench.budget.units import check_scores, make_units
@@ -165,7 +165,7 @@ class ChannelMethod(Method):
             )
         timing = run.timing(self.engine, self.batch)
         try:
-            log.info("dense net: %.3g ms in %s, batch %d", 1e3 * timing.dense_seconds, self.engine, self.batch)
+            log.info("dense net: %.3g ms in %s, batch %d", 1e3 * timing.dense_cost, self.engine, self.batch)
         except UserError as error:
             if self.engine == TORCH:
                 raise

@@ -28,6 +28,17 @@ def test_a_run_ends_with_its_target_beside_what_was_measured(tmp_path: Path, opt
     assert folder.exists()
 
 
+def test_measured_worth_decides_the_widths_of_a_target_of_macs(tmp_path: Path) -> None:
+    words = ("method.target_macs=0.7", "method.value=sensitivity", "method.value_samples=64")
+    result, _ = run(tmp_path, *TINY, *QUICK, *words)
+    budget = result["budget"]
+    assert result["status"] == "complete" and budget["reached"] == pytest.approx(0.7, rel=0.01)
+    assert 1 - result["cost"]["macs_removed"] == pytest.approx(budget["reached"])
+    assert len(budget["values"]) == 9, "the layers inside of blocks"
+    for curve in budget["values"].values():
+        assert list(curve.values()) == sorted(curve.values()) and list(curve)[-1] in {"16", "32", "64"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -39,7 +50,11 @@ def test_a_run_ends_with_its_target_beside_what_was_measured(tmp_path: Path, opt
         (("method.target_latency=0.001",), "target_latency=0.001 is out of reach"),
         (("method.target_ms=1e6",), r"method.target_ms=1e\+06 is more than the .* ms that the dense net takes"),
         (("method.target_ms=3", "method.target_latency=0.8"), "both say how long"),
-        (("method.value=sensitivity",), "belongs to a target of time"),
+        (("method.value=sensitivity",), "belongs to a target; give method.target_macs"),
+        (
+            ("method.target_macs=0.8", "method.value=sensitivity", "schedule=simultaneous"),
+            "looks at the data at a cut; with schedule=simultaneous there is none",
+        ),
         (
             ("method.target_latency=0.8", "method.value=sensitivity", "method.value_samples=9999"),
             "must be at most the 1293",

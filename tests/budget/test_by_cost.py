@@ -97,14 +97,14 @@ class ByMacs:
         self.layers = list(graph.layers)
 
     @property
-    def dense_seconds(self) -> float:
+    def dense_cost(self) -> float:
         return self._total(Plan()) + self.rest
 
     def learn(self, wanted: Iterable[tuple[str, int, int]]) -> None:
         for layer, reads, writes in wanted:
-            assert self.seconds(layer, reads, writes) > 0
+            assert self.cost(layer, reads, writes) > 0
 
-    def seconds(self, layer: str, reads: int, writes: int) -> float:
+    def cost(self, layer: str, reads: int, writes: int) -> float:
         known = self.graph.layers[layer]
         each = known.kernel_area * known.positions / known.groups
         return float(each * self._up(reads) * self._up(writes))
@@ -113,7 +113,7 @@ class ByMacs:
         return computed_sizes(self.graph, plan, narrow=False)
 
     def share(self, plan: Plan) -> float:
-        return (self._total(plan) + self.rest) / self.dense_seconds
+        return (self._total(plan) + self.rest) / self.dense_cost
 
     def facts(self) -> dict[str, Any]:
         return {"engine": "made up"}
@@ -123,7 +123,7 @@ class ByMacs:
 
     def _total(self, plan: Plan) -> float:
         sizes = self.sizes(plan)
-        return sum(self.seconds(layer, *size) for layer, size in sizes.items())
+        return sum(self.cost(layer, *size) for layer, size in sizes.items())
 
 
 class Block(nn.Module):
@@ -197,8 +197,8 @@ def test_blocks_may_vanish() -> None:
     overhead = 3e5  # for each layer that runs at all, as in small batches
 
     class Calls(ByMacs):
-        def seconds(self, layer: str, reads: int, writes: int) -> float:
-            return super().seconds(layer, reads, writes) + overhead if reads and writes else 0.0
+        def cost(self, layer: str, reads: int, writes: int) -> float:
+            return super().cost(layer, reads, writes) + overhead if reads and writes else 0.0
 
     timing = Calls(graph)
     choice = choose(scores, graph, target_latency=0.74, timing=timing, min_channels=0)

@@ -1,9 +1,9 @@
-"""From a clock to tables of time: what each width of each unit is worth, and what the layers take that depend on it.
+"""From what layers cost to tables: what each width of each unit is worth, and what the layers cost that depend on it.
 
 Keeping c channels of a unit is worth the sum of its c best scores, or what somebody has measured, and costs what the
-layers take that write or read them. Channels that cost nothing on this machine are kept, so that no width is bought
-below a step of the processor. Where more than two units feed one layer (concatenations), their savings count as if each
-were alone. :mod:`prunebench.budget.allocation` chooses.
+layers cost that write or read them: time, MACs or weights. Channels that cost nothing are kept: on a machine, up to a
+step of its processor. Where more than two units feed one layer (concatenations), their savings count as if each were
+alone. :mod:`prunebench.budget.allocation` chooses.
 """
 
 from __future__ import annotations
@@ -24,22 +24,26 @@ from prunebench.surgery.plan import Plan
 STEPS = 8  # widths of a layer that are looked at, at equal distances, beside its floor
 
 
-class Timing(Protocol):
-    """What the time of a net is made of, in seconds."""
+class Price(Protocol):
+    """What the layers of a net cost in each size: seconds, or a count."""
 
     @property
     def layers(self) -> Iterable[str]:
-        """Those whose time is known."""
+        """Those whose cost is known."""
 
     @property
-    def dense_seconds(self) -> float:
+    def dense_cost(self) -> float:
         """Of the whole dense net."""
 
     def learn(self, wanted: Iterable[tuple[str, int, int]]) -> None:
-        """Measure (layer, features read, features written) together, where they are not known."""
+        """Find out (layer, features read, features written) together, where they are not known."""
 
-    def seconds(self, layer: str, reads: int, writes: int) -> float:
+    def cost(self, layer: str, reads: int, writes: int) -> float:
         """Of one layer alone."""
+
+
+class Timing(Price, Protocol):
+    """What the time of a net is made of, in seconds."""
 
     def sizes(self, plan: Plan) -> Sizes:
         """In which the layers of the small net compute."""
@@ -54,7 +58,7 @@ class Timing(Protocol):
 def allocation(
     units: Sequence[Unit],
     sizes: Callable[[Counts], Sizes],
-    timing: Timing,
+    price: Price,
     value: Callable[[Counts], float] | None = None,
 ) -> Allocation:
     """What each unit may keep, and what that costs.
@@ -63,23 +67,23 @@ def allocation(
         units: what shares a keep-set.
         sizes: counts of pruned channels -> sizes in which the small net computes.
         value: counts -> what the net with these widths is worth, for one unit cut at a time; None = the scores say it.
-        timing: the clock. What no layer's time says is the measured dense net's time less the sum of its layers.
+        price: what no layer's cost says is the dense net's less the sum of its layers.
     """
     kept = [numbers_kept(unit) for unit in units]
     most = tuple(unit.size - options[-1] for unit, options in zip(units, kept, strict=True))
     base = sizes(most)
     effects = [_Effect.of(place, unit, kept[place], most, base, sizes) for place, unit in enumerate(units)]
     widths = {}
-    for layer in timing.layers:
+    for layer in price.layers:
         if layer in base:
             scope = tuple(place for place, effect in enumerate(effects) if effect.touches(layer))
             widths[layer] = _Widths(layer, scope, kept, base[layer], effects)
-    timing.learn((layer, *size) for layer, width in widths.items() for size in width.all() if all(size))
-    tables = [(width, factor) for width in widths.values() for factor in width.factors(timing)]
+    price.learn((layer, *size) for layer, width in widths.items() for size in width.all() if all(size))
+    tables = [(width, factor) for width in widths.values() for factor in width.factors(price)]
     fixed = sum(float(factor.table) for _, factor in tables if not factor.units)
     factors = [factor for _, factor in tables if factor.units]
     whole = fixed + sum(float(factor.table[(-1,) * factor.table.ndim]) for factor in factors)
-    dense = timing.dense_seconds
+    dense = price.dense_cost
     if whole > dense:  # a layer alone can be slower than in the net
         factors = [Factor(units=factor.units, table=factor.table * dense / whole) for factor in factors]
         fixed, whole = fixed * dense / whole, dense
@@ -174,13 +178,13 @@ class _Widths:
             self.size(dict(zip(group, index, strict=True))) for group in self.groups() for index in self._indices(group)
         }
 
-    def factors(self, timing: Timing) -> Iterable[Factor]:
-        """Seconds by options; never less for more channels, since those could be kept at that price."""
-        most = timing.seconds(self.layer, *self.base)
+    def factors(self, price: Price) -> Iterable[Factor]:
+        """Cost by options; never less for more channels, since those could be kept at that price."""
+        most = price.cost(self.layer, *self.base)
         for number, group in enumerate(self.groups()):
             table = np.empty([len(self.kept[place]) for place in group])
             for index in self._indices(group):
-                table[index] = timing.seconds(self.layer, *self.size(dict(zip(group, index, strict=True))))
+                table[index] = price.cost(self.layer, *self.size(dict(zip(group, index, strict=True))))
             for axis in range(table.ndim):
                 table = np.flip(np.minimum.accumulate(np.flip(table, axis), axis), axis)
             yield Factor(units=group, table=table if number == 0 else table - most)
