@@ -28,17 +28,19 @@ def against(baseline: ArrayLike, final: ArrayLike, *, name: str) -> dict[str, An
         exact), ``difference`` (final - baseline, a fraction), ``interval_95``, ``margin`` and ``noninferior``.
     """
     b, c = discordant(final, baseline)
-    n = len(np.asarray(final))
+    found = {"baseline": name, "b": b, "c": c, "p": mcnemar(b, c).exact}
+    return found | drop(b, c, len(np.asarray(final)))
+
+
+def drop(b: int, c: int, n: int) -> dict[str, Any]:
+    """``difference`` to ``noninferior`` of :func:`against`, from its counts of ``n`` test examples."""
     pair = paired_difference(b, c, n)
+    safe = noninferiority_limit(b, c, n) > -MARGIN
     return {
-        "baseline": name,
-        "b": b,
-        "c": c,
-        "p": mcnemar(b, c).exact,
         "difference": pair.difference,
         "interval_95": list(pair.interval),
         "margin": MARGIN,
-        "noninferior": noninferiority_limit(b, c, n) > -MARGIN,
+        "noninferior": safe,
     }
 
 

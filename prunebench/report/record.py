@@ -11,6 +11,7 @@ from typing import Any
 
 from prunebench.config.groups import NOT_ARGUMENTS
 from prunebench.errors import UserError
+from prunebench.measure.guarantee import drop
 from prunebench.measure.metrics import HEADLINES, METRICS
 from prunebench.measure.stages import STAGES
 from prunebench.report import schema, untrusted
@@ -159,7 +160,8 @@ def _facts(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {key.partition(".")[2]: value for key, value in untrusted.flat(_own(result, "method"), "method")},
         **{name: run.get(name) for name in ("command", "git", "versions", "hardware")},
         "cost": _cost_facts(result),
-        **{name: result.get(name) for name in ("guarantee", "not_pruned", "data", "published")},
+        "guarantee": _guarantee(result),
+        **{name: result.get(name) for name in ("not_pruned", "data", "published")},
         "budget": {key: value for key, value in _budget(result).items() if key != DISTRIBUTIONS},
         DISTRIBUTIONS: _distributions(result),
         "phases": [{key: phase.get(key) for key in _PHASE} for phase in untrusted.objects(result, "phases")],
@@ -197,8 +199,12 @@ def _interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _guarantee(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the result says about its own worth."""
-    return dict(result.get("guarantee") or {})
+    """What the result says about its own worth; what the paired test shows is told anew from its counts."""
+    found = dict(result.get("guarantee") or {})
+    final = untrusted.mapping(untrusted.mapping(result, "metrics", optional=True), "metrics.final", optional=True)
+    if (test := found.get("against")) and (number := final.get("num_samples")):
+        found["against"] = {**test, **drop(test["b"], test["c"], round(number))}
+    return found
 
 
 def _layers(result: Mapping[str, Any]) -> tuple[list[list[Any]], tuple[int | None, ...]]:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
+from scipy.special import xlogy
+from scipy.stats import multinomial
 from statsmodels.stats.contingency_tables import mcnemar as peer_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -73,15 +76,60 @@ def test_mid_p_counts_equally_extreme_outcomes_by_half() -> None:
             assert found.mid_p == pytest.approx((more + equal / 2) / 2**n)
 
 
+def normal_interval(b: int, c: int, n: int) -> tuple[float, float]:
+    half = 1.959964 * math.sqrt(b + c - (b - c) ** 2 / n) / n
+    return (b - c) / n - half, (b - c) / n + half
+
+
 def test_paired_difference_and_non_inferiority() -> None:
-    pair = st.paired_difference(120, 90, 10_000)
+    # the protocol's values are of the normal interval, which many discordant examples make the same
+    pair, wide = st.paired_difference(120, 90, 10_000), st.paired_difference(310, 280, 10_000)
     assert pair.difference == pytest.approx(0.0030)
-    assert pair.standard_error == pytest.approx(0.00144883, abs=5e-9)
-    assert pair.interval == pytest.approx((0.000160, 0.005840), abs=5e-7)
-    wide = st.paired_difference(310, 280, 10_000)
-    assert wide.standard_error == pytest.approx(0.00242881, abs=5e-9)
-    assert wide.interval == pytest.approx((-0.001760, 0.007760), abs=5e-7)
-    assert st.noninferiority_limit(120, 90, 10_000) == pytest.approx(0.000617, abs=5e-7)
+    assert normal_interval(120, 90, 10_000) == pytest.approx((0.000160, 0.005840), abs=5e-7)
+    assert pair.interval == pytest.approx((0.000160, 0.005840), abs=6e-5)
+    assert wide.interval == pytest.approx((-0.001760, 0.007760), abs=3e-5)
+    assert st.noninferiority_limit(120, 90, 10_000) == pytest.approx(0.000617, abs=5e-6)
+
+
+def test_equal_answers_are_no_proof_of_equal_nets() -> None:
+    # without any discordant example the limit solves n d^2 = z^2 |d| (1 - |d|): -z^2 / (n + z^2)
+    for n in (36, 360, 10_000):
+        limit = 1.959964**2 / (n + 1.959964**2)
+        assert st.paired_difference(0, 0, n).interval == pytest.approx((-limit, limit))
+        assert st.noninferiority_limit(0, 0, n) == pytest.approx(-(1.644854**2) / (n + 1.644854**2))
+    assert st.paired_difference(0, 50, 50).interval[0] == -1
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(1, 0, 36), (3, 13, 360), (0, 5, 100), (12, 2, 40), (40, 0, 40)])
+def test_the_limits_are_those_of_the_score_test(b: int, c: int, n: int) -> None:
+    """There the difference is z standard errors away, at the most likely probabilities that have this difference."""
+    for limit in st.paired_difference(b, c, n).interval:
+        if abs(limit) == 1:
+            continue
+        shares = np.linspace(max(0.0, -limit), min(1.0, (1 - limit) / 2 + max(0.0, -limit)), 400_001)
+        shares = shares[2 * shares + limit <= 1]
+        outcomes = ((shares + limit, b), (shares, c), (1 - 2 * shares - limit, n - b - c))
+        likelihood = sum(xlogy(number, np.maximum(share, 0)) for share, number in outcomes)
+        share = shares[np.argmax(likelihood)]
+        error = math.sqrt(n * (2 * share + limit - limit**2))
+        assert abs(b - c - n * limit) / error == pytest.approx(1.959964, rel=1e-3)
+
+
+def test_the_interval_covers_the_truth_where_few_examples_differ() -> None:
+    n, first, second = 100, 0.03, 0.01
+    kinds = [(b, c) for b in range(25) for c in range(25)]
+    chances = [multinomial.pmf((b, c, n - b - c), n, (first, second, 1 - first - second)) for b, c in kinds]
+    covered = sum(
+        chance
+        for (b, c), chance in zip(kinds, chances, strict=True)
+        if (span := st.paired_difference(b, c, n).interval)[0] <= first - second <= span[1]
+    )
+    normal = sum(
+        chance
+        for (b, c), chance in zip(kinds, chances, strict=True)
+        if (span := normal_interval(b, c, n))[0] <= first - second <= span[1]
+    )
+    assert covered > 0.94 > normal
 
 
 def test_discordant_examples_are_counted_on_both_sides() -> None:
