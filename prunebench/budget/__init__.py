@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prunebench.budget.choose import Choice, choose, counted, describe
+from prunebench.budget.achieved import counted, describe
+from prunebench.budget.choose import Choice, choose
 from prunebench.budget.counts import Count, keep_floor, mixed_floor, prune_floor, ratio_table
 from prunebench.budget.ranked import removal_order
 

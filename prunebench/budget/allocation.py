@@ -13,13 +13,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from prunebench.errors import UserError
-
 BINS = 4000  # of the time that a knapsack divides
 PRICES = 40  # halvings of the interval of prices
 TABLE = 200_000  # entries of the largest table that an elimination may make
 
 Table = NDArray[np.float64]
+
+
+class OutOfReach(Exception):  # whoever asks makes a sentence of it
+    """The smallest share that can be reached, ``least``, is above the goal."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(f"at least {least:g}")
+        self.least = least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +80,14 @@ class Allocation:
         """The options that are worth most in the share ``goal`` of the dense time, one for each unit.
 
         Raises:
-            UserError: the smallest options take longer.
+            OutOfReach: the smallest options cost more.
         """
         least = [0] * len(self.kept)
         most = [len(kept) - 1 for kept in self.kept]
         if self.share(most) <= goal:
             return most
         if self.least > goal:
-            reachable = np.ceil(self.least * 1e3) / 1e3
-            some_vanish = any(kept[0] == 0 for kept in self.kept)
-            vanish = "" if some_vanish else ", or set method.min_channels=0, which lets blocks vanish"
-            raise UserError(
-                f"target_latency={goal:g} is out of reach: with all layers to prune at their floor {reachable:g} of "
-                "the dense net's time stay; ask for at least that, or prune more layers (method.coupling=aligned lets "
-                f"those give time that meet in additions){vanish}"
-            )
+            raise OutOfReach(self.least)
         if all(len(factor.units) <= 1 for factor in self.factors):
             return self._filled(self._knapsack(goal), goal)
         return self._by_price(goal, least, most)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench.budget.choose import Choice, describe
+from prunebench.budget.achieved import describe
+from prunebench.budget.choose import Choice
 from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from prunebench.budget import amounts
+from prunebench.budget.achieved import counted
 from prunebench.budget.allotments import Counts, Family
-from prunebench.budget.choose import Choice, counted
+from prunebench.budget.choose import Choice
 from prunebench.budget.counts import Floor, PruneRatio, prune_floor
 from prunebench.budget.meet import meet
 from prunebench.budget.ranked import Unit, ranked_scores, removal_order

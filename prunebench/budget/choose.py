@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from prunebench.budget import amounts
+from prunebench.budget.achieved import describe
+from prunebench.budget.allocation import OutOfReach
 from prunebench.budget.allotments import Counts, by_ratio, by_table, by_threshold
 from prunebench.budget.by_cost import Timing
 from prunebench.budget.by_value import by_value
@@ -131,9 +134,16 @@ def choose(
     if target_latency is not None:
         assert timing is not None, "a target of time needs somebody who times"
         goal, plan_of = target_latency**fraction, lambda counts: _plan(units, counts, before)
-        counts, facts = meet_latency(units, plan_of, timing, goal, measured=measured, value=value)
+        try:
+            counts, facts = meet_latency(units, plan_of, timing, goal, measured=measured, value=value)
+        except OutOfReach as error:
+            levers = _levers(scores, graph, coupling=coupling, min_channels=min_channels)
+            raise UserError(
+                f"target_latency={goal:g} is out of reach: with all layers to prune at their floor "
+                f"{math.ceil(error.least * 1e3) / 1e3:g} of the dense net's time stay; ask for at least that{levers}"
+            ) from error
         found = {"latency": facts, "reached": facts["measured"], "tolerance": TOLERANCE}
-        why = dict.fromkeys(scores, "the target is met without it, or cutting it saves no time")
+        why = dict.fromkeys(scores, "its channels are worth more than the time that they take")
     elif target is not None:
         what = "macs" if target_macs is not None else "params"
         if value is not None:
@@ -184,6 +194,22 @@ def _sizer(graph: ChannelGraph, units: Sequence[Unit], before: Plan, what: str) 
     return lambda counts: size(_plan(units, counts, before)) / dense
 
 
+def _levers(scores: Collection[str], graph: ChannelGraph, *, coupling: str, min_channels: int) -> str:
+    """What would let a net be smaller than it can be with these settings, in words."""
+    free = [name for name, layer in graph.layers.items() if layer.kind != "depthwise" and not layer.is_output]
+    more = [name for name in free if name not in scores and graph.why_not(name) is None]
+    found = []
+    if any(graph.layers[name].kind != "linear" for name in more):
+        found.append("prune all layers (method.layers=all)")
+    elif more:
+        found.append(f"prune linear layers too (method.layers=[*], now without {more[0]})")
+    if coupling == "free" and any(graph.layers[name].meets_addition for name in free):
+        found.append("let those give time that meet in additions (method.coupling=aligned)")
+    if min_channels > 0:
+        found.append("let blocks vanish (method.min_channels=0)")
+    return "".join(f", or {way}" for way in found)
+
+
 def _too_little(prune_ratio: float) -> str:
     return "its prune ratio is 0" if prune_ratio == 0 else f"its prune ratio of {prune_ratio:g} takes no whole channel"
 
@@ -198,54 +224,3 @@ def _whole(units: Sequence[Unit], counts: Counts, why: Mapping[str, str]) -> dic
         text = f"it has {unit.size} channels and {unit.floor} keep them all"
         reasons |= {name: text if closed else why[name] for name in unit.layers if name in why}
     return reasons
-
-
-def describe(
-    plan: Plan,
-    names: Collection[str],
-    graph: ChannelGraph,
-    *,
-    targets: Mapping[str, float | None] | None = None,
-    prune_ratio: float | Mapping[str, float] | None = None,
-    fraction: float = 1.0,
-    shared: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """What a plan achieves: the entries of :attr:`Choice.achieved` without ``seconds``.
-
-    Args:
-        plan: what stays.
-        names: the layers that were asked to give channels.
-        graph: of the dense net.
-        targets, prune_ratio: what was asked for; a target (``target_macs``, ...) replaces the ratio.
-        fraction: of an iterative schedule, see :func:`choose`.
-        shared: layer -> how many of ``names`` have its channels; those count once, as for a ratio.
-    """
-    numbers = {name: graph.layers[name].out_channels for name in names}
-    each = {name: 1 / (shared or {}).get(name, 1) for name in names}
-    widths = {name: number * each[name] for name, number in numbers.items()}
-    kept = sum(len(plan.keep.get(name, range(number))) * each[name] for name, number in numbers.items())
-    given = {name.removeprefix("target_"): target for name, target in (targets or {}).items() if target is not None}
-    target_of, target = next(iter(given.items()), (None, None))
-    if given:
-        prune_ratio = None
-    achieved: dict[str, Any] = {
-        "channels_kept": kept / sum(widths.values()),
-        "channels_asked": None if prune_ratio is None else _asked(widths, prune_ratio, fraction),
-        "target": target,
-        "target_of": target_of,
-    }
-    return counted(achieved, macs=graph.macs(plan) / graph.dense_macs, params=graph.params(plan) / graph.dense_params)
-
-
-def counted(achieved: Mapping[str, Any], *, macs: float, params: float) -> dict[str, Any]:
-    """``achieved`` with these sizes of the small net, as shares of the dense one's."""
-    kept = {"macs": macs, "params": params}
-    reached = kept.get(achieved["target_of"], achieved.get("reached"))
-    return {**achieved, "macs_kept": macs, "params_kept": params, "reached": reached}
-
-
-def _asked(widths: Mapping[str, float], prune_ratio: float | Mapping[str, float], fraction: float) -> float:
-    """Share of the channels of layers with these ``widths`` that a ratio, or a table of them, asks to keep."""
-    table = ratio_table({"*": prune_ratio} if isinstance(prune_ratio, float | int) else prune_ratio, widths)
-    gone = sum(width * step_ratio(table.get(name, 0.0), fraction) for name, width in widths.items())
-    return 1 - gone / sum(widths.values())

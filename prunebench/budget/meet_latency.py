@@ -36,7 +36,7 @@ def meet_latency(
         ``values`` (first layer of a unit -> channels kept -> worth) beside the timing's facts.
 
     Raises:
-        UserError: the goal is out of reach.
+        OutOfReach: the smallest widths take longer.
     """
     allocation = by_cost.allocation(
         units,

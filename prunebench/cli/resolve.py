@@ -25,8 +25,9 @@ NAMED = ("method", "model", "dataset", "schedule", "logger")
 UNNAMED = "custom"
 """Name of a net that its user has not named."""
 
-SAVED_NET = Path("model") / "weights.safetensors"
-"""Where a finished run keeps the weights of its net, see :mod:`prunebench.nets.package`."""
+SAVED_NETS = (Path("model") / "weights.safetensors", Path("weights.safetensors"))
+"""Where a finished run keeps the weights of its net, and where runs keep the whole nets that they share
+(``outputs/dense``), see :mod:`prunebench.nets.package` and :mod:`prunebench.disk.finished`."""
 
 PLAIN = ("seed", "recipe", "row", "latency", objective.KEY)
 """Keys beside the groups."""
@@ -67,7 +68,8 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     # a file counts by its content, however it is named
     if (pretrained := local(config["model"].get("pretrained") or "")) and "://" not in pretrained:
         path = Path(absolute(pretrained, "model.pretrained"))
-        config["model"]["pretrained"] = str(path / SAVED_NET if (path / SAVED_NET).is_file() else path)
+        saved = (path / name for name in SAVED_NETS if (path / name).is_file())
+        config["model"]["pretrained"] = str(next(saved, path))
     for group in FROM_RUNS:
         settings = config.get(group) or {}
         for key in settings.get(RUN_FOLDERS) or ():

@@ -10,14 +10,23 @@ TARGET_TOLERANCE = 0.01
 RATIO_TOLERANCE = 0.05
 """A share of channels may differ by so much from what a ratio asks: each layer rounds to whole channels."""
 
+SIZES = {"macs": " of the MACs", "params": " of the parameters", "latency": " of the time"}
+"""What a target is a share of, by ``target_of``."""
+
 
 def missed_target(achieved: Mapping[str, Any]) -> bool:
-    """Whether a target was given and not met."""
+    """Whether a target was given and not met; a net that takes less time than it may has met it."""
+    above = _above_target(achieved)
+    return above > 0 or (above < 0 and achieved.get("target_of") != "latency")
+
+
+def _above_target(achieved: Mapping[str, Any]) -> float:
+    """By how much a target is missed upwards, or below 0 downwards; 0 within its tolerance, or without one."""
     target = achieved.get("target")
     if not target:
-        return False
-    allowed = achieved.get("tolerance", TARGET_TOLERANCE * target)
-    return bool(abs(achieved["reached"] - target) > allowed)
+        return 0.0
+    above = achieved["reached"] - target
+    return float(above) if abs(above) > achieved.get("tolerance", TARGET_TOLERANCE * target) else 0.0
 
 
 def beside(achieved: Mapping[str, Any]) -> list[str]:
@@ -28,7 +37,8 @@ def beside(achieved: Mapping[str, Any]) -> list[str]:
     """
     found = []
     if achieved.get("target") and achieved.get("reached") is not None:
-        found.append(f"target: {achieved['target']:.2%} asked, {achieved['reached']:.2%} reached")
+        size = SIZES.get(achieved.get("target_of", ""), "")
+        found.append(f"target: {achieved['target']:.2%}{size} asked, {achieved['reached']:.2%} reached")
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
     if asked is not None and kept is not None:
         found.append(f"channels removed: {1 - asked:.2%} asked, {1 - kept:.2%} achieved")
@@ -46,6 +56,8 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
     lines = {line.partition(":")[0]: line for line in beside(achieved)}
     if missed_target(achieved):
         found.append(f"{lines['target']}; look at method.round_to, method.min_channels and the layers that stay whole")
+    elif _above_target(achieved):
+        found.append(f"{lines['target']}; it is faster than asked: none of the widths looked at comes nearer")
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
     if asked is not None and kept is not None and abs(asked - kept) > RATIO_TOLERANCE:
         line, free = lines["channels removed"], achieved.get("free_channels")

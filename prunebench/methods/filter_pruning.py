@@ -89,6 +89,7 @@ class FilterPruning(ChannelMethod):
                 "target_ms"
             )
         self.target_ms = target_ms
+        self.widths_come_later = self.timed or value != VALUES[0]
         self.value, self.value_samples = value, value_samples
         self.targets["target_latency"] = target_latency
         if criterion.in_order and self.options["coupling"] == "aligned":

@@ -190,6 +190,12 @@ def _why_unreadable(path: Path, reason: str) -> str:
     return f"{path} is damaged or is neither a torch nor a safetensors file; delete it and fetch it again"
 
 
+CUT = (
+    "it is the net of a run, which has cut it: the whole net that the run began with lies in "
+    "outputs/dense/<net>-<data>/<id>/seed_<n>, a folder that model.pretrained takes too"
+)
+
+
 def _fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """A complete state dict as ``wanted``; raises ``UserError`` if names, shapes, types or values are wrong."""
     lists = {
@@ -205,7 +211,8 @@ def _fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
     }
     problems = [f"{label}: {some(items)}" for label, items in lists.items() if items]
     if problems:
-        raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {_advice(lists, tensors, wanted)}")
+        advice = CUT if (path.parent / "plan.json").is_file() else _advice(lists, tensors, wanted)
+        raise UserError(f"{path} does not fit the net; {'; '.join(problems)}; {advice}")
     # a counter that old files lack keeps the net's value
     fitted = {name: tensors.get(name, own).to(own.dtype) for name, own in wanted.items()}
     broken = {

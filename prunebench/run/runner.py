@@ -183,6 +183,8 @@ def _measurements(
         if config["latency"]
         else {}
     )
+    for line in speed.remarks(times) if costs["macs_removed"] > 0 else ():
+        log.info("%s", line)
     _write_files(job, compact)
     achieved, whole = {**job.achieved, **job.method.conclude(points)}, stays_whole(job, job.method.layers)
     if "channels_kept" in achieved:

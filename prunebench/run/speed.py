@@ -13,6 +13,11 @@ from prunebench.measure import latency
 from prunebench.measure.latency import ENGINES, ONNXRUNTIME, TORCH
 from prunebench.nets.engines import runner
 
+NOISE = 0.3
+"""An interquartile range above this share of the median: something else was running."""
+SLOWER = 0.9
+"""Below this share of the dense net's speed a small net is slower; in between it is as fast."""
+
 
 def compare(nets: Mapping[str, nn.Module], example: Tensor, *, device: torch.device) -> dict[str, Any]:
     """Times of ``nets``, in turn within one program, on ``device`` in torch, on the CPU in ONNX Runtime.
@@ -34,3 +39,27 @@ def compare(nets: Mapping[str, nn.Module], example: Tensor, *, device: torch.dev
     for name in (*nets, "speedup"):
         found[name] |= timed[name]
     return {**found, "engines": list(ENGINES)}
+
+
+def remarks(times: Mapping[str, Any]) -> list[str]:
+    """What whoever looks at the times must know: that they were disturbed, or that a small net is no faster.
+
+    Args:
+        times: of :func:`compare`, empty if nothing was timed.
+    """
+    found = []
+    for engine in times.get("engines", ()):
+        prefix = "" if engine == TORCH else f"{engine}_"
+        for batch in latency.BATCHES:
+            key, where = f"{prefix}batch_{batch}", f"in {engine}, batch {batch}"
+            noise = max(times[name][f"{key}_spread_ms"] / times[name][f"{key}_ms"] for name in ("dense", "final"))
+            ratio = times["speedup"][key]
+            if noise > NOISE:
+                found.append(f"times {where} vary by {noise:.0%}: the machine was busy, measure them again")
+            elif ratio < SLOWER:
+                found.append(
+                    f"{where} the small net takes {1 / ratio:.2f} times the dense net's time: its widths lie between "
+                    "steps of the processor; method.round_to=8, method.coupling=aligned and method.target_latency find "
+                    "others"
+                )
+    return found

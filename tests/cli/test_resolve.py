@@ -24,3 +24,10 @@ def test_the_folder_of_a_run_stands_for_its_saved_net(tmp_path: Path, monkeypatc
     for given in ("run/seed_0", str(tmp_path / "run" / "seed_0"), str(weights)):
         assert configure(tmp_path, f"model.pretrained={given}")[0]["model"]["pretrained"] == str(weights)
     assert configure(tmp_path, "model.pretrained=./run")[0]["model"]["pretrained"] == str(tmp_path / "run")
+
+
+def test_the_folder_of_a_shared_dense_net_stands_for_its_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "dense" / "net-digits" / "0123" / "seed_0" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert configure(tmp_path, f"model.pretrained={weights.parent}")[0]["model"]["pretrained"] == str(weights)

@@ -397,3 +397,16 @@ def test_no_such_address(tmp_path, server):
         url = f"http://127.0.0.1:{free.getsockname()[1]}/net.pt"
         assert_refused(make_net(), url, "could not download .*; download it elsewhere", cache)
     assert list(cache.iterdir()) == []
+
+
+def test_the_cut_net_of_a_run_is_named_as_such(tmp_path: Path) -> None:
+    small = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))
+    save_file(small.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"it is the net of a run, which has cut it: the whole net .* outputs/dense/"):
+        load_foreign(
+            nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)),
+            str(tmp_path / "weights.safetensors"),
+            sha256=None,
+            cache=tmp_path,
+        )

@@ -114,3 +114,22 @@ def test_a_net_without_a_graph_is_one_sentence(capfd: pytest.CaptureFixture[str]
         runner("onnxruntime", Eigenvalues(), torch.zeros(1, 3, 4, 4))
     assert "\n" not in str(refused.value)
     assert capfd.readouterr().out == ""  # torch prints its graph, hundreds of lines for a real net
+
+
+def test_what_must_be_known_of_times_is_said() -> None:
+    def one(milliseconds: float, spread: float) -> dict[str, float]:
+        keys = ("batch_1", "batch_64", "onnxruntime_batch_1", "onnxruntime_batch_64")
+        return {f"{key}_ms": milliseconds for key in keys} | {f"{key}_spread_ms": spread for key in keys}
+
+    even = dict.fromkeys(("batch_1", "batch_64", "onnxruntime_batch_1", "onnxruntime_batch_64"), 1.5)
+    times = {"engines": ["torch", "onnxruntime"], "dense": one(10.0, 0.5), "final": one(8.0, 0.5), "speedup": even}
+    assert speed.remarks({}) == speed.remarks(times) == []
+    times["speedup"] = even | {"onnxruntime_batch_64": 0.5}
+    assert [line.partition(":")[0] for line in speed.remarks(times)] == [
+        "in onnxruntime, batch 64 the small net takes 2.00 times the dense net's time"
+    ]
+    times["final"] = times["final"] | {"batch_1_spread_ms": 4.0, "onnxruntime_batch_64_spread_ms": 8.0}
+    assert speed.remarks(times) == [
+        "times in torch, batch 1 vary by 50%: the machine was busy, measure them again",
+        "times in onnxruntime, batch 64 vary by 100%: the machine was busy, measure them again",
+    ]

@@ -46,7 +46,7 @@ def test_the_dense_net_and_the_layers_are_in_the_log(model: str, said: str, tmp_
         "resnet20": "conv1 to layer1.2.conv2 8/16 (7 layers), layer2.0.conv1 to layer2.2.conv2 16/32 (6 layers)",
         "lenet300_100": "fc1 150/300, fc2 50/100",
     }[model]
-    assert layers.startswith("layers to prune: ") and half in layers
+    assert layers.startswith("layers to prune, kept/all: ") and half in layers
 
 
 def test_single_weights_name_their_layers_too(tmp_path: Path) -> None:

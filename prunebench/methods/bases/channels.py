@@ -93,6 +93,7 @@ class ChannelMethod(Method):
                 "keeps them anyway"
             )
         self.free_channels, self.engine, self.batch = free_channels, engine, batch
+        self.widths_come_later = False  # a method says so whose widths a threshold, a clock or the data decide
         self.prune_ratio = prune_ratio
         self.targets: dict[str, float | None] = {"target_macs": target_macs, "target_params": target_params}
         self.like = like
@@ -141,9 +142,12 @@ class ChannelMethod(Method):
         keep = choice.plan.keep
         widths = {name: layer.out_channels for name, layer in graph.layers.items() if name in keep}
         counts = in_words((name, len(keep[name]), width) for name, width in widths.items())
-        # a threshold decides the numbers later
-        told = ", ".join(scores) if self.options["scope"] == "global" else counts
-        log.info("layers to prune: %s", told or "none")
+        if self.options["scope"] == "global" or self.widths_come_later:
+            log.info("layers to prune: %s", ", ".join(scores) or "none")
+        else:
+            log.info("layers to prune, kept/all: %s", counts or "none")
+        if self.layers == "interior" and (left := sum(layer.meets_addition for layer in graph.layers.values())):
+            log.info("%d layers meet additions and stay whole (method.layers=interior)", left)
         self.options["measured"] = True  # from now on, and not for the made-up scores
 
     def prune(self, net: nn.Module, run: Run) -> Extracted:

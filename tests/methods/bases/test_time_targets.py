@@ -20,7 +20,7 @@ def test_a_run_ends_with_its_target_beside_what_was_measured(tmp_path: Path, opt
     budget, facts = result["budget"], result["budget"]["latency"]
     assert (budget["target"], budget["target_of"], budget["reached"]) == (0.95, "latency", facts["measured"])
     assert (facts["batch"], facts["threads"]) == (16, 1)
-    assert result["status"] == ("complete" if abs(budget["reached"] - 0.95) <= 0.02 else "missed_target")
+    assert result["status"] == ("complete" if budget["reached"] <= 0.97 else "missed_target")
     assert ("values" in facts) == ("method.value=sensitivity" in options)
     for curve in facts.get("values", {}).values():
         assert list(curve.values()) == sorted(curve.values()), "more channels are never worth less"
