@@ -125,6 +125,7 @@ class MeasuredRun(BareRun):
             return self.metrics[of]
 
         self.metrics[stage] = self._once(f"metrics-{stage}", copy_now, self.predictions(stage))
+        log.info("%s: the same net", stage)
         return self.metrics[stage]
 
     def measure_points(self, net: nn.Module) -> list[dict[str, Any]]:

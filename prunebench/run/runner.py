@@ -132,7 +132,8 @@ def _run(job: Job, net: nn.Module) -> tuple[nn.Module, list[dict[str, Any]]]:
     after_cut = [phase.epochs for phase in job.phases[_last_cut(job) :]]
     if _last_cut(job) < len(job.phases) and not any(after_cut) and (job.trained or job.pretrained):
         # nothing was trained since the cut: the final net is the pruned net
-        job.measure("pruned", compact)
+        if "pruned" not in job.metrics:
+            job.measure("pruned", compact)
         metrics = job.repeat("final", of="pruned")
     else:
         metrics = job.measure("final", compact)
