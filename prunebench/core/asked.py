@@ -7,6 +7,7 @@ from typing import Any
 
 TARGET_TOLERANCE = 0.01
 """A target missed by more than this fraction of it (or the method's own ``tolerance``) is ``missed_target``."""
+KNOBS = "method.round_to, method.min_channels and the layers that stay whole"
 RATIO_TOLERANCE = 0.05
 """A share of channels may differ by so much from what a ratio asks: each layer rounds to whole channels."""
 
@@ -55,7 +56,9 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
     found = []
     lines = {line.partition(":")[0]: line for line in beside(achieved)}
     if missed_target(achieved):
-        found.append(f"{lines['target']}; look at method.round_to, method.min_channels and the layers that stay whole")
+        timed = achieved.get("target_of") == "latency"
+        where = "whether the machine was busy, " if timed else ""
+        found.append(f"{lines['target']}; look at {where}{KNOBS}")
     elif _above_target(achieved):
         found.append(f"{lines['target']}; it is faster than asked: none of the widths looked at comes nearer")
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")

@@ -41,6 +41,17 @@ def compare(nets: Mapping[str, nn.Module], example: Tensor, *, device: torch.dev
     return {**found, "engines": list(ENGINES)}
 
 
+def share(times: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
+    """The small net's time as a share of the dense one's in the program and batch of a target of time.
+
+    Args:
+        times: of :func:`compare`, empty if nothing was timed. ``facts``: ``budget.latency`` of a result.
+    """
+    prefix = "" if facts["engine"] == TORCH else f"{facts['engine']}_"
+    ratio = times.get("speedup", {}).get(f"{prefix}batch_{facts['batch']}")
+    return None if ratio is None else 1 / float(ratio)
+
+
 def remarks(times: Mapping[str, Any]) -> list[str]:
     """What whoever looks at the times must know: that they were disturbed, or that a small net is no faster.
 

@@ -133,3 +133,11 @@ def test_what_must_be_known_of_times_is_said() -> None:
         "times in torch, batch 1 vary by 50%: the machine was busy, measure them again",
         "times in onnxruntime, batch 64 vary by 100%: the machine was busy, measure them again",
     ]
+
+
+def test_the_share_of_a_target_is_that_of_the_times_in_the_result() -> None:
+    times = {"speedup": {"batch_64": 1.25, "onnxruntime_batch_64": 2.0}}
+    assert speed.share(times, {"engine": "onnxruntime", "batch": 64}) == 0.5
+    assert speed.share(times, {"engine": "torch", "batch": 64}) == 0.8
+    assert speed.share(times, {"engine": "torch", "batch": 16}) is None
+    assert speed.share({}, {"engine": "torch", "batch": 64}) is None
