@@ -73,7 +73,7 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("Settings", data=True), lambda g: text(json.dumps(g.first.settings))),
     ]
     rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
-    return _without_empty(
+    return without_empty(
         Table(
             "configurations",
             "All configurations",
@@ -127,8 +127,8 @@ def _weights(found: Group) -> Cell:
     return Cell(" and ".join(words) or NOTHING, masked or None, chip="warn" if masked else "")
 
 
-def _without_empty(table: Table) -> Table:
+def without_empty(table: Table) -> Table:
     """Without the columns that have no cell at all."""
     used = [i for i in range(len(table.columns)) if any(row[i].text != NOTHING for row in table.rows)]
     rows = [[row[i] for i in used] for row in table.rows]
-    return Table(table.name, table.title, tuple(table.columns[i] for i in used), rows, table.notes)
+    return replace(table, columns=tuple(table.columns[i] for i in used), rows=rows)
