@@ -95,6 +95,7 @@ def write_page(
         left_out=collection.left_out,
     )
     write_text(path, content)
+        left_out_words=collection.left_out_words,
     return path
 
 
@@ -274,7 +275,8 @@ def _tiles(collection: Collection, groups: Sequence[Group], views: Sequence[View
     tiles.append({"title": "Failed", "value": str(failed), "more": more})
     if views:
         tiles += _paper_tiles(views)
-    tiles.append({"title": "Left out", "value": str(len(collection.left_out)), "more": "results that cannot be read"})
+    more = collection.left_out_words or "no result is unreadable or a repeat"
+    tiles.append({"title": "Left out", "value": str(len(collection.left_out)), "more": more})
     return tiles
 
 
