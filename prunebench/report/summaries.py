@@ -10,6 +10,7 @@ from prunebench.measure.metrics import ACCURACY, METRICS, NOTHING, Metric
 from prunebench.report.configurations import Group
 from prunebench.report.numbers import metrics_of
 from prunebench.report.tables import Cell, Column, Table, mean, millions, over_seeds, points, text
+from prunebench.report.values import grown
 
 _SEEDS_NOTE = (
     "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
@@ -79,7 +80,10 @@ def configurations(groups: Sequence[Group]) -> Table:
             "All configurations",
             tuple(c for c, _ in wanted),
             rows,
-            (_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
+            (
+                *(_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
+                *grown((f"{g.first.method} on {g.first.model}", g) for g in order(groups)),
+            ),
         )
     )
 
