@@ -58,7 +58,7 @@ def lines(pair: Pair) -> list[str]:
         f"{signed(100 * high)} (paired bootstrap); of {pair.n:,} examples {pair.b} right only in A, {pair.c} only in "
         f"B, McNemar p {p_value(pair.p)} (mid-p {p_value(mcnemar(pair.b, pair.c).mid_p)})"
     )
-    if pair.over_seeds is not None:
+    if pair.over_seeds.count > 1:
         found.append(f"A − B over {pair.over_seeds.count} seeds: {points(pair.over_seeds).text} points")
     fairness = pair.fairness
     if fairness is None:

@@ -11,6 +11,7 @@ from prunebench.measure.guarantee import level
 from prunebench.measure.statistics import Interval, mean_of_seeds
 from prunebench.report.method_defaults import method_defaults
 from prunebench.report.record import Record
+from prunebench.report.strata import Stratum, stratum
 
 CLAIM_SEEDS = 3
 """Fewer seeds than this support no claim (Blalock et al. 2020, appendix B)."""
@@ -37,6 +38,12 @@ class Estimate:
         """Of the 95 % t interval of the mean; computed when it is asked for, since a report has 10,000 estimates."""
         return mean_of_seeds(self.values).half_width if self.count > 1 else None
 
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % t interval of the mean; None for a single seed."""
+        half = self.half_width
+        return None if half is None else (self.mean - half, self.mean + half)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -49,11 +56,13 @@ class Group:
         records: one run for each net.
         label: the settings that tell it from the others of its method, model, data set and schedule.
         repeated: seeds whose runs gave one of these nets again.
+        rival: what it is called beside other methods; the method's name, unless that stands for several strata there.
     """
 
     records: tuple[Record, ...]
     label: str = ""
     repeated: tuple[int, ...] = ()
+    rival: str = ""
 
     @property
     def first(self) -> Record:
@@ -69,6 +78,16 @@ class Group:
     def seeds(self) -> Mapping[int, Record]:
         """Seed -> its run."""
         return {record.seed: record for record in self.records}
+
+    @cached_property
+    def stratum(self) -> Stratum:
+        """What its method may cut."""
+        return stratum(self.first.settings)
+
+    @property
+    def called(self) -> str:
+        """Its name beside other methods at one budget."""
+        return self.rival or self.first.method
 
     @property
     def name(self) -> str:

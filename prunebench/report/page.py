@@ -80,6 +80,8 @@ def write_page(
         matrices=contests.matrices(families),
         num_pairs=len(pairs),
         num_decided=sum(pair.decided for pair in pairs),
+        num_apart=contests.num_apart(families),
+        apart_rule=contests.APART,
         written=written,
         num_rows=sum(len(view.paper.rows) for view in views),
         num_variants=sum(len(view.lines) for view in views),
@@ -93,9 +95,9 @@ def write_page(
         guarantees=guarantees.table(groups),
         max_lines=MAX_LINES,
         left_out=collection.left_out,
+        left_out_words=collection.left_out_words,
     )
     write_text(path, content)
-        left_out_words=collection.left_out_words,
     return path
 
 

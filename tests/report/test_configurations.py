@@ -198,4 +198,4 @@ def test_a_comparison_counts_a_net_once(tmp_path: Path) -> None:
         make(tmp_path, method="random", seed=seed)
     one, other = sorted(groups_of(tmp_path), key=lambda g: g.first.method)
     pair = compare(one, other, read_correct)
-    assert pair.over_seeds is None  # one net of each
+    assert (pair.nets, pair.over_seeds.sd) == (1, None)  # one net of each
