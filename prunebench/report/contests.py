@@ -192,7 +192,10 @@ def ranks(found: Sequence[Family]) -> Table:
         for r in b.ranks
     ]
     flips = tuple(f"{f.dataset}, {f.model}, {f.schedule}: {flip}" for f in found for flip in f.flips)
-    notes = ("Place by mean accuracy; the places left open follow from the decided pairs of the table of comparisons",)
+    notes = (
+        "Place by mean accuracy, also among methods that may not cut the same; the places left open follow from the "
+        "decided pairs of the table of comparisons, where these are not compared",
+    )
     return Table("ranks", "Ranks at equal MACs", tuple(columns), rows, notes + flips)
 
 
