@@ -23,6 +23,7 @@ from prunebench.report.collect import find  # noqa: E402
 from prunebench.report.configurations import Group, group  # noqa: E402
 from prunebench.report.pairs import Pair, compare, read_correct  # noqa: E402
 from prunebench.report.record import Pool, from_result  # noqa: E402
+from prunebench.report.strata import difference  # noqa: E402
 from prunebench.report.tables import over_seeds, p_value, points, signed  # noqa: E402
 from prunebench.rows.fairness import GATE, LADDER, TOTALS  # noqa: E402
 
@@ -58,8 +59,12 @@ def lines(pair: Pair) -> list[str]:
         f"{signed(100 * high)} (paired bootstrap); of {pair.n:,} examples {pair.b} right only in A, {pair.c} only in "
         f"B, McNemar p {p_value(pair.p)} (mid-p {p_value(mcnemar(pair.b, pair.c).mid_p)})"
     )
-    if pair.over_seeds is not None:
+    if pair.over_seeds.count > 1:
         found.append(f"A − B over {pair.over_seeds.count} seeds: {points(pair.over_seeds).text} points")
+    if apart := difference(pair.first.stratum, pair.second.stratum):
+        found.append(
+            f"the methods may not cut the same ({apart}), so the difference is not that of their criteria alone"
+        )
     fairness = pair.fairness
     if fairness is None:
         return [*found, "what the runs share is unknown: their results lack settings"]

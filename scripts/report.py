@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(report: Report, out: Path) -> None:
     found = report.collection
-    print(f"{len(found.records)} runs are in the report, {len(found.left_out)} unreadable or repeated results are not")
+    left_out = found.left_out_words
+    print(f"{len(found.records)} runs are in the report" + (f"; left out: {left_out}" if left_out else ""))
     for item in found.left_out[:10]:
         print(f"  {item.place}: {item.reason}")
     if len(found.left_out) > 10:

@@ -22,10 +22,15 @@ LOG_END = 4096
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A result that is not in the report, and why."""
+    """A result that is not in the report, and why.
+
+    Attributes:
+        repeats: it is the run and seed of another one that is in the report; False = it cannot be used.
+    """
 
     place: str
     reason: str
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,17 @@ class Collection:
     left_out: list[LeftOut] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     pool: Pool = field(default_factory=Pool)
+
+    @property
+    def left_out_words(self) -> str:
+        """How many files are left out for which reason; empty if none is."""
+        repeated = sum(item.repeats for item in self.left_out)
+        unreadable = len(self.left_out) - repeated
+        words = [f"{unreadable} file{'s' if unreadable != 1 else ''} could not be used"] if unreadable else []
+        words += (
+            [f"{repeated} result{'s repeat' if repeated != 1 else ' repeats'} a run of the report"] if repeated else []
+        )
+        return ", ".join(words)
 
 
 def find(runs: Path) -> list[Path]:
@@ -173,7 +189,7 @@ def _keep(record: Record, found: dict[str, Record], left_out: list[LeftOut]) -> 
         return
     first, second = sorted((other, record), key=lambda r: (r.measured, r.published, r.started, r.place))
     found[record.key] = second
-    left_out.append(LeftOut(f"{first.place}/{FILE}", f"the same run and seed as {second.place}, which is used"))
+    left_out.append(LeftOut(f"{first.place}/{FILE}", f"the same run and seed as {second.place}, which is used", True))
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from prunebench.measure.guarantee import level
-from prunebench.measure.statistics import mean_of_seeds
+from prunebench.measure.statistics import Interval, mean_of_seeds
+from prunebench.report.method_defaults import method_defaults
 from prunebench.report.record import Record
+from prunebench.report.strata import Stratum, stratum
 
 CLAIM_SEEDS = 3
 """Fewer seeds than this support no claim (Blalock et al. 2020, appendix B)."""
@@ -36,6 +38,12 @@ class Estimate:
         """Of the 95 % t interval of the mean; computed when it is asked for, since a report has 10,000 estimates."""
         return mean_of_seeds(self.values).half_width if self.count > 1 else None
 
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % t interval of the mean; None for a single seed."""
+        half = self.half_width
+        return None if half is None else (self.mean - half, self.mean + half)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -48,11 +56,13 @@ class Group:
         records: one run for each net.
         label: the settings that tell it from the others of its method, model, data set and schedule.
         repeated: seeds whose runs gave one of these nets again.
+        rival: what it is called beside other methods; the method's name, unless that stands for several strata there.
     """
 
     records: tuple[Record, ...]
     label: str = ""
     repeated: tuple[int, ...] = ()
+    rival: str = ""
 
     @property
     def first(self) -> Record:
@@ -68,6 +78,16 @@ class Group:
     def seeds(self) -> Mapping[int, Record]:
         """Seed -> its run."""
         return {record.seed: record for record in self.records}
+
+    @cached_property
+    def stratum(self) -> Stratum:
+        """What its method may cut."""
+        return stratum(self.first.settings)
+
+    @property
+    def called(self) -> str:
+        """Its name beside other methods at one budget."""
+        return self.rival or self.first.method
 
     @property
     def name(self) -> str:
@@ -151,15 +171,26 @@ def failures(records: Iterable[Record]) -> list[Record]:
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """For each group the settings in which the groups differ, the method's own first, at most four of them."""
-    keys = varying(groups)
-    short, full = ([label(item.first.settings, keys, digits=digits) for item in groups] for digits in (4, 17))
-    return short if len(set(short)) == len(set(full)) else full
+    """For each group the settings in which the groups differ, the method's own first, at most four of them.
+
+    Numbers are short and absent settings the defaults, unless two labels would be one.
+    """
+    ways = [(varying(groups), 4), (varying(groups), 17), (varying(groups, absent_is_default=False), 17)]
+    made = [[label(item.first.settings, keys, digits=digits) for item in groups] for keys, digits in ways]
+    most = max(len(set(labels)) for labels in made)
+    return next(labels for labels in made if len(set(labels)) == most)
 
 
-def varying(groups: Sequence[Group]) -> list[str]:
-    """The settings in which ``groups`` differ, the method's own first; those that only name something are left out."""
-    settings = [item.first.settings for item in groups]
+def varying(groups: Sequence[Group], *, absent_is_default: bool = True) -> list[str]:
+    """The settings in which ``groups`` differ, the method's own first; those that only name something are left out.
+
+    Args:
+        absent_is_default: a setting that a result does not have is that of the method's configuration file: the result
+            is older than the option, and nobody has set it.
+    """
+    settings = [dict(item.first.settings) for item in groups]
+    for item, found in zip(groups, settings, strict=True) if absent_is_default else ():
+        found |= {key: value for key, value in method_defaults(item.first.method).items() if key not in found}
     keys = dict.fromkeys(key for found in settings for key in found)
     differing = [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
     return sorted(

@@ -9,6 +9,7 @@ from prunebench.measure.guarantee import MARGIN, SEEDS
 from prunebench.measure.metrics import ACCURACY, NOTHING
 from prunebench.measure.statistics import clopper_pearson, holm
 from prunebench.report.configurations import Group
+from prunebench.report.summaries import without_empty
 from prunebench.report.tables import Cell, Column, Table, p_value, signed, text
 
 LOOKS = {"full": ("full", "good"), "interval_only": ("interval only", "info"), "none": ("none", "warn")}
@@ -17,7 +18,7 @@ LOOKS = {"full": ("full", "good"), "interval_only": ("interval only", "info"), "
 
 def table(groups: Sequence[Group]) -> Table:
     """One line per configuration; the numbers are those of its lowest seed, one fixed net."""
-    columns = [Column(title) for title in ("Net and data", "Method", "Guarantee")]
+    columns = [Column(title) for title in ("Net and data", "Schedule", "Method", "Setting", "Row", "Guarantee")]
     columns += [
         Column("Seeds", numeric=True),
         Column(ACCURACY.column, numeric=True, name=ACCURACY.key),
@@ -34,7 +35,7 @@ def table(groups: Sequence[Group]) -> Table:
     for item in groups:
         families.setdefault((item.first.dataset, item.first.model), []).append(item)
     rows = [line for _, members in sorted(families.items()) for line in _family(members)]
-    return Table("guarantees", "What each row guarantees", tuple(columns), rows, (_NOTE,))
+    return without_empty(Table("guarantees", "What each row guarantees", tuple(columns), rows, (_NOTE,)))
 
 
 _NOTE = (
@@ -62,8 +63,11 @@ def _line(item: Group, test: dict[str, Any], p_holm: float | None, evaluations: 
     level, missing = item.guarantee
     words, chip = LOOKS[level]
     return [
-        Cell(f"{first.model} on {first.dataset}", below=first.schedule),
-        Cell(first.method, run=item.id, below=item.label),
+        text(f"{first.model} on {first.dataset}"),
+        text(first.schedule),
+        Cell(first.method, run=item.id),
+        text(item.label),
+        text(first.row),
         Cell(words, chip=chip, below="; ".join(missing)),
         Cell(str(len(item.records)), len(item.records)),
         *_accuracy(item, evaluations),

@@ -12,6 +12,7 @@ from prunebench.report.configurations import Group
 from prunebench.report.pairs import Pair, compare, read_correct, read_setup
 from prunebench.report.predictions import Correct
 from prunebench.report.record import Record
+from prunebench.report.strata import Stratum, distinction
 from prunebench.rows.fairness import SAME_RATE, Setup
 
 MAX_PAIRS = 1000
@@ -30,12 +31,18 @@ class Rank:
 
 @dataclass(frozen=True)
 class Budget:
-    """One configuration per method, all with about the same MACs removed (fractions ``low`` to ``high``)."""
+    """One configuration per method and stratum, all with about the same MACs removed (fractions).
+
+    Attributes:
+        low, high: the least and the most removed.
+        pairs: tested, both of one stratum. ``apart``: number of pairs of different strata, which are not compared.
+    """
 
     low: float
     high: float
     pairs: tuple[Pair, ...]
     ranks: tuple[Rank, ...]
+    apart: int
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,14 @@ class Family:
 
 
 def families(groups: Sequence[Group], load: Callable[[Record], Correct] | None = None) -> tuple[list[Family], int]:
-    """Compare the methods of each family at each budget.
+    """Compare the methods of each family at each budget, those that may cut the same.
 
     Args:
         load: gives the per-example correctness of a run; default: from its ``predictions.npz``.
 
     Returns:
-        The families with at least one pair, and the number of pairs left untested because there are too many.
+        The families with at least one budget that has two methods, and the number of pairs left untested because
+        there are too many.
     """
     load = load or read_correct
     by_family: dict[tuple[str, ...], list[Group]] = {}
@@ -69,11 +77,11 @@ def families(groups: Sequence[Group], load: Callable[[Record], Correct] | None =
     found, left, skipped = [], MAX_PAIRS, 0
     for members in sorted(by_family.values(), key=lambda m: -sum(len(g.records) for g in m)):
         budgets = []
-        for chosen in map(_one_per_method, _budgets(members)):
-            count = len(chosen) * (len(chosen) - 1) // 2
+        for chosen in map(_one_per_method, _budgets(_called(members))):
+            count = len(_comparable(chosen))
             if count > left:
                 skipped += count
-            elif count:
+            elif len(chosen) > 1:
                 left -= count
                 budgets.append(chosen)
         if budgets:
@@ -94,11 +102,25 @@ def _budgets(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _one_per_method(groups: Sequence[Group]) -> list[Group]:
-    """Of several configurations of a method the one with most seeds, then the newest: never the best one."""
-    chosen: dict[str, Group] = {}
+    """Of the configurations of a method in a stratum that with most seeds, then the newest: never the best one."""
+    chosen: dict[tuple[str, Stratum], Group] = {}
     for item in sorted(groups, key=lambda g: (len(g.records), g.first.started, g.id)):
-        chosen[item.first.method] = item
-    return sorted(chosen.values(), key=lambda g: g.first.method)
+        chosen[item.first.method, item.stratum] = item
+    return sorted(chosen.values(), key=lambda g: g.called)
+
+
+def _called(groups: Sequence[Group]) -> list[Group]:
+    """The groups with names that tell the strata of one method apart."""
+    strata: dict[str, set[Stratum]] = {}
+    for item in groups:
+        strata.setdefault(item.first.method, set()).add(item.stratum)
+    more = [distinction(item.stratum, strata[item.first.method]) for item in groups]
+    names = [f"{item.first.method} ({words})" if words else "" for item, words in zip(groups, more, strict=True)]
+    return [replace(item, rival=name) for item, name in zip(groups, names, strict=True)]
+
+
+def _comparable(chosen: Sequence[Group]) -> list[tuple[Group, Group]]:
+    return [(one, other) for one, other in combinations(chosen, 2) if one.stratum == other.stratum]
 
 
 def _family(budgets: Sequence[Sequence[Group]], load: Callable[[Record], Correct]) -> Family:
@@ -120,7 +142,7 @@ def _family(budgets: Sequence[Sequence[Group]], load: Callable[[Record], Correct
     raw: list[list[Pair]] = []
     for chosen in budgets:
         raw.append([])
-        for first, second in combinations(chosen, 2):
+        for first, second in _comparable(chosen):
             try:
                 raw[-1].append(compare(first, second, correct, setup))
             except UserError as error:
@@ -146,25 +168,26 @@ def _budget(chosen: Sequence[Group], pairs: Sequence[Pair]) -> Budget:
     worse: Mapping[str, list[str]] = {g.id: [] for g in chosen}
     for pair in pairs:
         if pair.decided:
-            ahead, behind = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
-            better[behind.id].append(ahead.id)
-            worse[ahead.id].append(behind.id)
+            better[pair.behind.id].append(pair.ahead.id)
+            worse[pair.ahead.id].append(pair.behind.id)
     ordered = sorted(chosen, key=lambda g: -_mean(g))
     ranks = [
         Rank(g, place, 1 + len(better[g.id]), len(ordered) - len(worse[g.id])) for place, g in enumerate(ordered, 1)
     ]
     rates = [g.first.numbers["macs_removed"] for g in chosen]
-    return Budget(min(rates), max(rates), tuple(pairs), tuple(ranks))
+    apart = len(chosen) * (len(chosen) - 1) // 2 - len(_comparable(chosen))
+    return Budget(min(rates), max(rates), tuple(pairs), tuple(ranks), apart)
 
 
 def _flips(budgets: Sequence[Budget]) -> list[str]:
-    """Pairs of methods whose order by mean accuracy is not the same at all budgets."""
+    """Pairs of methods of one stratum whose order by mean accuracy is not the same at all budgets."""
     orders: dict[tuple[str, str], dict[bool, list[str]]] = {}
     for budget in budgets:
         at = f"{100 * budget.low:.0f} %"
-        for one, other in combinations(sorted(budget.ranks, key=lambda r: r.group.first.method), 2):
-            key = (one.group.first.method, other.group.first.method)
-            orders.setdefault(key, {}).setdefault(one.place < other.place, []).append(at)
+        places = {rank.group.id: rank.place for rank in budget.ranks}
+        for one, other in _comparable(sorted((rank.group for rank in budget.ranks), key=lambda g: g.called)):
+            is_ahead = places[one.id] < places[other.id]
+            orders.setdefault((one.called, other.called), {}).setdefault(is_ahead, []).append(at)
     return [
         f"{one} is ahead of {other} at {', '.join(sides[True])} of the MACs removed, "
         f"behind it at {', '.join(sides[False])}"

@@ -80,6 +80,8 @@ def write_page(
         matrices=contests.matrices(families),
         num_pairs=len(pairs),
         num_decided=sum(pair.decided for pair in pairs),
+        num_apart=contests.num_apart(families),
+        apart_rule=contests.APART,
         written=written,
         num_rows=sum(len(view.paper.rows) for view in views),
         num_variants=sum(len(view.lines) for view in views),
@@ -93,6 +95,7 @@ def write_page(
         guarantees=guarantees.table(groups),
         max_lines=MAX_LINES,
         left_out=collection.left_out,
+        left_out_words=collection.left_out_words,
     )
     write_text(path, content)
     return path
@@ -274,7 +277,8 @@ def _tiles(collection: Collection, groups: Sequence[Group], views: Sequence[View
     tiles.append({"title": "Failed", "value": str(failed), "more": more})
     if views:
         tiles += _paper_tiles(views)
-    tiles.append({"title": "Left out", "value": str(len(collection.left_out)), "more": "results that cannot be read"})
+    more = collection.left_out_words or "no result is unreadable or a repeat"
+    tiles.append({"title": "Left out", "value": str(len(collection.left_out)), "more": more})
     return tiles
 
 

@@ -30,9 +30,8 @@ class Pair:
         seed: the lowest common one; ``b``, ``c``, ``p`` and ``interval`` are about its two nets.
         b, c: test examples that only the first (second) net gets right, of ``n``.
         interval: paired bootstrap, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
-        over_seeds: difference of the accuracies of equal seeds; None without a common seed beyond the first.
+        over_seeds: difference of the accuracies of equal seeds, over all common ones.
         nets: common seeds, each with a net of either group.
-        decided: ``p_holm`` is below 0.05, there are three nets of each, and all their differences have one sign.
         fairness: what the two runs share; None if their results do not say enough.
     """
 
@@ -45,29 +44,49 @@ class Pair:
     interval: Interval
     p: float
     p_holm: float
-    over_seeds: Estimate | None
-    nets: int
-    same_sign: bool
+    over_seeds: Estimate
     fairness: Fairness | None
 
     @property
     def difference(self) -> float:
-        """Accuracy of the first minus that of the second, as a fraction."""
+        """Accuracy of the first minus that of the second with the lowest common seed, as a fraction."""
         return (self.b - self.c) / self.n
 
     @property
+    def nets(self) -> int:
+        """Common seeds, each with a net of either group."""
+        return self.over_seeds.count
+
+    @property
+    def ahead(self) -> Group:
+        """The group with the higher accuracy, mean over the common seeds."""
+        return self.first if self.over_seeds.mean > 0 else self.second
+
+    @property
+    def behind(self) -> Group:
+        """The other one."""
+        return self.second if self.over_seeds.mean > 0 else self.first
+
+    @property
     def decided(self) -> bool:
-        """The rule of a claim: three nets, significant after Holm, with the same sign in every common seed."""
-        return self.p_holm < LEVEL and self.same_sign and self.nets >= CLAIM_SEEDS
+        """The rule of a claim: nothing leaves it open."""
+        return not self.open_because
 
     @property
     def open_because(self) -> str:
-        """Why nobody is ahead; empty if somebody is."""
+        """Why nobody is ahead; empty if somebody is.
+
+        A claim needs three nets of each, one sign over all common seeds, a t interval of the differences over seeds
+        without 0, and the paired test of the examples after Holm.
+        """
         if self.nets < CLAIM_SEEDS:
             return f"{self.nets} of {CLAIM_SEEDS} nets"
-        if not self.same_sign:
+        if not (all(gap > 0 for gap in self.over_seeds.values) or all(gap < 0 for gap in self.over_seeds.values)):
             return "the sign depends on the seed"
-        return "" if self.decided else "not significant"
+        low, high = self.over_seeds.interval or (0.0, 0.0)
+        if low <= 0 <= high:
+            return "the t interval over seeds holds 0"
+        return "" if self.p_holm < LEVEL else "not significant"
 
 
 def compare(
@@ -88,16 +107,18 @@ def compare(
     common = sorted(first.seeds.keys() & second.seeds.keys())
     if not common:
         raise UserError("no common seed")
+    common = [s for s in common if all("final.accuracy" in item.seeds[s].numbers for item in (first, second))]
+    if not common:
+        raise UserError("no common seed has an accuracy of both")
     one, other = first.seeds[common[0]], second.seeds[common[0]]
     if one.test_set.endswith(":None"):
         raise UserError("the results do not say which test examples they used")
     b, c = discordant(correct(one), correct(other))
     n = len(correct(one))
-    gaps = [
-        first.seeds[s].numbers["final.accuracy"] - second.seeds[s].numbers["final.accuracy"]
-        for s in common
-        if "final.accuracy" in first.seeds[s].numbers and "final.accuracy" in second.seeds[s].numbers
-    ]
+    gaps = estimate(
+        [first.seeds[s].numbers["final.accuracy"] - second.seeds[s].numbers["final.accuracy"] for s in common]
+    )
+    assert gaps is not None  # there is a common seed
     p = mcnemar(b, c).exact
     return Pair(
         first=first,
@@ -109,9 +130,7 @@ def compare(
         interval=bootstrap(b, c, n),
         p=p,
         p_holm=p,
-        over_seeds=estimate(gaps) if len(gaps) > 1 else None,
-        nets=len(common),
-        same_sign=all(g > 0 for g in gaps) or all(g < 0 for g in gaps),
+        over_seeds=gaps,
         fairness=_fairness(*map(setup or read_setup, (one, other))),
     )
 

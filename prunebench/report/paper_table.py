@@ -11,7 +11,7 @@ from prunebench.measure.metrics import CALIBRATION, HEADLINES, METRICS, NOTHING
 from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group
 from prunebench.report.record import Record
 from prunebench.report.tables import Cell, Column, Table, mean, signed
-from prunebench.report.values import ORDER, form, heading, ours
+from prunebench.report.values import ORDER, form, grown, heading, ours
 from prunebench.rows import Row
 from prunebench.rows.compare import remarks
 from prunebench.rows.conventions import CONVENTIONS
@@ -128,7 +128,7 @@ def _known(line: Line, key: str) -> bool:
 
 
 def _refusals(lines: Sequence[Line]) -> list[str]:
-    """Why differences are refused, reproductions fail and runs failed, each reason once."""
+    """Why differences are refused, reproductions fail and runs failed, each reason once; which nets have grown."""
     names: dict[tuple[str, str], list[str]] = {}
     for line in lines:
         found = line.found
@@ -140,7 +140,8 @@ def _refusals(lines: Sequence[Line]) -> list[str]:
         for record in line.failed:
             error = record.error or "it ended without a message"
             names.setdefault(("failed", error), []).append(f"{line.row.name} seed {record.seed}")
-    return [f"{head.capitalize()} for {', '.join(found)}: {text}" for (head, text), found in names.items()]
+    larger = grown([(line.row.name, line.group) for line in lines if line.group])
+    return larger + [f"{head.capitalize()} for {', '.join(found)}: {text}" for (head, text), found in names.items()]
 
 
 def _head(line: Line) -> list[Cell]:

@@ -104,10 +104,19 @@ def _counts(rows: Sequence[Paper]) -> str:
 def _claims(grouped: Sequence[Group]) -> str:
     families, _ = leagues.families(grouped)
     found = contests.claims(families)
-    num_pairs = sum(len(budget.pairs) for family in families for budget in family.budgets)
+    pairs = [pair for family in families for budget in family.budgets for pair in budget.pairs]
     lines = [f"- {claim}" for claim in found] or ["The tests leave it open who is better than whom."]
-    rule = f"{num_pairs} pairs at equal MACs tested; a claim needs {CLAIM_SEEDS} nets of each."
-    rule += " In brackets: points of accuracy on the nets of the lowest common seed." if found else ""
+    few = f"fewer than {CLAIM_SEEDS} nets of each"
+    reasons = Counter(few if pair.nets < CLAIM_SEEDS else pair.open_because for pair in pairs if not pair.decided)
+    rule = f"{len(pairs)} pairs at equal MACs tested"
+    rule += f", open: {', '.join(f'{count} ({why})' for why, count in reasons.most_common())}." if reasons else "."
+    apart = contests.num_apart(families)
+    rule += f" Not compared: {contests.counted(apart)}." if apart else ""
+    rule += (
+        " In brackets: points of accuracy, mean of the differences of equal seeds ± their sample standard deviation."
+        if found
+        else ""
+    )
     return ("\n".join([*lines, "", rule]) if found else f"{lines[0]} {rule}") + "\n"
 
 

@@ -10,6 +10,7 @@ from prunebench.measure.metrics import ACCURACY, METRICS, NOTHING, Metric
 from prunebench.report.configurations import Group
 from prunebench.report.numbers import metrics_of
 from prunebench.report.tables import Cell, Column, Table, mean, millions, over_seeds, points, text
+from prunebench.report.values import grown
 
 _SEEDS_NOTE = (
     "Mean ± sample standard deviation (n − 1) over seeds, never the best seed; "
@@ -73,13 +74,16 @@ def configurations(groups: Sequence[Group]) -> Table:
         (Column("Settings", data=True), lambda g: text(json.dumps(g.first.settings))),
     ]
     rows = [[cell(g) for _, cell in wanted] for g in order(groups)]
-    return _without_empty(
+    return without_empty(
         Table(
             "configurations",
             "All configurations",
             tuple(c for c, _ in wanted),
             rows,
-            (_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
+            (
+                *(_SEEDS_NOTE, _UNITS_NOTE, _WEIGHTS_NOTE, _AUROC_NOTE),
+                *grown((f"{g.first.method} on {g.first.model}", g) for g in order(groups)),
+            ),
         )
     )
 
@@ -127,8 +131,8 @@ def _weights(found: Group) -> Cell:
     return Cell(" and ".join(words) or NOTHING, masked or None, chip="warn" if masked else "")
 
 
-def _without_empty(table: Table) -> Table:
+def without_empty(table: Table) -> Table:
     """Without the columns that have no cell at all."""
     used = [i for i in range(len(table.columns)) if any(row[i].text != NOTHING for row in table.rows)]
     rows = [[row[i] for i in used] for row in table.rows]
-    return Table(table.name, table.title, tuple(table.columns[i] for i in used), rows, table.notes)
+    return replace(table, columns=tuple(table.columns[i] for i in used), rows=rows)

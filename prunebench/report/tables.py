@@ -237,16 +237,16 @@ def to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _end(cell: Cell, sign: int) -> float | None:
-    over = cell.over
-    return None if over is None or over.half_width is None else over.mean + sign * over.half_width
+def _end(cell: Cell, end: int) -> float | None:
+    interval = None if cell.over is None else cell.over.interval
+    return None if interval is None else interval[end]
 
 
 _BESIDE: Mapping[str, Callable[[Cell], str | float | None]] = {
     "source": lambda cell: csv_text(cell.source),
     "detail": lambda cell: csv_text(cell.below),
     "sd": lambda cell: None if cell.over is None else cell.over.sd,
-    "low": lambda cell: _end(cell, -1),
+    "low": lambda cell: _end(cell, 0),
     "high": lambda cell: _end(cell, 1),
     "n": lambda cell: None if cell.over is None else cell.over.count,
 }

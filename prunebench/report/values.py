@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prunebench.measure.metrics import BITS, COUNT, FRACTION, METRICS, NATS, NUMBER, RATIO
 from prunebench.report.configurations import Estimate, Group, estimate
@@ -77,6 +77,18 @@ def ours(group: Group, key: str) -> Estimate | None:
 
     found = [value(record) for record in group.records]
     return estimate([number for number in found if number is not None])
+
+
+def grown(groups: Iterable[tuple[str, Group]]) -> list[str]:
+    """The note on a negative share of parameters removed, with the names of the groups that have one; else none."""
+    removed = [(name, item.estimate("params_removed")) for name, item in groups]
+    names = dict.fromkeys(name for name, found in removed if found is not None and found.mean < 0)
+    if not names:
+        return []
+    return [
+        f"Params removed is below 0 for {', '.join(names)}: the final net has more parameters than the dense one, "
+        "since what a method adds counts; a Bayesian layer has two for each weight, a mean and a spread"
+    ]
 
 
 def form(key: str, value: float, sd: float | None = None) -> str:

@@ -24,9 +24,14 @@ def make(
     status: str = "complete",
     row: dict[str, Any] | None = None,
     files: bool = True,
+    more: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one run below ``root`` and return its folder; the same arguments give the same numbers."""
-    settings = {"name": method, "prune_ratio": ratio, "coupling": "free", "round_to": 1}
+    """Write one run below ``root`` and return its folder; the same arguments give the same numbers.
+
+    Args:
+        more: further settings of the method.
+    """
+    settings = {"name": method, "prune_ratio": ratio, "coupling": "free", "round_to": 1, **(more or {})}
     identity = json.dumps([settings, model, dataset, schedule, (row or {}).get("id")])
     run_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = hashlib.sha256(f"{method}{model}{dataset}".encode()).hexdigest()[:6] if "<" in method + dataset else ""

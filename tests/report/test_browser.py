@@ -119,7 +119,7 @@ def test_filters_and_search_narrow_runs_and_plots(page: Chrome) -> None:
     assert set(column(page, "#all", "Seed")) == {"1"}
     assert page.find_element(By.ID, "count").text == f"5 of {total}"
     titles = [found.text for found in page.find_elements(CSS, "#subjects h4")]
-    assert titles == ["resnet56 on cifar10"]
+    assert titles == ["resnet56 on cifar10, oneshot"]
     assert len(page.find_elements(CSS, "#subjects a.point")) == 3 * 5
     page.find_element(By.ID, "clear").click()
     assert page.find_element(By.ID, "count").text == total
@@ -254,6 +254,61 @@ def test_the_legend_shows_a_method_alone_and_all_again(page: Chrome) -> None:
     assert 0 < len(labels) < every and all(label.startswith("l2norm") for label in labels)
     page.find_elements(CSS, "#chart .legend button")[place].click()
     assert len(page.find_elements(CSS, "#chart a.point")) == every
+
+
+def test_each_schedule_has_its_own_plot(page: Chrome, built: Built) -> None:
+    records = [
+        r for r in built.report.collection.records if r.measured and (r.model, r.dataset) == ("resnet20", "digits")
+    ]
+    on_digits = len({r.id for r in records})
+    show_subject(page, "resnet20 on cifar10")
+    under = Select(page.find_element(By.ID, "under"))
+    assert [option.text for option in under.options] == ["finetune (1)", "oneshot (30)"]
+    assert under.first_selected_option.text == "oneshot (30)"
+    assert len(page.find_elements(CSS, "#chart a.point")) == 30
+    under.select_by_value("finetune")
+    [point] = page.find_elements(CSS, "#chart a.point")
+    assert "\nfinetune, " in (point.get_attribute("aria-label") or "")
+    assert "under=finetune" in page.current_url
+    show_subject(page, "resnet20 on digits")
+    assert len(page.find_elements(CSS, "#chart a.point")) == on_digits
+    for card in page.find_elements(CSS, "#subjects article"):
+        schedule = card.find_element(CSS, "h4").text.rpartition(", ")[2]
+        labels = [point.get_attribute("aria-label") or "" for point in card.find_elements(CSS, "a.point")]
+        assert labels and all(f"\n{schedule}, MACs removed" in label for label in labels)
+
+
+def test_a_caption_says_what_the_whiskers_are(page: Chrome) -> None:
+    select(page, "method", "l2norm")  # one seed each
+    sizes, _, times = page.find_elements(CSS, "#subjects article:first-child figure")
+    assert sizes.find_elements(CSS, ".whisker") == []
+    assert sizes.find_element(CSS, "figcaption").text == "one net each: no spread over nets is known"
+    assert len(times.find_elements(CSS, ".whisker")) == len(times.find_elements(CSS, "a.point"))
+    said = times.find_element(CSS, "figcaption").text
+    assert said.startswith("one net each: no spread over nets is known; horizontal whiskers: spread of the repeated")
+
+
+def test_columns_without_a_value_in_the_shown_runs_are_hidden(browser: Chrome, tmp_path: Path) -> None:
+    make(tmp_path / "runs")
+    path = make(tmp_path / "runs", method="l1norm") / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(result | {"latency": {}}), encoding="utf-8")
+    browser.get(build(tmp_path / "runs", tmp_path / "out", pictures=False).page.as_uri())
+
+    def shown() -> list[list[str]]:
+        heads = [found.text.split("\n")[0].strip("↕↑↓ ") for found in browser.find_elements(CSS, "#all thead th")]
+        return [[head, *column(browser, "#all", head)] for head in heads]
+
+    every = shown()
+    assert all(any(cell != "–" for cell in cells) for _, *cells in every)
+    timed = [head for head, *cells in every if len(cells) == 2 and cells[1] == "–"]
+    assert len(timed) == 4  # two batches, each with its time and its ratio
+    select(browser, "method", "l1norm")
+    assert [head for head, *_ in shown()] == [head for head, *_ in every if head not in timed]
+    head(browser, "#all", "Accuracy %").find_element(CSS, "button").click()
+    assert browser.switch_to.active_element.text.startswith("Accuracy %")
+    select(browser, "method", "all")
+    assert [head for head, *_ in shown()] == [head for head, *_ in every]
 
 
 def test_a_chart_of_one_point_is_drawn(browser: Chrome, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_command(tmp_path: Path) -> None:
     make(tmp_path / "store", method="l1norm")
     done = script("--no-figures", "--published", str(tmp_path / "store"), PRUNEBENCH_OUTPUTS=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2 runs are in the report, 1 unreadable or repeated results are not\n")
+    assert done.stdout.startswith("2 runs are in the report; left out: 1 file could not be used\n")
     assert "seed_1/result.json: cannot be read" in done.stdout
     assert (tmp_path / "report" / "index.html").exists()
 

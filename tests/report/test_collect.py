@@ -110,6 +110,20 @@ def test_a_copy_of_a_run_counts_once(tmp_path: Path) -> None:
     found = collect(tmp_path)
     assert len(found.records) == 1
     assert "the same run and seed" in found.left_out[0].reason
+    assert found.left_out_words == "1 result repeats a run of the report"
+
+
+def test_what_cannot_be_read_and_what_repeats_are_counted_apart(tmp_path: Path) -> None:
+    assert collect(tmp_path).left_out_words == ""
+    for place in "abc":
+        make(tmp_path / place)
+    broken = [make(tmp_path / "a", method=method) / "result.json" for method in ("l1norm", "random")]
+    for path in broken:
+        path.write_text("{")
+    report = build(tmp_path, tmp_path / "out", pictures=False)
+    words = "2 files could not be used, 2 results repeat a run of the report"
+    assert report.collection.left_out_words == words
+    assert report.page.read_text(encoding="utf-8").count(words) == 2  # in the tile and over the list
 
 
 def test_links_in_circles_and_hidden_folders_are_no_trouble(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_two_methods_at_one_ratio(tmp_path: Path) -> None:
     assert "setup S4.2: same data, net and rate, and the same base model" in done.stdout
 
 
+def test_other_layers_are_named(tmp_path: Path) -> None:
+    first = make(tmp_path, method="bn_scale", more={"layers": "interior"})
+    second = make(tmp_path, method="random", more={"layers": "all"})
+    assert "may not cut the same (layers interior against all)" in called(first, second).stdout
+    third = make(tmp_path, method="fpgm", more={"layers": "all"})
+    assert "may not cut the same" not in called(third, second).stdout
+
+
 def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     one = make(tmp_path, dataset="cifar10")
     assert "not tested on the same examples" in called(one, make(tmp_path)).stderr

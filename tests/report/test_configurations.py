@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from prunebench.config.groups import conf_folder, options
 from prunebench.report.collect import collect
 from prunebench.report.configurations import Group, estimate, group, label
+from prunebench.report.method_defaults import method_defaults
 from prunebench.report.papers import views
 from prunebench.report.summaries import configurations
+from prunebench.report.untrusted import flat
 from prunebench.rows import load_papers
 from tests.report.factory import make
 
@@ -61,6 +66,44 @@ def test_a_ratio_beside_a_target_has_no_say_and_no_place_in_the_label() -> None:
     given = {"method.prune_ratio": 0.3, "phases.finetune.lr": 0.1}
     assert label({**given, "method.target_macs": None}, varying).startswith("prune_ratio 0.3, ")
     assert label({**given, "method.target_macs": 0.5}, varying) == "target_macs 0.5, finetune.lr 0.1"
+
+
+def test_a_setting_that_older_results_lack_is_the_default_and_no_label(tmp_path: Path) -> None:
+    """``free_channels: false`` and ``batch: 64`` stand in the configuration of fpgm, ``round_to: 8`` does not."""
+    make(tmp_path, ratio=0.3)
+    make(tmp_path, ratio=0.5, more={"free_channels": False, "batch": 64})
+    assert {found.label for found in groups_of(tmp_path)} == {"prune_ratio 0.3", "prune_ratio 0.5"}
+    make(tmp_path, ratio=0.5, more={"free_channels": True, "round_to": 8})
+    assert {found.label for found in groups_of(tmp_path)} == {
+        "prune_ratio 0.3, round_to 1",
+        "prune_ratio 0.5, round_to 1, free_channels False",
+        "prune_ratio 0.5, round_to 8, free_channels True",
+    }
+
+
+def test_a_default_is_said_where_nothing_else_tells_two_configurations_apart(tmp_path: Path) -> None:
+    make(tmp_path)
+    make(tmp_path, more={"free_channels": False})
+    assert {found.label for found in groups_of(tmp_path)} == {"", "free_channels False"}
+
+
+def test_a_method_of_somebody_else_has_no_defaults(tmp_path: Path) -> None:
+    make(tmp_path, method="theirs", ratio=0.3)
+    make(tmp_path, method="theirs", ratio=0.3, more={"free_channels": False})
+    assert {found.label for found in groups_of(tmp_path)} == {"", "free_channels False"}
+
+
+@pytest.mark.parametrize("name", sorted(options("method")))
+def test_the_defaults_of_a_method_are_what_hydra_composes(name: str) -> None:
+    with initialize_config_dir(str(conf_folder()), version_base=None):
+        config = compose("config", overrides=[f"method={name}"])
+    composed = OmegaConf.to_container(config.method, resolve=False)
+    assert isinstance(composed, dict)
+    assert method_defaults(name) == dict(flat(composed, "method"))
+
+
+def test_no_name_of_a_result_becomes_a_path() -> None:
+    assert method_defaults("part/channels") == method_defaults("../config") == {}
 
 
 def test_swept_numbers_are_rounded_unless_two_labels_would_be_one(tmp_path: Path) -> None:
@@ -155,4 +198,4 @@ def test_a_comparison_counts_a_net_once(tmp_path: Path) -> None:
         make(tmp_path, method="random", seed=seed)
     one, other = sorted(groups_of(tmp_path), key=lambda g: g.first.method)
     pair = compare(one, other, read_correct)
-    assert pair.over_seeds is None  # one net of each
+    assert (pair.nets, pair.over_seeds.sd) == (1, None)  # one net of each

@@ -10,7 +10,20 @@ from prunebench.measure.statistics import clopper_pearson, holm
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
 from prunebench.report.guarantees import table
+from prunebench.report.tables import to_markdown
 from tests.report.factory import make
+
+
+def test_no_two_lines_of_the_file_say_the_same(tmp_path: Path) -> None:
+    for schedule in ("oneshot", "finetune"):
+        for ratio in (0.3, 0.5):
+            make(tmp_path, ratio=ratio, schedule=schedule)
+    make(tmp_path, ratio=0.3, row={"id": "fpgm-t1_resnet20_only40"})
+    found = table(group(collect(tmp_path).records))
+    titles = [column.title for column in found.columns]
+    known = [titles.index(title) for title in ("Net and data", "Schedule", "Method", "Setting", "Row")]
+    rows = [line.split(" | ") for line in to_markdown(found.readable).splitlines() if line.startswith("| resnet20")]
+    assert len({tuple(row[i] for i in known) for row in rows}) == len(rows) == 5
 
 
 def test_a_line_per_configuration(tmp_path: Path) -> None:
@@ -25,6 +38,8 @@ def test_a_line_per_configuration(tmp_path: Path) -> None:
         *[("fpgm", "interval only")] * 2,
         ("random", "full"),
     ]
+    assert [line["Setting"].text for line in lines] == ["prune_ratio 0.3", "prune_ratio 0.5", "–"]
+    assert {line["Schedule"].text for line in lines} == {"oneshot"}
     assert lines[0]["Guarantee"].below == "1 of 3 seeds"
     # five runs with three test evaluations each
     first = groups[0].first

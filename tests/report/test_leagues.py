@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import scipy.stats
 from prunebench.report import leagues as module
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
-from prunebench.report.contests import claims
+from prunebench.report.contests import claims, matrices, rank_grids
 from prunebench.report.leagues import Family, families
 from prunebench.report.pairs import bootstrap, read_correct
 from prunebench.report.predictions import Correct
@@ -82,8 +84,129 @@ def test_ranks_say_what_is_open(tmp_path: Path) -> None:
     assert ranks["random"] == (3, 3)
     assert ranks["fpgm"] == ranks["l1norm"] == (1, 2)
     # 2 of 2 examples are 2 / 2**2; 202 and 200 of them decide
+    over_seeds = {method: gaps(tmp_path, method, "random") for method in ("fpgm", "l1norm")}
+    shown = {name: f"(+{100 * mean(found):.1f} ± {100 * stdev(found):.1f})" for name, found in over_seeds.items()}
     assert [text.partition(": ")[2] for text in claims([family])] == [
-        "fpgm is better than random (+20.2); l1norm than random (+20.0)",
+        f"fpgm is better than random {shown['fpgm']}; l1norm than random {shown['l1norm']}",
+    ]
+
+
+def gaps(root: Path, first: str, second: str) -> list[float]:
+    """Differences of the stored accuracies of equal seeds, read from the results."""
+    found: dict[tuple[str, int], float] = {}
+    for path in root.rglob("result.json"):
+        result = json.loads(path.read_text())
+        found[result["method"]["name"], result["run"]["seed"]] = result["metrics"]["final"]["accuracy"]
+    seeds = sorted(seed for method, seed in found if method == first)
+    return [found[first, seed] - found[second, seed] for seed in seeds if (second, seed) in found]
+
+
+def store(root: Path, method: str, accuracies: list[float], **where: Any) -> None:
+    """Runs with these accuracies, one a seed."""
+    for seed, accuracy in enumerate(accuracies):
+        path = make(root, method=method, ratio=0.3, seed=seed, **where) / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"]["final"]["accuracy"] = accuracy
+        path.write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    "of_first",
+    [[0.90, 0.91, 0.92], [0.90, 0.61, 0.62], [0.90, 0.71, 0.65], [0.90, 0.85, 0.80, 0.75], [0.59, 0.9, 0.9], [0.6] * 3],
+)
+def test_a_claim_needs_a_difference_over_seeds_that_students_test_tells_from_none(
+    tmp_path: Path, of_first: list[float]
+) -> None:
+    of_second = [0.60, 0.60, 0.61, 0.59][: len(of_first)]
+    store(tmp_path, "fpgm", of_first)
+    store(tmp_path, "random", of_second)
+    [family] = compared(tmp_path, outcomes(fpgm=902, random=700))
+    [pair] = family.budgets[0].pairs
+    found = [a - b for a, b in zip(of_first, of_second, strict=True)]
+    peer = scipy.stats.ttest_1samp(found, 0.0)
+    assert pair.over_seeds.interval == pytest.approx(tuple(peer.confidence_interval(0.95)))
+    assert pair.decided == (peer.pvalue < 0.05 and len({gap > 0 for gap in found}) == 1)
+    if pair.decided:
+        assert f"(+{100 * mean(found):.1f} ± {100 * stdev(found):.1f})" in claims([family])[0]
+    else:
+        assert claims([family]) == []
+        assert pair.open_because in ("the sign depends on the seed", "the t interval over seeds holds 0")
+
+
+def test_the_matrix_says_what_the_claim_says(tmp_path: Path) -> None:
+    """The lowest seed has another difference than the mean, which both show."""
+    store(tmp_path, "fpgm", [0.90, 0.85, 0.80])
+    store(tmp_path, "random", [0.60, 0.60, 0.60])
+    found = compared(tmp_path, outcomes(fpgm=902, random=600))
+    assert "fpgm is better than random (+25.0 ± 5.0)" in claims(found)[0]
+    [matrix] = matrices(found)[0]["budgets"]
+    assert matrix["names"] == ["fpgm", "random"]
+    (_, [_, ahead]), (_, [behind, _]) = matrix["rows"]
+    assert (ahead["text"], behind["text"]) == ("+25.00 ▲", "−25.00 ▼")
+    low, high = (f"{100 * end:.2f}" for end in scipy.stats.t.interval(0.95, 2, 0.25, 0.05 / 3**0.5))
+    assert f"mean over 3 nets of each with equal seeds ± 5.00, 95 % t interval +{low} to +{high};" in ahead["note"]
+    assert f"interval −{high} to −{low};" in behind["note"]
+    assert "seed 0: +30.20, 302 examples right only here, 0 only there" in ahead["note"]
+
+
+def strata(root: Path, **chosen: dict[str, str]) -> list[Family]:
+    for method, more in chosen.items():
+        store(root, method, [{"random": 0.6}.get(method, 0.9)] * 3, more=more)
+    return compared(root, lambda record: np.arange(1000) < (600 if record.method == "random" else 900))
+
+
+def test_methods_that_may_cut_other_layers_are_not_compared_but_counted(tmp_path: Path) -> None:
+    found = strata(
+        tmp_path,
+        bn_scale={"layers": "interior", "scope": "layer"},
+        fpgm={"layers": "all", "scope": "layer"},
+        lamp={"layers": "all", "scope": "global"},
+        group_norm={"layers": "all", "scope": "global", "coupling": "aligned"},
+        random={"layers": "all", "scope": "layer"},
+    )
+    [budget] = found[0].budgets
+    assert [(pair.first.first.method, pair.second.first.method) for pair in budget.pairs] == [("fpgm", "random")]
+    assert budget.apart == 9  # of 5 * 4 / 2
+    assert budget.pairs[0].p_holm == budget.pairs[0].p  # Holm's adjustment is over what is tested
+    [claim] = claims(found)
+    assert claim.endswith(
+        "fpgm is better than random (+30.0 ± 0.0). Not compared: 9 pairs that differ in layers, coupling or scope"
+    )
+    open_places = {rank.group.first.method: (rank.best, rank.worst) for rank in budget.ranks}
+    assert open_places == {
+        **dict.fromkeys(("bn_scale", "lamp", "group_norm"), (1, 5)),
+        "fpgm": (1, 4),
+        "random": (2, 5),
+    }
+    [matrix] = matrices(found)[0]["budgets"]
+    cells = {
+        (row, name): cell for row, line in matrix["rows"] for name, cell in zip(matrix["names"], line, strict=True)
+    }
+    assert cells["bn_scale", "random"]["text"] == "·"
+    assert cells["bn_scale", "random"]["note"] == "not compared: layers interior against all"
+    both = "not compared: coupling aligned against free, scope global against layer"
+    assert cells["group_norm", "random"]["note"] == both
+
+
+def test_a_method_without_a_setting_is_compared_with_those_without_it(tmp_path: Path) -> None:
+    found = strata(tmp_path, cap={}, fpgm={"layers": "all", "scope": "layer"}, random={}, sanp={"layers": "all"})
+    [budget] = found[0].budgets
+    assert [(pair.first.first.method, pair.second.first.method) for pair in budget.pairs] == [("cap", "random")]
+    assert budget.apart == 5
+
+
+def test_a_method_that_has_run_with_both_sets_of_layers_is_compared_with_both(tmp_path: Path) -> None:
+    store(tmp_path, "bn_scale", [0.9] * 3, more={"layers": "interior"})
+    store(tmp_path, "bn_scale", [0.62] * 3, more={"layers": "all"})
+    found = strata(tmp_path, l1norm={"layers": "interior"}, random={"layers": "all"})
+    [budget] = found[0].budgets
+    names = [(pair.first.called, pair.second.called) for pair in budget.pairs]
+    assert names == [("bn_scale (layers all)", "random"), ("bn_scale (layers interior)", "l1norm")]
+    assert budget.apart == 4
+    assert "bn_scale (layers all) is better than random (+2.0 ± 0.0)" in claims(found)[0]
+    [grid] = rank_grids(found)
+    assert [row[0].text for row in grid.rows] == [
+        *("bn_scale (layers all)", "bn_scale (layers interior)", "l1norm", "random")
     ]
 
 
@@ -121,8 +244,7 @@ def test_only_equal_seeds_are_paired(tmp_path: Path) -> None:
     [family] = compared(tmp_path)
     [pair] = family.budgets[0].pairs
     assert pair.seed == 2
-    assert pair.over_seeds is not None
-    assert pair.over_seeds.count == 2
+    assert pair.over_seeds.values == pytest.approx(tuple(gaps(tmp_path, "fpgm", "l1norm")))
 
 
 def test_other_data_nets_and_checkpoints_are_never_paired(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ def test_papers_and_tests_are_readable_without_a_script(page: str) -> None:
     assert "fpgm-t1_resnet56_only40" in page
     assert "refused" in page
     assert "Below each accuracy: the places that the tests leave open" in page
-    assert re.search(r'<td[^>]* title="open: 1 of 3 nets; p after Holm [^"]*">[+−]?\d+\.\d\d ○</td>', page)
+    note = r"open: 1 of 3 nets; mean over 1 net of each with equal seeds; p after Holm [^\"]*"
+    assert re.search(rf'<td[^>]* title="{note}">[+−]?\d+\.\d\d ○</td>', page)
+    assert "in points: the mean over their common seeds" in page
     assert "is not a result of schema 1" in page
 
 

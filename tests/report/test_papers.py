@@ -12,7 +12,8 @@ from prunebench.report.collect import collect
 from prunebench.report.configurations import failures, group
 from prunebench.report.paper_table import STATES
 from prunebench.report.papers import View, overview, rows_run, totals, views
-from prunebench.report.tables import Cell
+from prunebench.report.summaries import configurations
+from prunebench.report.tables import Cell, to_markdown
 from prunebench.report.values import form, ours
 from prunebench.rows import find, load_papers
 from tests.report.conftest import Built
@@ -228,6 +229,24 @@ def test_computed_values_of_ours(tmp_path: Path) -> None:
     assert mean("flops") == 2 * result["cost"]["final"]["macs"]
     assert mean("macs_kept") == pytest.approx(result["cost"]["final"]["macs"] / result["cost"]["dense"]["macs"])
     assert ours(found, "latency_ms") is None  # the paper's machine is not ours
+
+
+def test_more_parameters_than_the_dense_net_are_explained(tmp_path: Path) -> None:
+    """A Bayesian net has a mean and a spread for each weight: −100 % are removed."""
+    row = {"id": "l1norm-t1_resnet56_a", "changed": []}
+    folder = make(tmp_path, method="l1norm", model="resnet56", dataset="cifar10", ratio=0.08, row=row)
+    quiet = rows_run(views(load_papers(papers=["l1norm"]), group(collect(tmp_path).records)))[0]
+    assert "Params removed is below 0" not in to_markdown(quiet)
+    result = json.loads((folder / "result.json").read_text())
+    result["cost"]["final"]["params"] = 2 * result["cost"]["dense"]["params"]
+    result["cost"]["params_removed"] = -1.0
+    (folder / "result.json").write_text(json.dumps(result))
+    groups = group(collect(tmp_path).records)
+    table = rows_run(views(load_papers(papers=["l1norm"]), groups))[0]
+    assert "−100.0" in to_markdown(table)
+    [note] = [note for note in table.notes if "below 0" in note]
+    assert note.startswith("Params removed is below 0 for l1norm-t1_resnet56_a: the final net has more parameters")
+    assert any("below 0 for l1norm on resnet56: " in note for note in configurations(groups).notes)
 
 
 def test_forms() -> None:

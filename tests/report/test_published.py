@@ -105,6 +105,7 @@ def test_of_other_numbers_under_one_name_the_published_count(tmp_path: Path) -> 
     [record] = found.records
     assert record.published and record.numbers["final.accuracy"] < 0.9999
     assert "the same run and seed as published/" in found.left_out[0].reason
+    assert found.left_out_words == "1 result repeats a run of the report"
 
 
 def test_the_tables_say_how_many_are_published(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,28 @@ def test_rows_of_papers_stand_in_their_own_table(tmp_path: Path) -> None:
 def test_what_is_open_is_said(tmp_path: Path) -> None:
     for method in ("fpgm", "random"):
         store(make(tmp_path / "runs", method=method), tmp_path / "published")
-    assert "The tests leave it open" in made(tmp_path / "published", [])["claims"]()
-    assert "1 pairs" in made(tmp_path / "published", [])["claims"]()
+    tables = made(tmp_path / "published", [])
+    assert "The tests leave it open" in tables["claims"]()
+    assert "1 pairs at equal MACs tested, open: 1 (fewer than 3 nets of each).\n" in tables["claims"]()
+    store(make(tmp_path / "runs", method="lamp", more={"scope": "global"}), tmp_path / "published")
+    apart = "Not compared: 2 pairs that differ in layers, coupling or scope."
+    assert apart in made(tmp_path / "published", [])["claims"]()
     assert made(tmp_path / "published", [])["rows"]().endswith("\n\nNo row of a paper has been published yet.\n")
+
+
+def test_a_claim_says_what_its_numbers_are(tmp_path: Path) -> None:
+    for method in ("fpgm", "random"):
+        for seed in range(3):
+            store(make(tmp_path / "runs", method=method, ratio=0.5, seed=seed), tmp_path / "published")
+    line, empty, rule = made(tmp_path / "published", [])["claims"]().splitlines()
+    assert (
+        re.fullmatch(r"- resnet20 on digits, .*: fpgm is better than random \(\+\d+\.\d ± \d+\.\d\)", line)
+        and not empty
+    )
+    assert rule == (
+        "1 pairs at equal MACs tested. In brackets: points of accuracy, mean of the differences of equal seeds ± their "
+        "sample standard deviation."
+    )
 
 
 @pytest.mark.parametrize(

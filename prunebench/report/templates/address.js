@@ -10,6 +10,7 @@ function queryOf() {
   add("x", state.x === "macs" ? "" : state.x);
   add("y", state.y);
   add("range", state.range);
+  add("under", state.under);
   add("clock", state.clock === CLOCKS[0]?.key ? "" : state.clock);
   add("only", [...state.only].join(","));
   add("runs", state.runs === "method" ? "" : state.runs);
@@ -30,6 +31,7 @@ function restore(text) {
   state.x = among("x", X.map(({ key }) => key), "macs");
   state.y = among("y", Y.map(({ key }) => key), "");
   state.range = among("range", ["10"], "");
+  state.under = among("under", FILTER_VALUES.get("schedule"), "");
   state.clock = among("clock", CLOCKS.map(({ key }) => key), CLOCKS[0]?.key ?? "");
   state.only = new Set((query.get("only") ?? "").split(",").filter((method) => D.methods.includes(method)));
   state.runs = among("runs", ordered(COLUMNS), "method");

@@ -12,8 +12,8 @@ function netsCell(item) {
 }
 
 // What is on the board: the configurations of one net on one data set, or of all.
-function subjects(items) {
-  return [...groupBy(items, ({ first }) => subjectName(first))].sort((a, b) => b[1].length - a[1].length);
+function subjects(items, name = ({ first }) => subjectName(first)) {
+  return [...groupBy(items, name)].sort((a, b) => b[1].length - a[1].length);
 }
 
 function onBoard(list) {
@@ -102,8 +102,17 @@ function drawChart(items, name) {
   const metric = metricOf(items.map((item) => item.first));
   const some = items.filter(({ first }) => metricOf([first]) === metric);
   if (!metric || !some.length) return void $("#chart").replaceChildren(el("p", { class: "muted" }, "No measured run fits these filters."));
-  const title = name === ALL ? "all nets and data sets" : name;
-  $("#chart").replaceChildren(legend(some), panel(isolated(some), METRICS.get(state.x), title, metric, WIDE));
+  const schedules = [...groupBy(some, ({ first }) => first.schedule)].sort((a, b) => b[1].length - a[1].length);
+  // one schedule at a time: right after a cut and after a training behind it are not one cloud
+  const [under, shown] = schedules.find(([schedule]) => schedule === state.under) ?? schedules[0];
+  $("#under").value = under;
+  for (const option of $("#under").options) {
+    const count = schedules.find(([schedule]) => schedule === option.value)?.[1].length ?? 0;
+    option.textContent = `${option.value} (${count})`;
+    option.disabled = !count;
+  }
+  const title = `${name === ALL ? "all nets and data sets" : name}, ${under}`;
+  $("#chart").replaceChildren(legend(shown), panel(isolated(shown), METRICS.get(state.x), title, metric, WIDE));
 }
 
 // ------------------------------------------------------------------------------------------- text to take along

@@ -1,4 +1,4 @@
-// Trade-off plots: one card per data set and model, three panels each.
+// Trade-off plots: one card per data set, model and schedule, three panels each.
 const SUBJECTS = 3;
 const SIZE = { width: 380, height: 260, left: 40, right: 8, top: 22, bottom: 38 };
 const Y = QUALITY.filter(({ better, key }) => better && COLUMN.has(`final.${key}`));
@@ -106,7 +106,9 @@ function panel(items, { key, axis: xLabel, factor, place }, title, metric, size 
   drawPoints(chart, list, metric, xLabel, timed === null);
   const others = timed ? items.filter((item) => item.get(name) && item.get(good)).length - all.length : 0;
   const notes = [timed, others ? `${others} measured on other machines left out` : "", below ? `${below} farther below left out` : ""];
-  const note = [list.some((p) => p.sd) ? "" : "one net each: no spread is known", ...notes].filter(Boolean).join("; ");
+  const alone = list.every(({ item }) => item.runs.length === 1) ? "one net each: no spread over nets is known" : "";
+  const timings = list.some((p) => p.wide) ? "horizontal whiskers: spread of the repeated timings" : "";
+  const note = [alone, timings, ...notes].filter(Boolean).join("; ");
   return el("figure", {}, chart.node, note ? el("figcaption", {}, note) : null);
 }
 
@@ -213,12 +215,13 @@ function isolate(method, beside) {
 
 function drawSubjects(list) {
   const items = averaged(list.filter((run) => run.measured && metricOf([run]) !== null));
-  const found = subjects(items);
+  // what was trained after the cut and what was not are two questions: each schedule has its own plots
+  const found = subjects(items, ({ first }) => `${subjectName(first)}, ${first.schedule}`);
   const cards = found.slice(0, plots.limit).map(([name, members]) => subject(name, members));
   $("#subjects").replaceChildren(...(cards.length ? cards : [el("p", { class: "muted" }, "No measured run fits these filters.")]));
   const rest = found.length - cards.length;
   $("#more-subjects").hidden = rest <= 0;
-  $("#more-subjects").textContent = rest > 2 * SUBJECTS ? `Show ${2 * SUBJECTS} of ${rest} more data sets and models` : `Show ${rest} more`;
+  $("#more-subjects").textContent = rest > 2 * SUBJECTS ? `Show ${2 * SUBJECTS} of ${rest} more data sets, models and schedules` : `Show ${rest} more`;
 }
 
 function subject(name, items) {
@@ -243,14 +246,16 @@ function showAxes() {
   $("#range").value = state.range;
   $("#clock").value = state.clock;
   $("#x-axis").value = state.x;
+  $("#under").value = state.under;
 }
 
 function buildPlots() {
   for (const { key, axis } of Y) $("#metric").append(el("option", { value: key }, axis));
   for (const { key, axis } of CLOCKS) $("#clock").append(el("option", { value: key }, axis));
   for (const { key, axis } of X) $("#x-axis").append(el("option", { value: key }, axis));
+  for (const name of FILTER_VALUES.get("schedule")) $("#under").append(el("option", { value: name }, name));
   const follow = (selector, name) => $(selector).addEventListener("change", (event) => { state[name] = event.target.value; redraw(); });
-  for (const [selector, name] of [["#metric", "y"], ["#range", "range"], ["#clock", "clock"], ["#x-axis", "x"]]) follow(selector, name);
+  for (const [selector, name] of [["#metric", "y"], ["#range", "range"], ["#clock", "clock"], ["#x-axis", "x"], ["#under", "under"]]) follow(selector, name);
   $("#more-subjects").addEventListener("click", () => { plots.limit += 2 * SUBJECTS; drawSubjects(filtered()); });
   showAxes();
 }

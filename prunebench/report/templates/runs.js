@@ -31,7 +31,7 @@ const COLUMNS = [
   { key: "status", title: "Status", value: ({ first }) => first.status, cell: ({ first }) => [chip(first.status), " ", originChip(first.origin)] },
 ];
 
-const state = { picked: {}, search: "", on: "", sort: null, columns: null, x: "macs", y: "", range: "", clock: CLOCKS[0]?.key ?? "", only: new Set(),
+const state = { picked: {}, search: "", on: "", sort: null, columns: null, x: "macs", y: "", range: "", under: "", clock: CLOCKS[0]?.key ?? "", only: new Set(),
   runs: "method", limit: PAGE };
 
 function number(title, name, form, better = null, metric = null) {
@@ -131,7 +131,6 @@ function sortMarks(table, order) {
 }
 
 function buildTable() {
-  $("#all thead").append(el("tr", {}, heads(COLUMNS, (column) => { state.runs = turned(state.runs, column); drawTable(filtered()); remember(); })));
   $("#more").addEventListener("click", () => {
     const before = state.limit;
     state.limit += 2 * PAGE;
@@ -148,10 +147,21 @@ function compare(a, b, down) {
 }
 const WORD_ORDER = new Intl.Collator("en", { numeric: true });
 
+// The heads of the table of all runs; they stay the same nodes, with the focus, as long as the columns do.
+function showHeads(columns) {
+  const wanted = columns.map(({ key }) => key).join();
+  if (showHeads.shown === wanted) return;
+  showHeads.shown = wanted;
+  $("#all thead").replaceChildren(el("tr", {}, heads(columns, (column) => { state.runs = turned(state.runs, column); drawTable(filtered()); remember(); })));
+}
+
 function drawTable(list) {
-  sortMarks($("#all"), state.runs);
   const items = sorted(list.map((run) => new Item([run])), state.runs, COLUMNS);
-  const rows = items.slice(0, state.limit).map((item) => el("tr", {}, COLUMNS.map((column) =>
+  // of the runs that pass the filters, not of the lines on the page: columns must not appear with more lines
+  const columns = COLUMNS.filter((column) => !column.num || items.some((item) => column.value(item) !== null));
+  showHeads(columns);
+  sortMarks($("#all"), state.runs);
+  const rows = items.slice(0, state.limit).map((item) => el("tr", {}, columns.map((column) =>
     el("td", { class: column.num ? "num" : null }, column.cell(item)))));
   $("#all tbody").replaceChildren(...rows);
   $("#shown").textContent = items.length > rows.length ? `${rows.length} of ${whole(items.length)} shown` : "";
