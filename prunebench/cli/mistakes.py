@@ -8,8 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from prunebench.cli.extras import PACKAGES, needed
+from prunebench.cli.suggest import flat_keys, meant_key, meant_option
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
 from prunebench.errors import UserError, first_line, in_words, nearest
 
@@ -95,19 +96,25 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if missing := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         group, word = missing.groups()
         known = options(group) or getattr(error, "options", None) or []
+        if needs := needed(group, word, known):
+            return needs
         return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         word = key.group(1).split("@")[0]
-        if "." not in word:
-            return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
+        if "/" in word:
+            part_of = next((group for group in PACKAGES if word.startswith(f"{group}/")), "")
+            hint = f"; it belongs to {part_of}={' or '.join(PACKAGES[part_of])}" if part_of else ""
+            return f"{word} is no config group{hint}"
         known_here = known_keys(arguments)
+        if "." not in word:
+            return f"{word} is no config group or key{meant_key(word, known_here)}"
         if inside := [name for name in known_here if name.startswith(f"{word}.")]:
             return f"{word} is a table and stays one; set {' or '.join(inside[:3])}"
         if word in known_here:
             removed = [argument for argument in arguments if argument.startswith("~")]
             return f"the key {word} is set here and taken away by {', '.join(removed)}"
-        return f"the key {word} is unknown{nearest(word, known_here)}"
+        return f"the key {word} is unknown{meant_key(word, known_here)}"
     if there := re.search(r"An item is already at '([^']+)'", text):
         return f"the key {there[1]} is there already; leave out the +"
     if merged := re.match(r"Error merging override (.*)", text):
@@ -128,7 +135,7 @@ def _unreadable(word: str) -> str:
     """Why Hydra could not read ``word``, and how it can."""
     key, equals, value = word.partition("=")
     if not equals:
-        return f"{word or 'an empty word'} is no key=value"
+        return f"{word or 'an empty word'} is no key=value{meant_option(word)}"
     if not re.fullmatch(r"[+~]*([\w.-]+|[\w/@-]+)", key):
         return f"{word} cannot be read: {key} is no name of a key"
     example = '["…"]' if value.startswith("[") else f'"{value}"'
@@ -169,10 +176,4 @@ def known_keys(arguments: Sequence[str]) -> list[str]:
             config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
     finally:
         running.hydra = outer
-    return list(_flat(config, ""))
-
-
-def _flat(value: Any, prefix: str) -> list[str]:
-    if not isinstance(value, dict):
-        return [prefix]
-    return [name for key, item in value.items() for name in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
+    return list(flat_keys(config))

@@ -87,6 +87,7 @@ NO_OPTIONS = {
     "+ood=3": ("+ood=3: it can be cifar10,",),
     "ood=": ("ood=: leave it out",),
     "hydra/launcher=nope": ("hydra/launcher=nope is unknown; it can be basic",),
+    "hydra/sweeper/smapler=x": ("hydra/sweeper/smapler is no config group; it belongs to hydra/sweeper=optuna",),
     "--shell-completion": ("--shell-completion needs one of install=bash",),
 }
 UNKNOWN = {
@@ -100,6 +101,20 @@ UNKNOWN = {
     "+schedule.foo=1": ("schedule.foo is unknown; it can be name, phases",),
     "+paths.foo=1": ("paths.foo is unknown; it can be data, outputs, download",),
     "+logger.foo=1": ("logger.foo is unknown",),
+}
+MEANT = {
+    "epochs=3": ("did you mean schedule.phases.<phase>.epochs? (<phase> is pretrain or finetune)",),
+    "schedule=oneshot lr=0.1": ("did you mean schedule.phases.<phase>.lr? (<phase> is pretrain or cut)",),
+    "schedule=simultaneous lr=0.1": ("did you mean schedule.phases.train.lr?",),
+    "target_macs=0.5": ("target_macs is no config group or key; did you mean method.target_macs?",),
+    "model.target_macs=0.5": ("the key model.target_macs is unknown; did you mean method.target_macs?",),
+    "+target_macs=0.5": ("the key target_macs is unknown; did you mean method.target_macs?",),
+    "batchsize=8": ("did you mean dataset.batch_size or schedule.phases.<phase>.batch_size",),
+    "mehtod=fpgm": ("mehtod is no config group or key; did you mean method?",),
+    "fpgm": ("fpgm is no key=value; did you mean method=fpgm?",),
+    "fpmg": ("fpmg is no key=value; did you mean method=fpgm?",),
+    "cifar10": ("cifar10 is no key=value; did you mean dataset=cifar10 or ood=cifar10?",),
+    "model": ("model is no key=value; did you mean model=conv_bbb, or another model?",),
 }
 NO_PATHS = {
     "paths.outputs=": ("paths.outputs: '' is no path", "it is empty"),
@@ -116,7 +131,9 @@ PAIRS = {
 }
 
 
-LINES = REMOVED | EMPTY | NAMELESS | TAKEN | FLAGS | PAIRS | SWEEPS | UNREADABLE | NO_OPTIONS | UNKNOWN | NO_PATHS
+LINES = (
+    REMOVED | EMPTY | NAMELESS | TAKEN | FLAGS | PAIRS | SWEEPS | UNREADABLE | NO_OPTIONS | UNKNOWN | MEANT | NO_PATHS
+)
 
 
 @pytest.mark.parametrize("line", list(LINES), ids=lambda line: line[:40])
