@@ -39,6 +39,8 @@ OWN = {
     ("reproduce", *ROW, "budget"): "budget is no key=value; give it a value, budget=",
     ("reproduce", "paper=nosuch"): "there are no rows of the paper nosuch; there are those of anp, bbb, ",
     ("rows", "list", "nosuch"): ", vnd",
+    ("rows", "list", "--sample", "3"): "--sample belongs to check; --help",
+    ("rows", "check", "--sample", "0"): "--sample must be at least 1, got 0",
     ("rows", "list", "fpmg"): "; did you mean fpgm",
     ("sensitivity", "method=l1norm", "fpmg"): "fpmg is no key=value; did you mean method=fpgm?",
     ("sensitivity", "method=l1norm", "x"): "x is no key=value",
