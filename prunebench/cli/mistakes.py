@@ -14,6 +14,11 @@ from prunebench.cli.suggest import flat_keys, meant_key, meant_option
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
 from prunebench.errors import UserError, first_line, in_words, nearest
 
+RATIO = "method.prune_ratio"
+REPLACE_RATIO = tuple(
+    f"method.{key}" for key in ("target_macs", "target_params", "target_latency", "target_ms", "like")
+)
+"""Keys that replace the ratio in every method that has both."""
 _COMPLETION = ("install", "uninstall", "query")
 """What Hydra's completion of the shell can be asked for."""
 
@@ -63,6 +68,23 @@ def _refuse_value(word: str) -> None:
         if value in ("", "null") and group in MAY_LACK:
             raise UserError(f"{word}: leave it out, or ~{group} where a method brings one")
         raise UserError(f"{word}: it can be {', '.join(options(group))}")
+
+
+def refuse_replaced(words: Sequence[str]) -> None:
+    """Refuse a ratio beside what replaces it, where the user asks for both.
+
+    Raises:
+        UserError: ``method.prune_ratio`` would have no effect.
+    """
+    given = {word.lstrip("+").partition("=")[0]: word for word in words if "=" in word and word[0] not in "~-"}
+    # in a sweep one of the values may be null; each job is looked at by itself
+    asked = {key: word for key, word in given.items() if "null" not in re.split(r"[=,(\[ )\]]", word)}
+    ratio = asked.get(RATIO)
+    for key in REPLACE_RATIO if ratio else ():
+        if key in asked:
+            raise UserError(
+                f"{ratio} has no effect beside {asked[key]}: {key} says how much goes; leave out one of the two"
+            )
 
 
 def _may_be_a_name(word: str) -> bool:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunebench.cli import objective
+from prunebench.cli.mistakes import refuse_replaced
 from prunebench.cli.named_weights import with_weights
 from prunebench.cli.suggest import flat_keys, meant_key
 from prunebench.config import recipes
@@ -44,6 +45,8 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
         UserError: a group or a mandatory value is missing, groups do not fit each other, the seed is no whole number.
     """
     recipes.register()
+    given = list(given)
+    refuse_replaced(given)
     _check_groups(cfg)
     recipes.check(cfg)
     try:
@@ -116,7 +119,8 @@ def _check_fit(cfg: DictConfig) -> None:
     facts = {str(key) for key in cfg.dataset}  # those too that only the user knows and has not given yet
     missing = sorted(asked - facts)
     if missing:
-        nets, data = fitting(asked, facts)
+        side = OmegaConf.select(cfg, "dataset.size", throw_on_missing=False)
+        nets, data = fitting(asked, facts, side=side if isinstance(side, int) else None, net=str(cfg.model.name))
         raise UserError(
             f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
             f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"

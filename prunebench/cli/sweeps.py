@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from prunebench.cli.mistakes import group_options, known_keys
+from prunebench.cli.mistakes import group_options, known_keys, refuse_replaced
 from prunebench.cli.objective import directed, searched
 from prunebench.cli.suggest import meant_key
 from prunebench.config.groups import GROUPS
@@ -27,6 +27,7 @@ def composable(arguments: Sequence[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments):
         return list(arguments)
+    refuse_replaced(arguments)
     for argument in arguments:
         _refuse_number(argument, arguments)
     return directed(swept_with_options(swept_with_rows(arguments)))

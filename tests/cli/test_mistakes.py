@@ -10,6 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from prunebench.cli import main
+from prunebench.cli.mistakes import refuse_replaced
 from prunebench.config.groups import GROUPS, MAY_LACK, options
 from prunebench.errors import UserError
 from tests.kit import configure
@@ -116,6 +117,15 @@ MEANT = {
     "cifar10": ("cifar10 is no key=value; did you mean dataset=cifar10 or ood=cifar10?",),
     "model": ("model is no key=value; did you mean model=conv_bbb, or another model?",),
 }
+REPLACED = {
+    "method.target_macs=0.5 method.prune_ratio=0.4": (
+        "method.prune_ratio=0.4 has no effect beside method.target_macs=0.5: method.target_macs says how much goes",
+        "leave out one of the two",
+    ),
+    "method.prune_ratio={conv1:0.4} +method.target_latency=0.5": ("beside +method.target_latency=0.5",),
+    "-m method=fpgm,l1norm method.target_params=0.5,0.7 method.prune_ratio=0.1,0.2": ("beside method.target_params",),
+    "method=thinet method.like=runs/x method.prune_ratio=0.4": ("beside method.like=runs/x",),
+}
 NO_PATHS = {
     "paths.outputs=": ("paths.outputs: '' is no path", "it is empty"),
     "paths.data=": ("paths.data: '' is no path",),
@@ -127,12 +137,25 @@ NO_PATHS = {
 PAIRS = {
     "dataset=bytes": ("model=resnet20 does not fit dataset=bytes", "model=sru, sru_small", "dataset=cifar10"),
     "model=sru_small dataset=digits": ("model=sru_small does not fit dataset=digits", "resnet20", "dataset=bytes"),
+    "model=vgg16 dataset=bytes": ("to this net fits dataset=cifar10, cifar100, digits (dataset.size=32), folder",),
     "model=sru_small dataset=bytes method=none ood=noise": ("ood=noise does not fit dataset=bytes", "leave ood out"),
 }
 
 
 LINES = (
-    REMOVED | EMPTY | NAMELESS | TAKEN | FLAGS | PAIRS | SWEEPS | UNREADABLE | NO_OPTIONS | UNKNOWN | MEANT | NO_PATHS
+    REMOVED
+    | EMPTY
+    | NAMELESS
+    | TAKEN
+    | FLAGS
+    | PAIRS
+    | SWEEPS
+    | UNREADABLE
+    | NO_OPTIONS
+    | UNKNOWN
+    | MEANT
+    | REPLACED
+    | NO_PATHS
 )
 
 
@@ -220,6 +243,37 @@ def test_a_row_wins_over_what_its_method_brings() -> None:
     schedules = {"simultaneous_pretrained": "simultaneous"}
     asked = row.overrides["schedule"]
     assert config["schedule"]["name"] == schedules.get(asked, asked)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "method.target_macs=0.5",
+        "method.target_macs=null method.prune_ratio=0.4",
+        "method.target_macs=0.5 method.prune_ratio=null",
+        "-m method.target_macs=null,0.5 method.prune_ratio=0.4",
+        "~method.like method.prune_ratio=0.4 latency=null",
+    ],
+)
+def test_a_ratio_that_counts_is_not_refused(words: str) -> None:
+    refuse_replaced(words.split())
+
+
+def test_only_a_ratio_of_the_command_line_contradicts_a_target(tmp_path: Path) -> None:
+    """Every method has one by default, and so may a row."""
+    from prunebench.cli.composition import composed
+    from prunebench.cli.resolve import resolve
+
+    words = ["method=l1norm", "method.target_macs=0.5"]
+    settings = resolve(composed(words), words)[0]["method"]
+    assert settings["prune_ratio"] == 0.3 and settings["target_macs"] == 0.5
+
+
+def test_nets_that_need_larger_pictures_are_not_recommended(command: Command) -> None:
+    _, errors = command("model=sru_small", "dataset=digits")
+    assert "resnet20" in errors and "vgg16" not in errors and "lenet5" not in errors
+    _, errors = command("model=sru_small", "dataset=digits", "dataset.size=16")
+    assert "lenet5" in errors and "vgg16" not in errors
 
 
 def test_pairs_that_do_not_fit_are_refused_wherever_they_are_composed() -> None:
