@@ -117,7 +117,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{severals[1]} are several values: with -m before all else a run is made of each{as_list}"
     if missing := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         group, word = missing.groups()
-        known = options(group) or getattr(error, "options", None) or []
+        known = list(options(group) or getattr(error, "options", None) or [])
         if needs := needed(group, word, known):
             return needs
         return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"

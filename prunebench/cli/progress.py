@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunebench.cli.objective import lines
-from prunebench.core.result import read_result, removed
+from prunebench.core.result import in_sessions, read_result, removed
 from prunebench.errors import UserError
 from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING, Metric
 from prunebench.report import configurations, tables
@@ -122,7 +122,7 @@ def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None
     final = result["metrics"]["final"]
     found = [metric for metric in HEADLINES if metric.key in final]
     shown = [f"{metric.label} {metric.show(final[metric.key])}{metric.unit.mark}" for metric in found]
-    said = ", ".join([*shown, removed(result["cost"]), spoken(result["run"]["seconds"])])
+    said = ", ".join([*shown, removed(result["cost"]), spoken(result["run"]["seconds"]) + in_sessions(result["run"])])
     print(f"  {'already ' if again else ''}{result['status']}: {said}")
     print(f"  {folder}", flush=True)
     note(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.cli.counter import counted
+from prunebench.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +60,12 @@ def test_a_sample_of_the_rows_is_drawn_by_its_seed(
 
     def looked_at(*words: str) -> list[str]:
         names: list[str] = []
-        monkeypatch.setattr(script, "verify", lambda part: names.append(part.name) or Nothing)
+
+        def note(part: Row) -> type[Nothing]:
+            names.append(part.name)
+            return Nothing
+
+        monkeypatch.setattr(script, "verify", note)
         script.main(["check", "fpgm", *words])
         return names
 
