@@ -28,10 +28,14 @@ import rich.table  # noqa: E402
 import rich.text  # noqa: E402
 
 from prunebench.cli.composition import composed, launchers  # noqa: E402
+from prunebench.cli.extras import EXTRA, needed  # noqa: E402
 from prunebench.cli.main import identified  # noqa: E402
+from prunebench.cli.mistakes import known_keys  # noqa: E402
 from prunebench.cli.resolve import resolve  # noqa: E402
+from prunebench.cli.suggest import TOP, meant_key, meant_option  # noqa: E402
 from prunebench.config import whole  # noqa: E402
-from prunebench.errors import UserError, here, nearest, program  # noqa: E402
+from prunebench.config.groups import options  # noqa: E402
+from prunebench.errors import UserError, here, nearest, program, stopped  # noqa: E402
 from prunebench.measure.metrics import NOTHING  # noqa: E402
 from prunebench.report.collect import collect  # noqa: E402
 from prunebench.report.configurations import failures, group  # noqa: E402
@@ -41,6 +45,7 @@ from prunebench.rows import load_papers  # noqa: E402
 from prunebench.rows.reproduce import launch, plan, rows_of, work  # noqa: E402
 
 _DATA: dict[str, Any] = {}
+BUDGETS = ("quick", "full")
 OWN = {"paper": "", "table": "all", "rows": "*", "seeds": "1", "budget": "full", "launcher": ""}
 
 
@@ -62,18 +67,23 @@ def main(arguments: list[str]) -> int:
     overrides = []
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if "=" not in argument:
+            words = {"paper": options("rows"), "budget": BUDGETS}
+            near = f"; give it a value, {key}=" if key in OWN else meant_option(key, words) or nearest(key, OWN)
+            raise UserError(f"{argument} is no key=value{near}")
         if key in OWN:
             given[key] = value
-        elif "=" in argument:
-            overrides.append(argument)
         else:
-            raise UserError(f"{argument} is no key=value{nearest(argument, OWN)}")
+            if key.isidentifier() and key not in TOP:  # what is no word of either is told before a row is composed
+                near = meant_key(key, known_keys([]), (*OWN, *TOP))
+                raise UserError(f"{key} is no word of reproduce.py and no key of a run{near}")
+            overrides.append(argument)
     if not given["paper"]:
         raise UserError("paper=... must be given, for example paper=fpgm; python scripts/rows.py list shows all rows")
     if not given["seeds"].isdecimal() or not int(given["seeds"]):
         raise UserError(f"seeds must be a whole number of at least 1, got {given['seeds']}")
-    if given["budget"] not in ("quick", "full"):
-        raise UserError(f"budget must be quick or full, got {given['budget']}")
+    if given["budget"] not in BUDGETS:
+        raise UserError(f"budget must be {' or '.join(BUDGETS)}, got {given['budget']}")
     (paper,) = load_papers(papers=[given["paper"]])
     rows = rows_of(paper, given["table"], given["rows"])
     seeds = int(given["seeds"])
@@ -82,14 +92,18 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{override}: rows=<glob> picks the rows and seeds=<number> their seeds, from 0")
     if given["launcher"] and given["launcher"] not in (known := launchers()):
         raise UserError(
-            f"launcher={given['launcher']} is unknown; it can be {', '.join(known)}; the extra sweep brings more"
+            needed("hydra/launcher", given["launcher"], known, key="launcher")
+            or f"launcher={given['launcher']} is unknown; it can be {', '.join(known)}; the extra {EXTRA} brings more"
         )
     of_launcher = [word for word in overrides if word.startswith("hydra.")]
     if of_launcher and not given["launcher"]:
         raise UserError(f"{of_launcher[0]} needs a launcher, for example launcher=submitit_slurm")
     overrides = [word for word in overrides if word not in of_launcher]
     tasks = plan(rows, seeds=seeds, quick=given["budget"] == "quick", overrides=overrides, configure=configure)
-    failed = launch(given["launcher"], tasks, of_launcher) if given["launcher"] else work(tasks)
+    try:
+        failed = launch(given["launcher"], tasks, of_launcher) if given["launcher"] else work(tasks)
+    except KeyboardInterrupt as error:
+        return stopped(error, "; the same command goes on from here")
     outputs = Path(os.environ.get("PRUNEBENCH_OUTPUTS", "outputs"))
     for override in overrides:
         if override.startswith("paths.outputs="):

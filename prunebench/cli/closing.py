@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunebench.core.asked import beside
-from prunebench.core.result import in_integers, points_summary, removed, shown_stages, summary
+from prunebench.core.result import in_integers, in_sessions, points_summary, removed, shown_stages, summary
 from prunebench.errors import UserError
 from prunebench.rows import find
 from prunebench.rows.compare import describe
@@ -25,7 +25,7 @@ def show(result: Mapping[str, Any]) -> None:
     console.print(_table(f"{names} · seed {run_['seed']}", head, [[label, *cells] for label, cells in summary(result)]))
     if result.get("points"):
         console.print(_table("operating points of the trained net", *points_summary(result)))
-    console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s")
+    console.print(f"{removed(cost)}, status {result['status']}, {run_['seconds']:.0f} s{in_sessions(run_)}")
     for line in (*beside(result.get("budget") or {}), *in_integers(result)):
         console.print(Text(line))
     for line in result.get("warnings") or ():

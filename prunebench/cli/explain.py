@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from prunebench.cli.help import NOTES
+from prunebench.cli.help import NOTES, whole_run
+from prunebench.cli.suggest import meant_key, meant_option
 from prunebench.config.groups import GROUPS, NOT_ARGUMENTS, conf_folder, options
 from prunebench.errors import UserError, here, nearest
 from prunebench.rows import load_papers
@@ -41,9 +42,11 @@ def topics(words: list[str]) -> list[str]:
         group, _, key = name.partition(".")
         if word.startswith("-") or (group not in GROUPS and "=" in word):
             continue
+        if name in (of_run := whole_run()):
+            said.append("\n".join([of_run[name][0], *_wrapped(of_run[name][1], "    ")]))
+            continue
         if group not in GROUPS:
-            named = [f"{known}={name}" for known in GROUPS if name in options(known)]
-            near = f"; did you mean {' or '.join(named)}?" if named else nearest(name, GROUPS)
+            near = meant_option(name) or meant_key(name, _every_key(), GROUPS)
             raise UserError(f"--help explains groups, options and keys, such as method=fpgm, and {name} is none{near}")
         said.append(explain_key(group, key) if key else explain(group, value) if value else overview(group))
     return said
@@ -55,6 +58,13 @@ def overview(group: str) -> str:
     width = max(map(len, known))
     lines = [f"{group}={NOTES.get(group, '')}", *(f"  {name:<{width}}  {text}" for name, text in known.items())]
     return "\n".join([*lines, "", f"  python -m prunebench --help {group}={next(iter(known))}   says more about one"])
+
+
+def _every_key() -> list[str]:
+    """The dotted keys of all options of all groups."""
+    texts = [(group, _text(group, option)) for group in GROUPS for option in options(group)]
+    found = [f"{group}.{key}" for group, text in texts for key in {**_keys_of(group, text), **_phase_keys(text)}]
+    return list(dict.fromkeys(found))
 
 
 def explain_key(group: str, key: str) -> str:

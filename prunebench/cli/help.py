@@ -54,16 +54,17 @@ EXAMPLES = (
 )
 
 
-def _whole_run() -> list[str]:
-    """The keys of no group, with their comments."""
+def whole_run() -> dict[str, tuple[str, str]]:
+    """The keys of no group -> ``key=default``, and their comments."""
     text = (conf_folder() / "config.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^(\w+): (\S+) +# (.+)$", text, re.MULTILINE)
-    width = max(len(f"{key}={value}") for key, value, _ in found)
-    return [f"  {f'{key}={value}':<{width}}  {comment}" for key, value, comment in found]
+    return {key: (f"{key}={value}", comment) for key, value, comment in found}
 
 
 def help_text() -> str:
     """Groups, their options and example commands."""
+    of_run = whole_run().values()
+    longest = max(len(pair) for pair, _ in of_run)
     lines = [
         "prunebench: one run = a model, a data set, a pruning method and a schedule.",
         "",
@@ -85,7 +86,7 @@ def help_text() -> str:
         lines.append("")
     lines += [
         "Of the whole run:",
-        *_whole_run(),
+        *(f"  {pair:<{longest}}  {comment}" for pair, comment in of_run),
         "",
         "Often set (--help method.target_macs explains one):",
         "  method.prune_ratio method.coupling method.round_to method.target_macs method.target_params",

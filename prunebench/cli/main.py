@@ -12,7 +12,7 @@ from typing import Any
 
 from prunebench.cli.help import help_text
 from prunebench.config.groups import conf_folder
-from prunebench.errors import UserError, refused, stopped
+from prunebench.errors import STOPPED, Terminated, UserError, refused, stopped
 
 log = logging.getLogger("prunebench")
 FORCE = "--force"
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from prunebench.config import recipes
     from prunebench.rows import register
     from prunebench.run.replaced import forced
+    from prunebench.run.sweep_record import MARK
 
     try:
         with in_a_sentence(arguments):
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, _Refused) as error:
         return refused(error)
     except KeyboardInterrupt as error:
+        if os.environ.get(MARK):  # whoever has started this job and others says it once
+            return STOPPED[isinstance(error, Terminated)]
         how = f"without {FORCE} the" if forced() else "the"
         return stopped(error, f"; {how} same command goes on from here")
     return 0

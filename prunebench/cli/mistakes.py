@@ -8,11 +8,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from prunebench.cli.extras import PACKAGES, needed
+from prunebench.cli.suggest import flat_keys, meant_key, meant_option
 from prunebench.config.groups import GROUPS, MAY_LACK, conf_folder, options
 from prunebench.errors import UserError, first_line, in_words, nearest
 
+RATIO = "method.prune_ratio"
+REPLACE_RATIO = tuple(
+    f"method.{key}" for key in ("target_macs", "target_params", "target_latency", "target_ms", "like")
+)
+"""Keys that replace the ratio in every method that has both."""
 _COMPLETION = ("install", "uninstall", "query")
 """What Hydra's completion of the shell can be asked for."""
 
@@ -64,6 +70,23 @@ def _refuse_value(word: str) -> None:
         raise UserError(f"{word}: it can be {', '.join(options(group))}")
 
 
+def refuse_replaced(words: Sequence[str]) -> None:
+    """Refuse a ratio beside what replaces it, where the user asks for both.
+
+    Raises:
+        UserError: ``method.prune_ratio`` would have no effect.
+    """
+    given = {word.lstrip("+").partition("=")[0]: word for word in words if "=" in word and word[0] not in "~-"}
+    # in a sweep one of the values may be null; each job is looked at by itself
+    asked = {key: word for key, word in given.items() if "null" not in re.split(r"[=,(\[ )\]]", word)}
+    ratio = asked.get(RATIO)
+    for key in REPLACE_RATIO if ratio else ():
+        if key in asked:
+            raise UserError(
+                f"{ratio} has no effect beside {asked[key]}: {key} says how much goes; leave out one of the two"
+            )
+
+
 def _may_be_a_name(word: str) -> bool:
     """Whether Hydra reads the value of ``group=value`` as a text, or as something that holds texts."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -94,20 +117,26 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{severals[1]} are several values: with -m before all else a run is made of each{as_list}"
     if missing := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         group, word = missing.groups()
-        known = options(group) or getattr(error, "options", None) or []
+        known = list(options(group) or getattr(error, "options", None) or [])
+        if needs := needed(group, word, known):
+            return needs
         return f"{group}={word} is unknown; it can be {', '.join(known)}{nearest(word, known)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         word = key.group(1).split("@")[0]
-        if "." not in word:
-            return f"{word} is no config group or key{nearest(word, [*GROUPS, 'seed', 'latency'])}"
+        if "/" in word:
+            part_of = next((group for group in PACKAGES if word.startswith(f"{group}/")), "")
+            hint = f"; it belongs to {part_of}={' or '.join(PACKAGES[part_of])}" if part_of else ""
+            return f"{word} is no config group{hint}"
         known_here = known_keys(arguments)
+        if "." not in word:
+            return f"{word} is no config group or key{meant_key(word, known_here)}"
         if inside := [name for name in known_here if name.startswith(f"{word}.")]:
             return f"{word} is a table and stays one; set {' or '.join(inside[:3])}"
         if word in known_here:
             removed = [argument for argument in arguments if argument.startswith("~")]
             return f"the key {word} is set here and taken away by {', '.join(removed)}"
-        return f"the key {word} is unknown{nearest(word, known_here)}"
+        return f"the key {word} is unknown{meant_key(word, known_here)}"
     if there := re.search(r"An item is already at '([^']+)'", text):
         return f"the key {there[1]} is there already; leave out the +"
     if merged := re.match(r"Error merging override (.*)", text):
@@ -128,7 +157,7 @@ def _unreadable(word: str) -> str:
     """Why Hydra could not read ``word``, and how it can."""
     key, equals, value = word.partition("=")
     if not equals:
-        return f"{word or 'an empty word'} is no key=value"
+        return f"{word or 'an empty word'} is no key=value{meant_option(word)}"
     if not re.fullmatch(r"[+~]*([\w.-]+|[\w/@-]+)", key):
         return f"{word} cannot be read: {key} is no name of a key"
     example = '["…"]' if value.startswith("[") else f'"{value}"'
@@ -169,10 +198,4 @@ def known_keys(arguments: Sequence[str]) -> list[str]:
             config = OmegaConf.to_container(compose("config", overrides=choices), resolve=False)
     finally:
         running.hydra = outer
-    return list(_flat(config, ""))
-
-
-def _flat(value: Any, prefix: str) -> list[str]:
-    if not isinstance(value, dict):
-        return [prefix]
-    return [name for key, item in value.items() for name in _flat(item, f"{prefix}.{key}" if prefix else str(key))]
+    return list(flat_keys(config))

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunebench.cli.objective import lines
-from prunebench.core.result import read_result, removed
+from prunebench.core.result import in_sessions, read_result, removed
 from prunebench.errors import UserError
 from prunebench.measure.metrics import HEADLINES, METRICS, NOTHING, Metric
 from prunebench.report import configurations, tables
@@ -31,7 +31,7 @@ BRIEF = "PRUNEBENCH_BRIEF"
 MAX_JOBS = 100_000
 """Of one sweep."""
 _JOBS = "PRUNEBENCH_SWEEP_JOBS"
-"""A file with a line for each job that has ended, whichever process ran it."""
+"""A file with a line for each job that has begun (its number) or ended (its folder), whichever process ran it."""
 
 
 def plan(arguments: Sequence[str]) -> tuple[int | None, set[str]]:
@@ -82,11 +82,11 @@ def range_length(values: RangeSweep) -> float:
 
 
 @contextmanager
-def sweep(metrics: Sequence[Metric] = (), keys: Collection[str] = ()) -> Iterator[None]:
+def sweep(metrics: Sequence[Metric] = (), keys: Collection[str] = (), total: int | None = None) -> Iterator[None]:
     """Afterwards the closing table is printed, over all jobs that have ended, and what a search has found.
 
     Args:
-        metrics: that a search is told. ``keys``: in which its jobs differ.
+        metrics: that a search is told. ``keys``: in which its jobs differ. ``total``: see :func:`plan`.
     """
     with tempfile.TemporaryDirectory(prefix="prunebench-sweep-") as folder:
         path = Path(folder) / "jobs"
@@ -96,7 +96,7 @@ def sweep(metrics: Sequence[Metric] = (), keys: Collection[str] = ()) -> Iterato
         finally:
             del os.environ[_JOBS]
             records = ended(path)
-            show(records)
+            show(records, outcome(path, records, total))
             complete = [record for record in records if record.status != "failed"]
             if metrics and complete:
                 print(*lines([read_result(record.folder) for record in complete], metrics, keys), sep="\n")
@@ -109,6 +109,7 @@ def begin(number: int, total: int | None, words: Sequence[str], *, started: floa
         number: of the job, from 0. ``total``: see :func:`plan`.
         started: when this process began its first job (``time.monotonic``). ``trained``: jobs that it has run since.
     """
+    _write(number)
     of = f"{number + 1}" if total is None else f"{number + 1} of {total}"
     left = ""
     if trained and total is not None:
@@ -121,7 +122,7 @@ def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None
     final = result["metrics"]["final"]
     found = [metric for metric in HEADLINES if metric.key in final]
     shown = [f"{metric.label} {metric.show(final[metric.key])}{metric.unit.mark}" for metric in found]
-    said = ", ".join([*shown, removed(result["cost"]), spoken(result["run"]["seconds"])])
+    said = ", ".join([*shown, removed(result["cost"]), spoken(result["run"]["seconds"]) + in_sessions(result["run"])])
     print(f"  {'already ' if again else ''}{result['status']}: {said}")
     print(f"  {folder}", flush=True)
     note(folder)
@@ -129,19 +130,51 @@ def end(folder: Path, result: Mapping[str, Any], *, again: bool = False) -> None
 
 def note(folder: Path) -> None:
     """The job of the run in ``folder`` has ended, with or without numbers."""
+    _write(str(folder))
+
+
+def _write(line: int | str) -> None:
     path = os.environ.get(_JOBS)
     # a job on a cluster may be on another machine, or outlive the command that has queued it: no table waits for it
     if path and Path(path).parent.is_dir():
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(str(folder)) + "\n")
+            file.write(json.dumps(line) + "\n")
+
+
+def _jobs(path: Path) -> tuple[set[int], list[str]]:
+    """Of a file of jobs: the numbers of those that have begun, and a folder for each that has ended."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return {line for line in lines if isinstance(line, int)}, [line for line in lines if isinstance(line, str)]
+
+
+def outcome(path: Path, records: Sequence[Record], total: int | None) -> str:
+    """What became of the jobs that were asked for, in words; nothing where none has ended or was interrupted.
+
+    Args:
+        path: of the file of jobs. ``records``: what :func:`ended` has found in it. ``total``: see :func:`plan`.
+    """
+    begun, folders = _jobs(path)
+    runs, again = len(records), len(folders) - len({*folders})  # two jobs may ask for the same run
+    failed = len(configurations.failures(records))
+    interrupted = max(0, len(begun) - len(folders))
+    if not runs and not interrupted:
+        return ""
+    asked = None if total is None else total - again
+    rest = {
+        "failed": failed,
+        "interrupted": interrupted,
+        "without a result": len({*folders}) - runs,
+        "not started": 0 if total is None else max(0, total - max(len(begun), len(folders))),
+    }
+    all_ended = runs == (runs if asked is None else asked) and not interrupted
+    head = f"{runs} of {asked} runs" if asked is not None and not all_ended else f"{runs} run{'s' * (runs != 1)}"
+    return ", ".join([head, *(f"{n} {what}" for what, n in rest.items() if n or (all_ended and what == "failed"))])
 
 
 def ended(path: Path) -> list[Record]:
     """The results of the jobs that the file names, without those that have none."""
-    if not path.exists():
-        return []
     pool, found = Pool(), []
-    for folder in dict.fromkeys(Path(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()):
+    for folder in map(Path, dict.fromkeys(_jobs(path)[1])):
         try:
             found.append(from_result(read_result(folder), folder, folder.name, pool))
         except UserError:
@@ -149,16 +182,19 @@ def ended(path: Path) -> list[Record]:
     return found
 
 
-def show(records: Sequence[Record]) -> None:
-    """Mean ± sample standard deviation over the distinct nets of each configuration, the best first."""
-    if not records:
+def show(records: Sequence[Record], title: str) -> None:
+    """Mean ± sample standard deviation over the distinct nets of each configuration, the best first.
+
+    Args:
+        title: what became of all jobs, see :func:`outcome`; nothing is shown without.
+    """
+    if not title:
         return
     groups = configurations.group(records)
-    failed = len(configurations.failures(records))
     columns = [metric for metric in HEADLINES if any(g.estimate(f"final.{metric.key}") for g in groups)]
-    table = Table(title=f"{len(records)} runs, {failed} failed", title_justify="left")
-    for i, title in enumerate(["", "nets", *(metric.column for metric in columns), "MACs −%", "params −%"]):
-        table.add_column(Text(title), justify="right" if i else "left", no_wrap=bool(i))
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(["", "nets", *(metric.column for metric in columns), "MACs −%", "params −%"]):
+        table.add_column(Text(name), justify="right" if i else "left", no_wrap=bool(i))
     best = columns[0] if columns else None
     for item in sorted(groups, key=lambda g: _rank(g, best)):
         names = dict.fromkeys((item.name, item.first.model, item.first.dataset, item.first.schedule))
@@ -169,7 +205,7 @@ def show(records: Sequence[Record]) -> None:
     console = Console()
     console.print()
     if not groups:
-        console.print(f"{len(records)} runs, {failed} failed")
+        console.print(title)
         return
     console.print(table)
     if any(item.repeated for item in groups):

@@ -10,12 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunebench.cli import objective
+from prunebench.cli.mistakes import refuse_replaced
 from prunebench.cli.named_weights import with_weights
+from prunebench.cli.suggest import flat_keys, meant_key
 from prunebench.config import recipes
 from prunebench.config.groups import FROM_RUNS, GROUPS, MAY_LACK, RUN_FOLDERS, asked_of_data, fitting
 from prunebench.config.plain_values import check_values
 from prunebench.disk.paths import local, user_path
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError
 from prunebench.rows.experiment import GROUP as EXPERIMENT
 from prunebench.rows.experiment import settle
 
@@ -44,6 +46,8 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
         UserError: a group or a mandatory value is missing, groups do not fit each other, the seed is no whole number.
     """
     recipes.register()
+    given = list(given)
+    refuse_replaced(given)
     _check_groups(cfg)
     recipes.check(cfg)
     try:
@@ -92,7 +96,8 @@ def _check_groups(cfg: DictConfig) -> None:
     if isinstance(raw.get(EXPERIMENT), dict):
         raise UserError(f"a file of {EXPERIMENT}s of your own begins with the line # @package _global_")
     if strange := sorted({*raw} - {*GROUPS, *PLAIN}):
-        raise UserError(f"the key {strange[0]} is unknown{nearest(strange[0], [*GROUPS, *PLAIN])}")
+        known = [key for key in flat_keys(raw) if key.partition(".")[0] not in strange]
+        raise UserError(f"the key {strange[0]} is unknown{meant_key(strange[0], known)}")
     for group in GROUPS:
         if not isinstance(raw.get(group), dict) and (group not in MAY_LACK or raw.get(group) is not None):
             raise UserError(f"{group} must be a group of options, got {raw.get(group)!r}; choose one with {group}=...")
@@ -116,7 +121,8 @@ def _check_fit(cfg: DictConfig) -> None:
     facts = {str(key) for key in cfg.dataset}  # those too that only the user knows and has not given yet
     missing = sorted(asked - facts)
     if missing:
-        nets, data = fitting(asked, facts)
+        side = OmegaConf.select(cfg, "dataset.size", throw_on_missing=False)
+        nets, data = fitting(asked, facts, side=side if isinstance(side, int) else None, net=str(cfg.model.name))
         raise UserError(
             f"model={cfg.model.name} does not fit dataset={cfg.dataset.name}, which has no {missing[0]}; "
             f"to this data set fits model={', '.join(nets)}; to this net fits dataset={', '.join(data)}"

@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from prunebench.cli.mistakes import group_options, known_keys
+from prunebench.cli.mistakes import group_options, known_keys, refuse_replaced
 from prunebench.cli.objective import directed, searched
+from prunebench.cli.suggest import meant_key
 from prunebench.config.groups import GROUPS
-from prunebench.errors import STOPPED, UserError, nearest
+from prunebench.errors import STOPPED, UserError
 
 _FORCED = "++"
 
@@ -26,6 +27,7 @@ def composable(arguments: Sequence[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments):
         return list(arguments)
+    refuse_replaced(arguments)
     for argument in arguments:
         _refuse_number(argument, arguments)
     return directed(swept_with_options(swept_with_rows(arguments)))
@@ -65,7 +67,7 @@ def swept_with_options(arguments: Sequence[str]) -> list[str]:
             have = [_has(key, known) for known in keys]
             if not any(have):
                 several = " or ".join(f"{group}={name}" for name in names)
-                near = nearest(key, [name for known in keys for name in known])
+                near = meant_key(key, [name for known in keys for name in known])
                 raise UserError(f"the key {key} is unknown to {several}{near}")
             if not all(have):
                 argument = f"{_FORCED}{argument}"
@@ -149,7 +151,8 @@ def sweeping(arguments: Sequence[str]) -> Iterator[None]:
     from prunebench.cli import progress
 
     _PLAN[:] = [progress.plan(arguments)]
-    with progress.sweep(searched(arguments), _PLAN[0][1]):
+    total, keys = _PLAN[0]
+    with progress.sweep(searched(arguments), keys, total):
         yield
 
 

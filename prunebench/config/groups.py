@@ -56,17 +56,44 @@ def asked_of_data(text: str) -> set[str]:
     return set(re.findall(r"\$\{dataset\.(\w+)\}", text))
 
 
-def fitting(asked: set[str], given: set[str]) -> tuple[list[str], list[str]]:
+def smallest_side(text: str) -> int:
+    """The smallest side in pixels of the pictures that the net of the file ``text`` takes; 0 where none is stated."""
+    found = re.search(r"^#.*needs images of (\d+)x\1 pixels or more", text)
+    return int(found[1]) if found else 0
+
+
+def fitting(asked: set[str], given: set[str], *, side: int | None = None, net: str = "") -> tuple[list[str], list[str]]:
     """The nets that a data set with the facts ``given`` has all facts for, and the data sets with all those ``asked``.
 
-    The user's own net, whose target is still to be given, is none of them.
+    The user's own net, whose target is still to be given, is none of them. A data set whose pictures must be enlarged
+    for the net stands with how.
+
+    Args:
+        side: of the data set's pictures in pixels; nets that need larger ones do not fit.
+        net: name of the net that asks.
     """
     read = {group: _texts(group) for group in ("model", "dataset")}
     nets = [
-        name for name, text in read["model"].items() if asked_of_data(text) <= given and "_target_: ???" not in text
+        name
+        for name, text in read["model"].items()
+        if asked_of_data(text) <= given
+        and "_target_: ???" not in text
+        and (side is None or smallest_side(text) <= side)
     ]
-    facts = {name: set(re.findall(r"^(\w+):", text, re.MULTILINE)) for name, text in read["dataset"].items()}
-    return nets, [name for name, found in facts.items() if asked <= found]
+    needed = smallest_side(read["model"].get(net, ""))
+    data = []
+    for name, text in read["dataset"].items():
+        sides = _sides(text)
+        if asked <= set(re.findall(r"^(\w+):", text, re.MULTILINE)) and max(sides, default=needed) >= needed:
+            larger = min((one for one in sides if one >= needed), default=needed)
+            data.append(name if not sides or sides[0] >= needed else f"{name} (dataset.size={larger})")
+    return nets, data
+
+
+def _sides(text: str) -> list[int]:
+    """The sides in pixels that pictures of a data set can have, by its file: as they are, then enlarged."""
+    line = re.search(r"^size: (\d+.*)$", text, re.MULTILINE)
+    return [int(number) for number in re.findall(r"\d+", line[1])] if line else []
 
 
 def _texts(group: str) -> dict[str, str]:

@@ -99,6 +99,12 @@ def removed(cost: Mapping[str, Any]) -> str:
     return f"{text}, MASKED: {100 * share:.2f} % of those that are left are zero but still there" if share else text
 
 
+def in_sessions(run: Mapping[str, Any]) -> str:
+    """What stands behind the duration of an interrupted ``run``: of how many sessions it is the sum."""
+    sessions = run.get("sessions") or 1
+    return f" in {sessions} sessions" if sessions > 1 else ""
+
+
 def in_integers(result: Mapping[str, Any]) -> list[str]:
     """A line for each net that was measured in integers: its file and its times beside those in float32."""
     times = (result.get("quantized") or {}).get("latency") or {}

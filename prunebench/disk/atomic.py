@@ -10,12 +10,14 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.errors import UserError
 
+_UMASK = threading.Lock()
 TEMPORARY = ".tmp"
 """Ending of the names of what is being written; such a name begins with a dot."""
 
@@ -37,9 +39,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; a result is as public as the umask says
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -51,6 +51,14 @@ def write_bytes(path: Path, content: bytes) -> None:
                 "same command goes on from here"
             ) from error
         raise
+
+
+def _umask() -> int:
+    """Which rights new files do not get. It can only be read by setting it, which two threads must not do at once."""
+    with _UMASK:
+        found = os.umask(0o077)
+        os.umask(found)
+    return found
 
 
 def remove(path: Path) -> None:

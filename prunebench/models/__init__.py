@@ -26,7 +26,7 @@ def check_image_size(net: str, image_size: int, *, smallest: int, why: str) -> N
     if image_size < smallest:
         raise UserError(
             f"{net} needs images of at least {smallest}x{smallest} pixels ({why}), got {image_size}; "
-            f"use dataset.size={smallest}"
+            f"use dataset.size={smallest}, or a data set of larger pictures where the size is fixed"
         )
 
 

@@ -50,6 +50,7 @@ OPTIONAL: Mapping[str, Any] = {
     **dict.fromkeys(("metrics", "cost", "latency", "latency.speedup", "equivalence", "guarantee"), _Table),
     **{f"{group}.settings": _Table for group in ("method", "model", "dataset", "schedule")},
     "run.seconds": _Size,
+    "run.sessions": NonNegativeInt,
     "equivalence.max_abs_diff": _Size,
     "model.pretrained": _Table,
     "model.pretrained.sha256": str,

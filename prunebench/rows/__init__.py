@@ -51,7 +51,8 @@ def load_papers(folder: Path | None = None, papers: Sequence[str] | None = None)
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     for name in papers or ():
         if name not in names:
-            raise UserError(f"there are no rows of the paper {name}{nearest(name, names)}")
+            known = f"; there are those of {', '.join(names)}" if names else f"; {folder} holds none"
+            raise UserError(f"there are no rows of the paper {name}{known}{nearest(name, names)}")
     return [_paper(folder, name) for name in (names if papers is None else papers)]
 
 

@@ -194,7 +194,7 @@ def launch(
             names = ",".join(dict.fromkeys(task.row.name for task in chosen))
             seeds = ",".join(str(seed) for seed in sorted({task.seed for task in chosen}))
             sweep = ["-m", f"experiment={names}", *arguments, f"seed={seeds}", f"hydra/launcher={launcher}", *settings]
-            code = subprocess.run([sys.executable, "-m", "prunebench", *sweep]).returncode
+            code = subprocess.run([sys.executable, "-m", "prunebench", *sweep], env=job_environment()).returncode
             failed += [
                 f"{task.row.name} seed {task.seed}: the sweep ended with exit code {code}, see {task.folder}"
                 for task in chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from prunebench.disk.artifacts import load_correct
 from prunebench.disk.atomic import sweep, write_bytes, write_rows, write_text
 from prunebench.disk.lock import FolderLock
 from prunebench.disk.seal import text_sha256
+from prunebench.disk.stopwatch import Stopwatch
 from prunebench.disk.tensors import tensors_sha256
 from prunebench.errors import UserError, in_words
 from prunebench.measure import guarantee
@@ -62,11 +62,11 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         quantized.check(job)
     if replaced.forced() and is_complete(folder):
         log.info("the run that is made again lies in %s", replaced.set_aside(folder, Path(config["paths"]["outputs"])))
-    with FolderLock(folder), log_file(folder, said):
+    with FolderLock(folder), log_file(folder, said), contextlib.ExitStack() as session:
         sweep(folder)
         write_text(folder / "config.yaml", config_text)
         threads.keep(job, num_threads)
-        clock = time.perf_counter()
+        clock = session.enter_context(Stopwatch(folder / "stored" / "times.json"))
         log.info("%s", describe(job))
         job.warn(slower)
         known = head(config, folder)
@@ -82,12 +82,12 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
         except Exception as error:  # must be visible in a table
             _log_end(job, None)
             log.error("failed: %s", in_words(error))
-            known["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
+            known["run"] |= {"finished": now(), **clock.read()}
             detail = "".join(traceback.format_exception(error))
             with contextlib.suppress(UserError):  # a full disk; the error itself is raised all the same
                 write_result(folder, {**known, "status": "failed", "error": in_words(error), "traceback": detail})
             raise
-        result["run"] |= {"finished": now(), "seconds": time.perf_counter() - clock}
+        result["run"] |= {"finished": now(), **clock.read()}
         if job.pretrained_from is not None:
             result["model"]["pretrained"] = job.pretrained_from
         write_text(folder / card.NAME, card.model_card(result, package.read_spec(folder)))

@@ -67,6 +67,12 @@ def test_a_group_and_a_key_are_explained_by_themselves(capsys: pytest.CaptureFix
     assert "paper's pseudo-code" in said and "method.prune_ratio" not in said
 
 
+def test_a_key_of_the_whole_run_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", "seed", "latency"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("seed=0\n    whole number") and "\nlatency=true\n    measure the latency" in said
+
+
 def test_every_setting_of_a_phase_is_named_with_its_default(tmp_path: Path) -> None:
     text = explain("schedule", "finetune")
     phases = configure(tmp_path, "method=none", "recipe=common")[0]["schedule"]["phases"]
@@ -80,6 +86,8 @@ def test_every_setting_of_a_phase_is_named_with_its_default(tmp_path: Path) -> N
     [
         ("fpgm", "fpgm is none; did you mean method=fpgm?"),
         ("mehtod", "mehtod is none; did you mean method"),
+        ("target_macs", "target_macs is none; did you mean method.target_macs?"),
+        ("label_smoothing", "did you mean schedule.phases.<phase>.label_smoothing?"),
         ("method.grad_msk", "no option of method has the key grad_msk; did you mean grad_mask"),
     ],
 )

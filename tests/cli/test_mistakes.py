@@ -10,6 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from prunebench.cli import main
+from prunebench.cli.mistakes import refuse_replaced
 from prunebench.config.groups import GROUPS, MAY_LACK, options
 from prunebench.errors import UserError
 from tests.kit import configure
@@ -87,6 +88,7 @@ NO_OPTIONS = {
     "+ood=3": ("+ood=3: it can be cifar10,",),
     "ood=": ("ood=: leave it out",),
     "hydra/launcher=nope": ("hydra/launcher=nope is unknown; it can be basic",),
+    "hydra/sweeper/smapler=x": ("hydra/sweeper/smapler is no config group; it belongs to hydra/sweeper=optuna",),
     "--shell-completion": ("--shell-completion needs one of install=bash",),
 }
 UNKNOWN = {
@@ -101,6 +103,29 @@ UNKNOWN = {
     "+paths.foo=1": ("paths.foo is unknown; it can be data, outputs, download",),
     "+logger.foo=1": ("logger.foo is unknown",),
 }
+MEANT = {
+    "epochs=3": ("did you mean schedule.phases.<phase>.epochs? (<phase> is pretrain or finetune)",),
+    "schedule=oneshot lr=0.1": ("did you mean schedule.phases.<phase>.lr? (<phase> is pretrain or cut)",),
+    "schedule=simultaneous lr=0.1": ("did you mean schedule.phases.train.lr?",),
+    "target_macs=0.5": ("target_macs is no config group or key; did you mean method.target_macs?",),
+    "model.target_macs=0.5": ("the key model.target_macs is unknown; did you mean method.target_macs?",),
+    "+target_macs=0.5": ("the key target_macs is unknown; did you mean method.target_macs?",),
+    "batchsize=8": ("did you mean dataset.batch_size or schedule.phases.<phase>.batch_size",),
+    "mehtod=fpgm": ("mehtod is no config group or key; did you mean method?",),
+    "fpgm": ("fpgm is no key=value; did you mean method=fpgm?",),
+    "fpmg": ("fpmg is no key=value; did you mean method=fpgm?",),
+    "cifar10": ("cifar10 is no key=value; did you mean dataset=cifar10 or ood=cifar10?",),
+    "model": ("model is no key=value; did you mean model=conv_bbb, or another model?",),
+}
+REPLACED = {
+    "method.target_macs=0.5 method.prune_ratio=0.4": (
+        "method.prune_ratio=0.4 has no effect beside method.target_macs=0.5: method.target_macs says how much goes",
+        "leave out one of the two",
+    ),
+    "method.prune_ratio={conv1:0.4} +method.target_latency=0.5": ("beside +method.target_latency=0.5",),
+    "-m method=fpgm,l1norm method.target_params=0.5,0.7 method.prune_ratio=0.1,0.2": ("beside method.target_params",),
+    "method=thinet method.like=runs/x method.prune_ratio=0.4": ("beside method.like=runs/x",),
+}
 NO_PATHS = {
     "paths.outputs=": ("paths.outputs: '' is no path", "it is empty"),
     "paths.data=": ("paths.data: '' is no path",),
@@ -112,11 +137,26 @@ NO_PATHS = {
 PAIRS = {
     "dataset=bytes": ("model=resnet20 does not fit dataset=bytes", "model=sru, sru_small", "dataset=cifar10"),
     "model=sru_small dataset=digits": ("model=sru_small does not fit dataset=digits", "resnet20", "dataset=bytes"),
+    "model=vgg16 dataset=bytes": ("to this net fits dataset=cifar10, cifar100, digits (dataset.size=32), folder",),
     "model=sru_small dataset=bytes method=none ood=noise": ("ood=noise does not fit dataset=bytes", "leave ood out"),
 }
 
 
-LINES = REMOVED | EMPTY | NAMELESS | TAKEN | FLAGS | PAIRS | SWEEPS | UNREADABLE | NO_OPTIONS | UNKNOWN | NO_PATHS
+LINES = (
+    REMOVED
+    | EMPTY
+    | NAMELESS
+    | TAKEN
+    | FLAGS
+    | PAIRS
+    | SWEEPS
+    | UNREADABLE
+    | NO_OPTIONS
+    | UNKNOWN
+    | MEANT
+    | REPLACED
+    | NO_PATHS
+)
 
 
 @pytest.mark.parametrize("line", list(LINES), ids=lambda line: line[:40])
@@ -203,6 +243,37 @@ def test_a_row_wins_over_what_its_method_brings() -> None:
     schedules = {"simultaneous_pretrained": "simultaneous"}
     asked = row.overrides["schedule"]
     assert config["schedule"]["name"] == schedules.get(asked, asked)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "method.target_macs=0.5",
+        "method.target_macs=null method.prune_ratio=0.4",
+        "method.target_macs=0.5 method.prune_ratio=null",
+        "-m method.target_macs=null,0.5 method.prune_ratio=0.4",
+        "~method.like method.prune_ratio=0.4 latency=null",
+    ],
+)
+def test_a_ratio_that_counts_is_not_refused(words: str) -> None:
+    refuse_replaced(words.split())
+
+
+def test_only_a_ratio_of_the_command_line_contradicts_a_target(tmp_path: Path) -> None:
+    """Every method has one by default, and so may a row."""
+    from prunebench.cli.composition import composed
+    from prunebench.cli.resolve import resolve
+
+    words = ["method=l1norm", "method.target_macs=0.5"]
+    settings = resolve(composed(words), words)[0]["method"]
+    assert settings["prune_ratio"] == 0.3 and settings["target_macs"] == 0.5
+
+
+def test_nets_that_need_larger_pictures_are_not_recommended(command: Command) -> None:
+    _, errors = command("model=sru_small", "dataset=digits")
+    assert "resnet20" in errors and "vgg16" not in errors and "lenet5" not in errors
+    _, errors = command("model=sru_small", "dataset=digits", "dataset.size=16")
+    assert "lenet5" in errors and "vgg16" not in errors
 
 
 def test_pairs_that_do_not_fit_are_refused_wherever_they_are_composed() -> None:

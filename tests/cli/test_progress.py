@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,64 @@ def test_a_sweep_that_does_not_end_is_refused_before_it_is_listed(word: str) -> 
         progress.plan(["-m", word])
     with pytest.raises(UserError, match="at most"):
         progress.plan(["-m", "a=range(0,1000)", "b=range(0,1000)"])
+
+
+@pytest.mark.parametrize(
+    ("total", "begun", "statuses", "refused", "said"),
+    [
+        (4, 2, ["complete"], 0, "1 of 4 runs, 1 interrupted, 2 not started"),
+        (4, 1, [], 0, "0 of 4 runs, 1 interrupted, 3 not started"),
+        (4, 3, ["complete", "failed", "complete"], 0, "3 of 4 runs, 1 failed, 1 not started"),
+        (2, 2, ["complete"], 1, "1 of 2 runs, 1 without a result"),
+        (4, 4, ["complete"] * 4, 0, "4 runs, 0 failed"),
+        (1, 1, ["complete"], 0, "1 run, 0 failed"),
+        (None, 3, ["complete", "complete"], 0, "2 runs, 1 interrupted"),
+        (None, 3, ["complete", "failed", "complete"], 0, "3 runs, 1 failed"),
+        (4, 0, [], 0, None),
+        (4, 1, [], 1, None),
+    ],
+)
+def test_what_became_of_the_jobs_that_were_asked_for(
+    total: int | None,
+    begun: int,
+    statuses: list[str],
+    refused: int,
+    said: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress.sweep(total=total):
+        for number in range(begun):
+            progress.begin(number, total, [], started=0.0, trained=0)
+        for seed, status in enumerate(statuses):
+            progress.note(make(tmp_path, seed=seed, status=status))
+        for number in range(refused):
+            progress.note(tmp_path / str(number))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if re.match(r"\d+ (of \d+ )?runs?,", line)] == ([] if said is None else [said])
+
+
+def test_two_jobs_that_ask_for_the_same_run_are_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.sweep(total=2):
+        for number in range(2):
+            progress.begin(number, 2, [], started=0.0, trained=0)
+            progress.note(make(tmp_path))
+    assert "\n1 run, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_with_one_line_and_the_number_of_jobs_left(tmp_path: Path) -> None:
+    words = [*SHORT, "model=lenet300_100", "dataset.epochs.train=2000", "seed=0,1,2", f"paths.outputs={tmp_path}"]
+    command = [sys.executable, "-m", "prunebench", "-m", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not list(tmp_path.rglob("last.ckpt")):  # the first job trains
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        said, errors = process.communicate()
+    assert "0 of 3 runs, 1 interrupted, 2 not started" in said
+    assert errors == "interrupted; the same command goes on from here\n" and process.returncode == 130
 
 
 def test_a_job_that_outlives_its_command_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_initialisation():
 
 @pytest.mark.parametrize("size", [8, 16, 28])
 def test_too_small_images(size):
-    message = rf"^vgg16 needs images of at least 32x32 pixels \(five poolings\), got {size}; use dataset.size=32$"
+    message = rf"^vgg16 needs images of at least 32x32 pixels \(five poolings\), got {size}; use dataset.size=32, or"
     with pytest.raises(UserError, match=message):
         vgg16(image_size=size)
 

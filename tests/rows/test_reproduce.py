@@ -197,7 +197,7 @@ def test_a_launcher_gets_one_sweep_for_rows_with_the_same_settings(
     finish(tasks[0])
     sweeps: list[list[str]] = []
 
-    def fake(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def fake(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         sweeps.append(command[3:])
         for task in tasks[:3]:
             finish(task)

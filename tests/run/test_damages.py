@@ -70,6 +70,7 @@ QUICK = ("truncated", "names", "bit_0")
 STARTED = (
     "dense/phase.json", "dense/weights.safetensors", "dense/best.safetensors", "dense/.lock",
     "run/config.yaml", "run/log.txt", "run/.lock", "run/phases/finetune/last.ckpt", "run/phases/finetune/best.ckpt",
+    "run/phases/finetune/times.json", "run/stored/times.json",
     "run/stored/choice-finetune.json", "run/stored/metrics-dense.json", "run/stored/metrics-pruned.json",
     "run/stored/predictions-dense.npz", "run/stored/predictions-pruned.npz",
 )  # fmt: skip
@@ -173,7 +174,7 @@ def test_the_list_of_files_is_that_of_a_run(half: Path, whole: tuple[Path, dict[
 
     # the error of the interrupted run, which the next start replaces
     assert below(half, "run") | below(half, "dense") == {*STARTED, "run/result.json"}
-    again = {name for name in STARTED if not name.endswith(".ckpt") and not name.startswith("dense/")}
+    again = {name for name in STARTED if not name.startswith("run/phases/") and not name.startswith("dense/")}
     more = {"run/phases/finetune/best.safetensors", "run/stored/metrics-test_best_val.json"}
     more |= {"run/stored/predictions-final.npz", "run/stored/predictions-test_best_val.npz"}
     assert below(whole[0], "run") == again | {*ENDED, *ALSO} | more

@@ -161,7 +161,7 @@ def test_a_requeue_signal_ends_the_process_and_nothing_else(
     # one that is there all the same is not taken
     (folder,) = tmp_path.glob("runs/*/*/seed_3")
     taken = folder / "phases" / "finetune" / "hpc_ckpt_1.ckpt"
-    taken.parent.mkdir(parents=True)
+    taken.parent.mkdir(parents=True, exist_ok=True)
     taken.write_bytes(b"")
     assert ended(start(tmp_path, "schedule=finetune", environment=CLUSTER)) == 0
     same(numbers(*go_on(tmp_path, "schedule=finetune")), expected)
