@@ -84,10 +84,11 @@ python -m prunebench model=vgg16 dataset.size=32 method=l1norm method.target_mac
     schedule.phases.finetune.epochs=2 quantize=int8 trainer.num_threads=1 trainer.progress=false
 python scripts/publish.py "$runs"/l1norm-vgg16-digits
 
-# what criteria choose, right after the cut, and one epoch later
+# what criteria choose where all may cut the same layers, right after the cut, and one epoch later
 digits=(dataset=digits model=resnet20 latency=false trainer.num_threads=1 trainer.progress=false)
 criteria=random,l1norm,l2norm,fpgm,bn_scale,bn_importance,taylor,group_norm,lamp
-python -m prunebench -m "${digits[@]}" schedule=oneshot method=$criteria method.target_macs=0.8,0.65,0.5 seed=0,1,2
+python -m prunebench -m "${digits[@]}" schedule=oneshot method=$criteria method.layers=interior method.coupling=free \
+    method.scope=layer method.target_macs=0.8,0.65,0.5 seed=0,1,2,3,4
 python -m prunebench -m "${digits[@]}" schedule.phases.finetune.epochs=1 method=$criteria method.target_macs=0.3 seed=0,1,2
 python scripts/publish.py "$runs"/{random,l1norm,l2norm,fpgm,bn_scale,bn_importance,taylor,group_norm,lamp}-resnet20-digits
 
