@@ -35,6 +35,9 @@ python -m prunebench "${short[@]}" method=cap model.pretrained=akamaster schedul
 python -m prunebench "${short[@]}" method=sss model.pretrained=akamaster schedule=simultaneous method.penalty=0.1 \
     schedule.phases.train.epochs=3 schedule.phases.train.lr=0.02 'schedule.phases.train.milestones=[0.7]' \
     schedule.phases.train.batch_size=128
+python -m prunebench "${short[@]/bf16-mixed/32-true}" method=sss schedule=simultaneous method.penalty=0.06 \
+    schedule.phases.train.epochs=5 schedule.phases.train.lr=0.1 'schedule.phases.train.milestones=[0.5,0.8]' \
+    schedule.phases.train.batch_size=128
 dcff() { python -m prunebench "${short[@]}" method=dcff schedule=scratch schedule.phases.train.epochs=5 \
     schedule.phases.train.batch_size=128 "$@"; }
 dcff
