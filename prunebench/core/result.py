@@ -71,6 +71,8 @@ def is_complete(folder: Path) -> bool:
         if CHECKSUM not in result:
             raise Damaged(f"{folder / FILE} has no {CHECKSUM}")
         check_files(folder, result["files"])
+        if (seed := result["run"].get("seed")) is not None and folder.name != f"seed_{seed}":
+            raise Damaged(f"{folder / FILE} is of seed {seed}")
     except (UserError, Damaged) as error:
         log.warning("warning: %s; the run goes on from its good steps", error)
         return False

@@ -202,8 +202,9 @@ def _guarantee(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the result says about its own worth; what the paired test shows is told anew from its counts."""
     found = dict(result.get("guarantee") or {})
     final = untrusted.mapping(untrusted.mapping(result, "metrics", optional=True), "metrics.final", optional=True)
-    if (test := found.get("against")) and (number := final.get("num_samples")):
-        found["against"] = {**test, **drop(test["b"], test["c"], round(number))}
+    number = round(final.get("num_samples") or 0)
+    if number and (test := found.get("against")):
+        found["against"] = {**test, **drop(test["b"], test["c"], number)}
     return found
 
 

@@ -19,6 +19,7 @@ from prunebench.data.base import Data
 from prunebench.disk import artifacts
 from prunebench.disk.atomic import write_bytes
 from prunebench.errors import UserError
+from prunebench.layers.memory_format import to_memory_format
 from prunebench.measure.metrics import ACCURACY
 from prunebench.measure.stages import STAGES
 from prunebench.run import measurement
@@ -65,9 +66,7 @@ class MeasuredRun(BareRun):
 
     def arrange(self, net: nn.Module) -> nn.Module:
         """Weights in the memory format of the run: kernels differ in the last bit, and a resumed run must not."""
-        if self.settings.channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return net
+        return to_memory_format(net, torch.channels_last) if self.settings.channels_last else net
 
     # -- stored values
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,9 +48,20 @@ def twin(net: nn.Module, *, own: Collection[str] = ()) -> nn.Module:
 
 def outputs(net: nn.Module, inputs: Tensor, *, seed: int = SEED) -> list[Tensor]:
     """The tensors that ``net`` returns, with random numbers from ``seed``; the global stream stays where it is."""
+    return _run(net, inputs, seed)[0]
+
+
+def _run(net: nn.Module, inputs: Tensor, seed: int = SEED) -> tuple[list[Tensor], Tensor]:
+    """What ``net`` returns, and where it leaves the stream of random numbers."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        return tensors(net(inputs.clone()))
+        return tensors(net(inputs.clone())), torch.get_rng_state()
+
+
+def _other_streams() -> tuple[object, ...]:
+    """Where Python's and NumPy's random numbers are."""
+    of_numpy = np.random.get_state(legacy=False)  # noqa: NPY002  # the stream that a net of somebody may draw from
+    return random.getstate(), str(of_numpy)
 
 
 def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
@@ -61,11 +74,20 @@ def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
     Raises:
         UserError: they differ, or the net cannot be called.
     """
+    before = _other_streams()
     try:
-        expected = outputs(net.train(), inputs)
+        expected, drawn = _run(net.train(), inputs)
     except Exception as error:
         raise UserError(f"the forward pass of {type(net).__name__} fails in training mode: {error}") from error
-    _compare(net, expected, outputs(traced.train(), inputs), "training")
+    other = before != _other_streams()
+    found, drawn_again = _run(traced.train(), inputs)
+    _compare(net, expected, found, "training")
+    if other or not torch.equal(drawn, drawn_again):
+        raise UserError(
+            f"the forward pass of {type(net).__name__} draws random numbers of its own in training mode, for example "
+            "to leave a branch out, which the traced graph would do always or never; multiply the branch by a random "
+            "mask, or draw in a module of its own"
+        )
 
 
 def check_evaluation(net: nn.Module, record: Recording, inputs: Tensor) -> None:

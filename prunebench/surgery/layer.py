@@ -194,12 +194,12 @@ class Surroundings:
         return name_of(node) if name_of(node) in ACTIVATION_FUNCTIONS else None
 
     def _slope(self, step: Step) -> float:
-        options = self._nodes[step.index].kwargs
+        node = self._nodes[step.index]
         if step.module:
-            options = vars(self._traced.net.get_submodule(step.module))
-        slope = options.get("negative_slope", SLOPE)
-        assert isinstance(slope, int | float)
-        return float(slope)
+            slope = vars(self._traced.net.get_submodule(step.module)).get("negative_slope", SLOPE)
+        else:
+            slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else SLOPE)
+        return float(slope) if isinstance(slope, int | float) else SLOPE
 
     def _downstream(self, start: Step) -> tuple[tuple[str, ...], bool, bool]:
         """Readers of a layer's channels, whether an addition reads them, whether the output comes before a layer."""

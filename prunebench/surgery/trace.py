@@ -14,6 +14,7 @@ from prunebench.errors import UserError
 from prunebench.layers.own_weight import check_copies
 from prunebench.surgery import writes
 from prunebench.surgery.channel_modules import Layout, channel_modules
+from prunebench.surgery.effects import check_gradient_hooks, check_parameters_stay
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
 from prunebench.surgery.norm_forms import norms_with_parts
@@ -95,6 +96,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
     check_copies(net)
+    check_gradient_hooks(net)
     leaves: dict[str, str] = {}
     known = Known.of(net)
     while True:
@@ -107,6 +109,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
 
 
 def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], known: Known) -> Traced:
+    untouched = copy.deepcopy(net)
     differing_weights(net)
     stored = set(net.state_dict())
     # tracing adds to a net what its forward pass makes, and running it moves buffers; parameters are shared
@@ -123,6 +126,7 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], known: Kno
     if alone:
         check_one_sample(evaluated, followed, inputs[:1], where=alone[0])
     check_training(original, fx.GraphModule(trained, training), inputs)
+    check_parameters_stay(untouched, inputs, apart=single)
     _drop_unused(graph, record, net)
     attributes = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     return Traced(

@@ -172,7 +172,7 @@ def test_unknown_row() -> None:
         UserError, match=r"there is no row fpgm-t1_resnet56_only41; did you mean fpgm-t1_resnet56_only40"
     ):
         rows.find("fpgm-t1_resnet56_only41")
-    with pytest.raises(UserError, match="no rows of the paper fpgn; there are those of .*fpgm.*; did you mean fpgm"):
+    with pytest.raises(UserError, match=r"no rows of the paper fpgn; there are those of .*fpgm.*; did you mean fpgm"):
         rows.load(papers=["fpgn"])
 
 

@@ -1,0 +1,114 @@
+"""What a net does beside computing its outputs is refused by name, and not lost in the cut."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunebench.errors import UserError
+from prunebench.surgery.graph import ChannelGraph
+
+
+def around(middle: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), middle, nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+
+
+class Constrained(nn.Conv2d):
+    """A largest norm that the weights of a new net are far from."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=100.0)
+        return super().forward(x)
+
+
+class Masked(nn.Conv2d):
+    """A mask that the weights have already."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("mask", torch.ones_like(self.weight))
+        self.mask[:, :, 0] = 0
+        self.weight.data *= self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data *= self.mask
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("make", [lambda: Constrained(8, 8, 3), lambda: Masked(8, 8, 3)])
+def test_a_forward_pass_that_changes_its_weights(make: Callable[[], nn.Module]) -> None:
+    net = around(make())
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(UserError, match=r"changes its parameter 1\.weight \(through \.data\)"):
+        ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items()), "the user's stay"
+
+
+class LayerDrop(nn.Module):
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.inner, self.draw = nn.Conv2d(8, 8, 3, padding=1), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.draw() < 1e-9:
+            return x
+        return x + self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(1).item(),
+        random.random,
+        lambda: float(np.random.rand()),  # noqa: NPY002  # as nets of others draw
+        lambda: float(torch.bernoulli(torch.ones(1))),
+    ],
+    ids=["torch", "random", "numpy", "bernoulli"],
+)
+def test_a_branch_that_is_left_out_at_random(draw: Callable[[], float]) -> None:
+    with pytest.raises(UserError, match="draws random numbers of its own in training mode"):
+        ChannelGraph.trace(around(LayerDrop(draw)), torch.zeros(1, 3, 8, 8))
+    assert ChannelGraph.trace(around(LayerDrop(lambda: 1.0)), torch.zeros(1, 3, 8, 8)).why_not("0") is None
+
+
+def test_dropout_draws_what_the_graph_draws_too() -> None:
+    assert ChannelGraph.trace(around(nn.Dropout(0.3)), torch.zeros(1, 3, 8, 8)).why_not("0") is None
+
+
+def test_hooks_that_act_on_gradients() -> None:
+    net = around(nn.Identity())
+    net.get_parameter("0.bias").register_hook(torch.zeros_like)
+    with pytest.raises(UserError, match=r"the parameter 0\.bias has a hook for its gradient"):
+        ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
+    net = around(nn.Sequential(nn.Conv2d(8, 8, 1)))
+    net[1].register_full_backward_hook(lambda *_: None)
+    with pytest.raises(UserError, match=r"^1 has a backward hook"):
+        ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("call", ["leaky_relu", "leaky_relu_"])
+def test_the_slope_of_a_rectifier_is_read_wherever_it_stands(call: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(getattr(nn.functional, call)(self.a(x), 0.2))
+
+    assert ChannelGraph.trace(Net().eval(), torch.zeros(1, 3, 8, 8)).layers["a"].slope == 0.2
+
+
+def test_three_dimensional_convolutions_have_no_channels_last() -> None:
+    from prunebench.layers.memory_format import to_memory_format
+
+    net = nn.ModuleList([nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3)])
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    to_memory_format(net, torch.channels_last)
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+    assert net[1].weight.is_contiguous(memory_format=torch.channels_last) and net[0].weight.is_contiguous()
