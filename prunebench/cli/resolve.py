@@ -18,6 +18,7 @@ from prunebench.config.groups import FROM_RUNS, GROUPS, MAY_LACK, RUN_FOLDERS, a
 from prunebench.config.plain_values import check_values
 from prunebench.disk.paths import local, user_path
 from prunebench.errors import UserError
+from prunebench.nets.spec import NAME
 from prunebench.rows.experiment import GROUP as EXPERIMENT
 from prunebench.rows.experiment import settle
 
@@ -66,6 +67,11 @@ def resolve(cfg: Any, given: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
     check_values(config)
     if config["model"]["name"] == UNNAMED:  # two nets of one's own are not one net in folders and reports
         config["model"]["name"] = str(config["model"].get("_target_", UNNAMED)).rpartition(".")[2]
+    if not NAME.fullmatch(str(config["model"]["name"])):
+        raise UserError(
+            f"model.name={config['model']['name']!s:.100} is no name of a file: it must not begin with a dot, hold a "
+            "slash or have more than 100 letters"
+        )
     config = settle(config)
     for key in ("data", "outputs"):
         config["paths"][key] = absolute(config["paths"][key], f"paths.{key}")

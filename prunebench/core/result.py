@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def is_complete(folder: Path) -> bool:
         if CHECKSUM not in result:
             raise Damaged(f"{folder / FILE} has no {CHECKSUM}")
         check_files(folder, result["files"])
-        if (seed := result["run"].get("seed")) is not None and folder.name != f"seed_{seed}":
-            raise Damaged(f"{folder / FILE} is of seed {seed}")
+        seed = result.get("run", {}).get("seed")
+        if seed is not None and re.fullmatch(r"seed_\d+", folder.name) and folder.name != f"seed_{seed}":
+            raise Damaged(f"{folder / FILE} is of seed {seed}: the folder was copied")
     except (UserError, Damaged) as error:
         log.warning("warning: %s; the run goes on from its good steps", error)
         return False

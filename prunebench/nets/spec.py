@@ -34,7 +34,7 @@ MAX_WORDS = 300
 MAX_TENSORS = 20_000
 """Tensors of a dense net; ResNet-152 has 932."""
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-_NAME = re.compile(r"[^/\\\0.][^/\\\0]{0,99}")
+NAME = re.compile(r"[^/\\\0.][^/\\\0]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def _check(spec: Spec) -> None:
         raise UserError(f"members must be 1 to {MAX_MEMBERS:,} nets, got {len(spec.members):,}")
     if len(spec.preparation or "") > MAX_WORDS:
         raise UserError(f"preparation must have at most {MAX_WORDS} letters, got {len(spec.preparation or ''):,}")
-    if not _NAME.fullmatch(spec.name):
+    if not NAME.fullmatch(spec.name):
         raise UserError(f"the name {spec.name[:100]!r} is no file name of at most 100 letters")
     if not all(isinstance(key, str) for key in spec.arguments):
         raise UserError("the keys of arguments must be names")

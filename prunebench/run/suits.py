@@ -17,6 +17,11 @@ from prunebench.data.base import Data
 from prunebench.errors import UserError
 from prunebench.nets.dense_net import DenseNet
 from prunebench.nets.package import read_spec
+from prunebench.surgery.equality import difference, random_inputs
+from prunebench.surgery.faithful import outputs
+
+ROUNDING = 1e-4
+"""Share of the outputs by which two nets of one state may differ."""
 
 
 class Taught(Protocol):
@@ -71,6 +76,7 @@ def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> N
         ) from error
     if wrong := task.refuses(found):
         raise UserError(f"model={name} does not suit dataset={data.name}: {wrong}")
+    _check_stored(dense, name)
     if not any(isinstance(module, _BatchNorm) for module in dense.template.modules()):
         return
     for phase in phases:
@@ -79,6 +85,26 @@ def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> N
                 f"the phase {phase.name} has batches of 1 {data.sample}, and model={name} has batch norms, which need "
                 "the statistics of several; use dataset.batch_size of 2 or more, or a net without batch norms"
             )
+
+
+def _check_stored(dense: DenseNet, name: str) -> None:
+    """Refuse a net of somebody's own that is more than its state: read back it would be another one.
+
+    Raises:
+        UserError: a second net with the same state answers otherwise.
+    """
+    if dense.settings["_target_"].startswith("prunebench."):
+        return
+    again = dense.fresh("stored").eval()
+    again.load_state_dict(dense.template.state_dict())
+    inputs = random_inputs(dense.example, number=2)
+    expected, found = outputs(dense.template, inputs), outputs(again, inputs)
+    if not all(difference(*pair).within(ROUNDING) for pair in zip(expected, found, strict=True)):
+        raise UserError(
+            f"model={name} computes with values that its constructor draws and its state does not hold, so that a "
+            "saved net would be another one when it is read; register them as persistent buffers, or draw them from a "
+            "seed of their own"
+        )
 
 
 def check_teacher(asked: Teacher, run: Taught) -> None:

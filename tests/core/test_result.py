@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_failed_runs_run_again(tmp_path: Path) -> None:
     for status, complete in (("failed", False), ("missed_target", True), ("complete", True)):
         write_result(tmp_path, {"schema": 1, "status": status})
         assert is_complete(tmp_path) is complete
+
+
+def test_a_folder_that_was_copied_for_another_seed_is_not_complete(tmp_path: Path) -> None:
+    write_result(tmp_path / "seed_0", {"schema": 1, "status": "complete", "run": {"seed": 0}})
+    assert is_complete(tmp_path / "seed_0")
+    for name, complete in (("seed_7", False), ("elsewhere", True)):
+        shutil.copytree(tmp_path / "seed_0", tmp_path / name)
+        assert is_complete(tmp_path / name) is complete
 
 
 def test_the_table_shows_percent_and_hides_what_was_not_measured() -> None:

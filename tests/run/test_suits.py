@@ -121,3 +121,33 @@ def test_a_precision_that_the_processor_imitates(supported: bool, monkeypatch: p
 def test_data_that_no_memory_holds(tmp_path: Path) -> None:
     words = refusal(tmp_path, "ood=noise", f"ood.num_pictures={10**15}")
     assert words == "ood=noise needs more memory than there is; set fewer or smaller samples"
+
+
+class Shuffled(nn.Module):
+    """Reads its inputs in an order that the constructor draws."""
+
+    def __init__(self, *, num_classes: int, kept: str) -> None:
+        super().__init__()
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(3) if kept == "seeded" else None)
+        self.fc = nn.Linear(64, num_classes)
+        if kept == "buffer":
+            self.register_buffer("order", order)
+        else:
+            self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1)[:, self.order])
+
+
+def test_a_net_that_its_state_does_not_hold(tmp_path: Path) -> None:
+    own = ("model=custom", "model._target_=tests.run.test_suits.Shuffled", "method=none", "schedule=simultaneous")
+    assert "computes with values that its constructor draws" in refusal(tmp_path, *own, "+model.kept=nowhere")
+    for kept in ("buffer", "seeded"):
+        config, _ = configure(tmp_path, *SHORT, *own, f"+model.kept={kept}")
+        assemble.build(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden", "x" * 101])
+def test_a_name_of_a_net_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model\.name=.* is no name of a file"):
+        configure(tmp_path, f"model.name={name}")
