@@ -29,8 +29,10 @@ class Constrained(nn.Conv2d):
 class Masked(nn.Conv2d):
     """A mask that the weights have already."""
 
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel)
         self.register_buffer("mask", torch.ones_like(self.weight))
         self.mask[:, :, 0] = 0
         self.weight.data *= self.mask
