@@ -1,7 +1,7 @@
 """Compare two runs on the same test set: python scripts/compare.py <run folder> <run folder>.
 
-A folder of a run (…/seed_0) or of a configuration with its seeds. Printed are the accuracies, the difference with the
-paired bootstrap's interval, McNemar's test (exact; mid-p is less cautious and guarantees nothing, but tells more on a
+A folder of a run (…/seed_0) or of a configuration with its seeds. Printed are the accuracies, the difference with its
+score interval, McNemar's test (exact; mid-p is less cautious and guarantees nothing, but tells more on a
 small test set), the difference over common seeds, and what the two runs share (the labels of Wang et al. 2023): from
 S3.2 on the comparison says something about the methods.
 """
@@ -56,7 +56,7 @@ def lines(pair: Pair) -> list[str]:
     low, high = pair.interval
     found.append(
         f"A − B, seed {pair.seed}: {signed(100 * pair.difference)} points, 95 % interval {signed(100 * low)} to "
-        f"{signed(100 * high)} (paired bootstrap); of {pair.n:,} examples {pair.b} right only in A, {pair.c} only in "
+        f"{signed(100 * high)} (score interval); of {pair.n:,} examples {pair.b} right only in A, {pair.c} only in "
         f"B, McNemar p {p_value(pair.p)} (mid-p {p_value(mcnemar(pair.b, pair.c).mid_p)})"
     )
     if pair.over_seeds.count > 1:

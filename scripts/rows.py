@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 
 from prunebench import rows
-from prunebench.cli.counter import counted
+from prunebench.cli.countdown import with_time_left
 from prunebench.errors import Parser, UserError, here, program, refused
 from prunebench.rows import Row
 from prunebench.rows.counting import LIMIT, Count
@@ -65,7 +65,7 @@ def check_rows(found: Sequence[Row], sample: int | None = None, seed: int = 0) -
         parts = [parts[index] for index in drawn]
     counts: list[Count] = []
     broken: list[str] = []
-    for part in counted(parts, "rows that run"):
+    for part in with_time_left(parts, "rows that run"):
         try:
             counts += verify(part).counts
         except UserError as error:

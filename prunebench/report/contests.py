@@ -36,7 +36,7 @@ def comparisons(found: Sequence[Family]) -> Table:
     ]
     rows = [_pair_row(f, b.low, pair) for f in found for b in f.budgets for pair in b.pairs]
     notes = (
-        "Δ is first minus second, with the 95 % interval of a paired bootstrap. b (c) test examples are right only in "
+        "Δ is first minus second, with its 95 % score interval (Tango). b (c) test examples are right only in "
         "the first (second) net; both nets have the lowest common seed. McNemar's test is exact; Holm's adjustment is "
         "over all pairs with one data set, model, schedule and base checkpoint. Δ over seeds: the mean of the "
         "differences of equal seeds ± their sample standard deviation. Somebody is better if there are "
@@ -76,14 +76,14 @@ def claims(found: Sequence[Family]) -> list[str]:
     """Who is better than whom, where the rule of a claim holds: one sentence for each budget, the best first."""
     return [
         f"{family.model} on {family.dataset}, {family.schedule}, {100 * budget.low:.0f} % of the MACs removed: {told}"
-        + (f". Not compared: {counted(budget.apart)}" if budget.apart else "")
+        + (f". Not compared: {not_compared(budget.apart)}" if budget.apart else "")
         for family in found
         for budget in family.budgets
         if (told := _claims(budget))
     ]
 
 
-def counted(apart: int) -> str:
+def not_compared(apart: int) -> str:
     """How many pairs of a budget are not compared, and why."""
     return f"{apart} pair{'s' if apart != 1 else ''} that differ{'s' if apart == 1 else ''} in {_KEYS}"
 

@@ -1,17 +1,15 @@
-"""Two configurations on the same test set: exact test, bootstrap interval, difference over seeds, fairness."""
+"""Two configurations on the same test set: exact test, score interval, difference over seeds, fairness."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from prunebench.core.result import read_result
 from prunebench.disk.correct import FILE as BITS
 from prunebench.disk.correct import read_bits
 from prunebench.errors import UserError
-from prunebench.measure.statistics import Interval, discordant, mcnemar
+from prunebench.measure.statistics import Interval, discordant, mcnemar, paired_difference
 from prunebench.report.configurations import CLAIM_SEEDS, Estimate, Group, estimate
 from prunebench.report.predictions import NAME as PREDICTIONS
 from prunebench.report.predictions import Correct, read_predictions
@@ -19,7 +17,6 @@ from prunebench.report.record import Record
 from prunebench.rows.fairness import Fairness, Setup, judge, setup_of
 
 LEVEL = 0.05
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +26,7 @@ class Pair:
     Attributes:
         seed: the lowest common one; ``b``, ``c``, ``p`` and ``interval`` are about its two nets.
         b, c: test examples that only the first (second) net gets right, of ``n``.
-        interval: paired bootstrap, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
+        interval: score interval of the difference, 95 %. ``p``: McNemar, exact; ``p_holm``: adjusted over the family.
         over_seeds: difference of the accuracies of equal seeds, over all common ones.
         nets: common seeds, each with a net of either group.
         fairness: what the two runs share; None if their results do not say enough.
@@ -127,7 +124,7 @@ def compare(
         b=b,
         c=c,
         n=n,
-        interval=bootstrap(b, c, n),
+        interval=paired_difference(b, c, n).interval,
         p=p,
         p_holm=p,
         over_seeds=gaps,
@@ -163,14 +160,3 @@ def read_correct(record: Record) -> Correct:
     if not record.test_set.endswith(f":{len(found)}:{labels}"):
         raise UserError(f"{record.place}/{BITS} is about other test examples than the result beside it")
     return found
-
-
-def bootstrap(b: int, c: int, n: int) -> Interval:
-    """Percentile interval of the paired bootstrap, from the counts of two correctness arrays alone.
-
-    Resampling examples draws the three kinds (only first right, only second right, no difference) from a multinomial
-    with their frequencies; so 10,000 resamples cost milliseconds.
-    """
-    draws = np.random.default_rng(0).multinomial(n, [b / n, c / n, (n - b - c) / n], size=RESAMPLES)
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)

@@ -111,7 +111,7 @@ def _claims(grouped: Sequence[Group]) -> str:
     rule = f"{len(pairs)} pairs at equal MACs tested"
     rule += f", open: {', '.join(f'{count} ({why})' for why, count in reasons.most_common())}." if reasons else "."
     apart = contests.num_apart(families)
-    rule += f" Not compared: {contests.counted(apart)}." if apart else ""
+    rule += f" Not compared: {contests.not_compared(apart)}." if apart else ""
     rule += (
         " In brackets: points of accuracy, mean of the differences of equal seeds ± their sample standard deviation."
         if found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.faithful import outputs
 from prunebench.surgery.recorder import SEED
 
 _LARGE = 10.0
@@ -37,35 +39,42 @@ def check_parameters_stay(net: nn.Module, inputs: Tensor, *, apart: Collection[s
     """Refuse a forward pass that changes parameters behind torch's back, through ``.data``: it is no operation.
 
     A constraint (a largest norm) or a mask need not show on the net's own weights, so that large random ones are tried,
-    in both modes.
+    in both modes; if the net is not made for such, its own ones.
 
     Args:
-        net: its parameters are lost.
-        inputs: ``[batch, ...]``.
+        net: stays as it is, but for its buffers.
+        inputs: ``[batch, ...]``, on which the net has run.
         apart: paths of modules that stay what they are, whatever they do to their parameters.
 
     Raises:
         UserError: another parameter has changed; names it.
     """
+    large = copy.deepcopy(net)
     draws = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in large.parameters():
             if parameter.is_floating_point():
                 parameter.copy_(torch.randn(parameter.shape, generator=draws) * _LARGE)
-    before = {name: (parameter.data_ptr(), parameter.clone()) for name, parameter in net.named_parameters()}
-    for mode in (True, False):
-        try:
-            with torch.random.fork_rng(), torch.no_grad():
-                net.train(mode)(inputs.clone())
-        except Exception:  # weights that it is not made for; whoever follows it says what is wrong with it
-            return
-    for name, parameter in net.named_parameters():
-        if any(name.startswith(f"{path}.") for path in apart):
-            continue
-        place, value = before[name]
-        if parameter.data_ptr() != place or not torch.equal(parameter, value):
+    try:
+        changed = _changed(large, inputs)
+    except Exception:  # a forward pass of somebody may raise anything on weights that it is not made for
+        changed = _changed(net, inputs)
+    for name in changed:
+        if not any(name.startswith(f"{path}.") for path in apart):
             raise UserError(
                 f"the forward pass of {type(net).__name__} changes its parameter {name} (through .data), which a cut "
                 "net would no longer do; compute the changed weight and use it, for example with "
                 "torch.nn.utils.parametrize"
             )
+
+
+def _changed(net: nn.Module, inputs: Tensor) -> list[str]:
+    """The parameters that a pass in training mode and one in evaluation mode leave otherwise than they were."""
+    before = {name: (parameter.data_ptr(), parameter.clone()) for name, parameter in net.named_parameters()}
+    for mode in (True, False):
+        outputs(net.train(mode), inputs)
+    return [
+        name
+        for name, parameter in net.named_parameters()
+        if parameter.data_ptr() != before[name][0] or not torch.equal(parameter, before[name][1])
+    ]

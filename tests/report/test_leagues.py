@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from prunebench.measure.statistics import paired_difference
 from prunebench.report import leagues as module
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
 from prunebench.report.contests import claims, matrices, rank_grids
 from prunebench.report.leagues import Family, families
-from prunebench.report.pairs import bootstrap, read_correct
+from prunebench.report.pairs import read_correct
 from prunebench.report.predictions import Correct
 from prunebench.report.record import Record
 from tests.report.factory import make
 
 
-def test_the_bootstrap_from_counts_is_that_of_examples() -> None:
-    low, high = bootstrap(120, 90, 10_000)
-    assert (low, high) == pytest.approx((0.0002, 0.0059), abs=2e-4)
+def test_the_interval_from_counts_is_that_of_resampled_examples() -> None:
+    assert paired_difference(120, 90, 10_000).interval == pytest.approx((0.0002, 0.0059), abs=2e-4)
     differences = np.array([1] * 120 + [-1] * 90 + [0] * 390)
     peer = scipy.stats.bootstrap(
         (differences,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(3)
     )
-    assert bootstrap(120, 90, 600) == pytest.approx(tuple(peer.confidence_interval), abs=0.006)
+    assert paired_difference(120, 90, 600).interval == pytest.approx(tuple(peer.confidence_interval), abs=0.006)
 
 
 def outcomes(**right: int) -> Callable[[Record], Correct]:

@@ -13,7 +13,7 @@ import pytest
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
 from prunebench.report.figures import draw
-from prunebench.report.page import page_data
+from prunebench.report.page_data import page_data
 from tests.report.factory import make
 
 

@@ -15,7 +15,7 @@ from prunebench.measure.stages import STAGES
 from prunebench.report.collect import collect
 from prunebench.report.configurations import group
 from prunebench.report.numbers import metrics_of
-from prunebench.report.page import folded, page_data
+from prunebench.report.page_data import folded, page_data
 from prunebench.report.summaries import configurations
 from prunebench.report.values import ORDER, heading, ours
 from prunebench.rows.fields import FIELDS

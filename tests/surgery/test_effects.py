@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.effects import check_parameters_stay
 from prunebench.surgery.graph import ChannelGraph
 
 
@@ -49,6 +50,22 @@ def test_a_forward_pass_that_changes_its_weights(make: Callable[[], nn.Module]) 
     with pytest.raises(UserError, match=r"changes its parameter 1\.weight \(through \.data\)"):
         ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items()), "the user's stay"
+
+
+class Picky(nn.Conv2d):
+    """Takes no large weights, and halves its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(self.weight.detach().abs().max()) > 5:
+            raise ValueError("the weights are too large")
+        self.bias.data = self.bias.data / 2
+        return super().forward(x)
+
+
+def test_where_large_weights_break_the_net_its_own_are_looked_at() -> None:
+    with pytest.raises(UserError, match=r"changes its parameter bias \(through \.data\)"):
+        check_parameters_stay(Picky(3, 8, 3), torch.randn(2, 3, 8, 8), apart=())
+    check_parameters_stay(nn.Sequential(Picky(3, 8, 3)), torch.randn(2, 3, 8, 8), apart=["0"])
 
 
 class LayerDrop(nn.Module):

@@ -17,7 +17,7 @@ QUIET_SECONDS = 10.0
 """Without a terminal a line is written at most so often."""
 
 
-def counted(items: Sequence[T], what: str) -> Iterator[T]:
+def with_time_left(items: Sequence[T], what: str) -> Iterator[T]:
     """The ``items`` one after the other; meanwhile the errors' stream says how many are done, and the time left.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cli.counter import counted
+from prunebench.cli.countdown import with_time_left
 from prunebench.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     seen = []
-    for item in counted(range(60), "rows"):
+    for item in with_time_left(range(60), "rows"):
         seen.append(item)
         now[0] += 2.0
     assert seen == list(range(60))
@@ -33,7 +33,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
 
 
 def test_work_that_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(counted("abc", "letters")) == ["a", "b", "c"] and list(counted([], "letters")) == []
+    assert list(with_time_left("abc", "letters")) == ["a", "b", "c"] and list(with_time_left([], "letters")) == []
     assert capsys.readouterr() == ("", "")
 
 
@@ -42,7 +42,7 @@ def test_on_a_terminal_the_time_left_is_shown(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stderr", written)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    assert list(counted(range(3), "rows")) == [0, 1, 2]
+    assert list(with_time_left(range(3), "rows")) == [0, 1, 2]
     assert "rows" in written.getvalue() and "3/3" in written.getvalue()
     assert re.search(r"\d:\d\d:\d\d", written.getvalue())
 
