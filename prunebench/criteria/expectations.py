@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunebench.criteria import activation_moments
+from prunebench.surgery.behind import SLOPE
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer import SLOPE
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.names import COPIES, POOLS, name_of
 from prunebench.surgery.steps import Add, Cat, Multiply, PerChannel, Reshape, Shift, Step, Through

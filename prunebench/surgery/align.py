@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prunebench.surgery.behind import is_sum
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer import is_sum
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_bits, to_indices
 

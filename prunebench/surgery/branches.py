@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunebench.errors import UserError
+from prunebench.surgery.behind import is_sum
 from prunebench.surgery.graph import ChannelGraph
-from prunebench.surgery.layer import is_sum
 from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.steps import PerChannel

@@ -70,11 +70,12 @@ def check_parameters_stay(net: nn.Module, inputs: Tensor, *, apart: Collection[s
 
 def _changed(net: nn.Module, inputs: Tensor) -> list[str]:
     """The parameters that a pass in training mode and one in evaluation mode leave otherwise than they were."""
-    before = {name: (parameter.data_ptr(), parameter.clone()) for name, parameter in net.named_parameters()}
+    # the tensors are held, so that no other one can come to lie in their place
+    before = {name: (parameter.data, parameter.clone()) for name, parameter in net.named_parameters()}
     for mode in (True, False):
         outputs(net.train(mode), inputs)
     return [
         name
         for name, parameter in net.named_parameters()
-        if parameter.data_ptr() != before[name][0] or not torch.equal(parameter, before[name][1])
+        if parameter.data_ptr() != before[name][0].data_ptr() or not torch.equal(parameter, before[name][1])
     ]

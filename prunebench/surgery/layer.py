@@ -10,11 +10,10 @@ from typing import Literal
 from torch import Tensor, fx, nn
 
 from prunebench.layers.own_weight import has_own_weight
-from prunebench.surgery.families import ACTIVATIONS, CONVOLUTIONS, LINEAR, TRANSPOSED
-from prunebench.surgery.layer_steps import Depthwise, Grouped, Mix
+from prunebench.surgery.behind import SLOPE, Behind, is_sum, reads_all
+from prunebench.surgery.families import CONVOLUTIONS, LINEAR, TRANSPOSED
+from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.module_rules import positions
-from prunebench.surgery.names import ACTIVATIONS as ACTIVATION_FUNCTIONS
-from prunebench.surgery.names import name_of
 from prunebench.surgery.steps import (
     Add,
     Cat,
@@ -22,7 +21,6 @@ from prunebench.surgery.steps import (
     Multiply,
     Opaque,
     Output,
-    PerChannel,
     Piece,
     Reorder,
     Shift,
@@ -32,7 +30,6 @@ from prunebench.surgery.steps import (
 from prunebench.surgery.trace import Traced
 
 Kind = Literal["conv", "depthwise", "grouped", "transposed", "linear"]
-SLOPE = 0.01  # torch's default for a leaky ReLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,8 @@ class Layer:
         kernel_area: taps of the kernel, 1 for a linear layer.
         positions: outputs of one channel for one sample: height x width, or tokens.
         norm: the norm layer that reads this layer's output, if nothing else does.
-        activation: the f(0) = 0 function directly after the layer (and its norm), before any addition; None: linear.
+        activation: the f(0) = 0 function after the layer (and its norm), before any addition; None: none, whoever reads
+            it does so linearly; :data:`prunebench.surgery.behind.UNKNOWN`: something else, or several.
         slope: of the activation for negative inputs, if it is a leaky ReLU.
         readers: convolutions and linear layers that read its channels, with the same indices, not through an addition.
         meets_addition: some addition reads its channels.
@@ -97,6 +95,7 @@ class Surroundings:
         for step in steps:
             for source in dict.fromkeys(step.inputs):
                 self._readers[source].append(step)
+        self._behind = Behind(traced, self._readers)
 
     def layers(self) -> dict[str, Layer]:
         """All convolutions and linear layers with weights of their own, in the order of execution."""
@@ -160,46 +159,19 @@ class Surroundings:
                 assert isinstance(source, fx.Node)
                 spots = spots * math.prod(shape[2:]) // math.prod(self._traced.values[source].shape[2:])
             sizes |= {"kernel_area": math.prod(module.kernel_size), "positions": spots}
-        norm, after = self._directly_after(step)
+        norm = self._behind.norm(step)
+        activation, slope = self._behind.activation(norm or step)
         readers, meets_addition, is_output = self._downstream(step)
         return Layer(
             **{"name": step.module, "kind": kind, **sizes},  # type: ignore[arg-type]
             has_bias=module.bias is not None,
-            norm=norm,
-            activation=self._activation(after) if after else None,
-            slope=self._slope(after) if after else SLOPE,
+            norm=norm.module if norm else None,
+            activation=activation,
+            slope=slope,
             readers=readers,
             meets_addition=meets_addition,
             is_output=is_output,
         )
-
-    def _only_reader(self, step: Step) -> Step | None:
-        readers = self._readers[step.index]
-        return readers[0] if len(readers) == 1 else None
-
-    def _directly_after(self, step: Step) -> tuple[str | None, Step | None]:
-        """The norm layer that alone reads the step, and the only reader of what comes out."""
-        after, norm = self._only_reader(step), None
-        if isinstance(after, PerChannel) and after.is_norm:
-            norm, after = after.module, self._only_reader(after)
-        return norm, after
-
-    def _activation(self, step: Step) -> str | None:
-        node = self._nodes[step.index]
-        if not isinstance(step, Through):
-            return None
-        if step.module:
-            module = self._traced.net.get_submodule(step.module)
-            return _snake(type(module).__name__) if isinstance(module, ACTIVATIONS) else None
-        return name_of(node) if name_of(node) in ACTIVATION_FUNCTIONS else None
-
-    def _slope(self, step: Step) -> float:
-        node = self._nodes[step.index]
-        if step.module:
-            slope = vars(self._traced.net.get_submodule(step.module)).get("negative_slope", SLOPE)
-        else:
-            slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else SLOPE)
-        return float(slope) if isinstance(slope, int | float) else SLOPE
 
     def _downstream(self, start: Step) -> tuple[tuple[str, ...], bool, bool]:
         """Readers of a layer's channels, whether an addition reads them, whether the output comes before a layer."""
@@ -212,7 +184,7 @@ class Surroundings:
             if (step.index, known, same) in seen:
                 continue
             seen.add((step.index, known, same))
-            if isinstance(step, Mix) or self._is_layer(step):
+            if isinstance(step, Mix) or reads_all(step, self._traced.net):
                 if known and same and self._has_weight(step):
                     readers.add(step.module)
                 continue
@@ -225,26 +197,9 @@ class Surroundings:
             waiting += [(reader, known, same) for reader in self._readers[step.index]]
         return tuple(sorted(readers, key=self._place)), meets_addition, is_output
 
-    def _is_layer(self, step: Step) -> bool:
-        """A grouped or shared convolution reads all channels, but it is a reader all the same."""
-        if not (isinstance(step, Opaque | Grouped) and step.module):
-            return False
-        return isinstance(self._traced.net.get_submodule(step.module), (*CONVOLUTIONS, *TRANSPOSED, *LINEAR))
-
     def _has_weight(self, step: Step) -> bool:
         """Whether a layer's weight is its own, which a score may look at."""
         return has_own_weight(self._traced.net.get_submodule(step.module))
 
     def _place(self, module: str) -> int:
         return next(step.index for step in self._steps if step.module == module)
-
-
-def is_sum(step: Step) -> bool:
-    """Whether a step adds tensors."""
-    return isinstance(step, Add) and not isinstance(step, Multiply)
-
-
-def _snake(name: str) -> str:
-    """``LeakyReLU`` -> ``leaky_relu``, as the function is called."""
-    special = {"LeakyReLU": "leaky_relu", "SiLU": "silu", "RReLU": "rrelu", "PReLU": "prelu"}
-    return special.get(name, name.lower())
