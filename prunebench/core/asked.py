@@ -67,8 +67,9 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
         if free and free["num_kept"]:
             found.append(f"{line}; method.free_channels keeps {free['num_kept']} channels that cost no time here")
         else:
-            why = "method.round_to, method.min_channels and method.protect keep channels, equal scores go"
-            found.append(f"{line}; {why}")
+            more = "each layer rounds to whole channels (method.count), and equal scores go together"
+            less = "method.round_to, method.min_channels and method.protect keep channels"
+            found.append(f"{line}; {less if kept > asked else more}")
     found += [line for name, line in lines.items() if name == "ties"]
     if achieved.get("layers_whole", 0) > achieved.get("layers_cut", 0):
         found.append(f"{lines['layers cut']}; not_pruned in result.json says why the others stay whole")
