@@ -5,15 +5,23 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
+import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prunebench.config.named import TARGET
+from prunebench.disk.seal import file_sha256
 
 OWN = "prunebench"
+_LONGEST_NAME = 255
+_LARGEST_FILE = 64 * 2**20
+_IMPORTERS = {"import_module", "__import__", "iter_modules", "walk_packages", "exec_module", "exec", "run_path"}
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_RELATIVE = re.compile(r"(\.[^\W\d]\w*)+")
 _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib"))
 
 
@@ -32,14 +40,17 @@ def targets(settings: Any) -> Iterator[str]:
 def source_sha256(path: str) -> str | None:
     """Checksum of the code behind the dotted path of a function or class, 64 hex digits.
 
-    The module counts, and all local modules that it imports, directly or not. Of installed packages the module alone
+    The module counts, the packages around it, and all local modules that it imports, directly or not. Where a source
+    imports by name (``importlib.import_module``), the modules that its texts name count, and all that lie beside it.
+    Files count whose names stand in these sources as a text (``Path(__file__).parent / "widths.json"``), if they lie
+    beside the source or where the process was started, and have at most 64 MB. Of installed packages the module alone
     counts: to follow PyTorch's imports would take seconds, and nobody edits them.
 
     Returns:
         None if there is no such module, or none that is read from a file.
     """
     files: dict[str, str] = {}
-    waiting = [path.rpartition(".")[0]]
+    waiting = _with_parents([path.rpartition(".")[0]])
     while waiting:
         name = waiting.pop()
         file = _file(name)
@@ -48,7 +59,13 @@ def source_sha256(path: str) -> str | None:
         content = file.read_bytes()
         files[name] = hashlib.sha256(content).hexdigest()
         if not _is_installed(file):
-            waiting += _imports(content, name, is_package=file.name == "__init__.py")
+            tree = _tree(content)
+            package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+            texts = _texts(tree)
+            waiting += _imports(tree, package)
+            if _imports_by_name(tree):
+                waiting += [*_as_modules(texts, package), *_modules(file.parent, package)]
+            files |= {label: file_sha256(place) for label, place in _named_files(texts, file.parent)}
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest() if files else None
 
 
@@ -68,14 +85,16 @@ def _file(module: str) -> Path | None:
     return Path(found.origin).resolve() if found is not None and found.has_location and found.origin else None
 
 
-def _imports(content: bytes, module: str, *, is_package: bool) -> list[str]:
-    """The modules that a module's source imports, anywhere in it, and the packages that contain them."""
+def _tree(content: bytes) -> ast.AST:
     try:
-        tree = ast.parse(content)
+        return ast.parse(content)
     except (SyntaxError, ValueError):
-        return []  # compiled, or broken: whoever imports it says so
-    package = module if is_package else module.rpartition(".")[0]
-    found = []
+        return ast.Module([], [])  # compiled, or broken: whoever imports it says so
+
+
+def _imports(tree: ast.AST, package: str) -> list[str]:
+    """The modules that a source imports, anywhere in it, and the packages that contain them."""
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
@@ -84,4 +103,60 @@ def _imports(content: bytes, module: str, *, is_package: bool) -> list[str]:
             base = ".".join([*parts, *([node.module] if node.module else [])])
             # what is imported may be a module itself
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [".".join(name.split(".")[:end]) for name in found for end in range(1, name.count(".") + 2)]
+    return _with_parents(found)
+
+
+def _imports_by_name(tree: ast.AST) -> bool:
+    """Does a source call something that imports what a text names?"""
+    return any(
+        (isinstance(node, ast.Name) and node.id in _IMPORTERS)
+        or (isinstance(node, ast.Attribute) and node.attr in _IMPORTERS)
+        or (isinstance(node, ast.alias) and node.name in _IMPORTERS)
+        for node in ast.walk(tree)
+    )
+
+
+def _as_modules(texts: set[str], package: str) -> list[str]:
+    """The modules that texts may name, in full (``own.blocks``) or from the package on (``.blocks``)."""
+    full = [text for text in texts if _MODULE.fullmatch(text)]
+    return _with_parents([*full, *(f"{package}{text}" for text in texts if package and _RELATIVE.fullmatch(text))])
+
+
+def _modules(folder: Path, package: str) -> Iterator[str]:
+    """The modules and packages that lie in a folder."""
+    for place in sorted(folder.iterdir()):
+        if place.suffix == ".py" or (place / "__init__.py").is_file():
+            yield f"{package}.{place.stem}" if package else place.stem
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    """The texts in a source that could name something."""
+    values = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {text for text in values if isinstance(text, str) and len(text) <= _LONGEST_NAME and text.isprintable()}
+
+
+def _with_parents(modules: Iterable[str]) -> list[str]:
+    return [".".join(name.split(".")[:end]) for name in modules for end in range(1, name.count(".") + 2)]
+
+
+def _named_files(texts: set[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files that texts name, beside the source or where the process was started, or in a folder they name there.
+
+    With the name from there on: a checkout in another place is the same code.
+    """
+    names = {text for text in texts if text.strip("./ ")}
+    for base in dict.fromkeys((Path.cwd(), folder)):
+        folders = {base, *(base / name for name in names if _is_folder(base / name))}
+        for place in sorted({inner / name for inner in folders for name in names}):
+            try:
+                if place.is_file() and place.suffix != ".py" and place.stat().st_size <= _LARGEST_FILE:
+                    yield os.path.relpath(place, base), place
+            except OSError:  # a text that no file can be called
+                continue
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:
+        return False

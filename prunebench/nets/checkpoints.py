@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunebench.disk.paths import local, user_path
+from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError, nearest
 from prunebench.nets.opened import own_state, written_state
 from prunebench.nets.wrappers import some, unwrap
@@ -69,12 +70,6 @@ def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path
     else:
         net.load_state_dict(own_state(net, _fit(written, tensors, path)), strict=True)
     return ForeignWeights(source=source, sha256=digest, unwrapped=unwrapped)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked_digest(sha256: str | None) -> str | None:

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError
-from prunebench.nets.checkpoints import file_sha256, load_foreign
+from prunebench.nets.checkpoints import load_foreign
 
 
 def make_net(*, channels: int = 3, seed: int = 0) -> nn.Sequential:

@@ -159,6 +159,62 @@ def test_what_a_net_imports_anywhere_counts(line: str, package: Path) -> None:
     assert first is not None and source_sha256("mine.nets.net") != first
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "importlib.import_module('mine.layers')",
+        "importlib.import_module('.layers', __package__)",
+        "importlib.import_module(f'mine.{kind}s')",
+        "getattr(__import__('mine.layers'), 'layers')",
+    ],
+)
+def test_what_a_net_imports_by_name_counts(line: str, package: Path) -> None:
+    (package / "nets.py").write_text(f"import importlib\ndef net(kind='layer'):\n    return {line}\n")
+    first = source_sha256("mine.nets.net")
+    (package / "layers.py").write_text("changed = True\n")
+    assert first is not None and source_sha256("mine.nets.net") != first
+
+
+@pytest.mark.parametrize("place", ["__init__.py", "inner/__init__.py", "inner/nets.py"])
+def test_the_packages_around_a_net_count(place: str, package: Path) -> None:
+    (package / "inner").mkdir()
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "nets.py").write_text("def net():\n    return None\n")
+    first = source_sha256("mine.inner.nets.net")
+    (package / place).write_text("WIDTH = 16\n")
+    assert first is not None and source_sha256("mine.inner.nets.net") != first
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("(Path(__file__).parent / 'widths.json').read_text()", "mine/widths.json"),
+        ("(Path(__file__).parent / 'nets' / 'widths.json').read_text()", "mine/nets/widths.json"),
+        ("open('widths.txt').read()", "widths.txt"),
+        ("torch.load('weights/start.pt')", "weights/start.pt"),
+    ],
+)
+def test_files_that_a_net_reads_count(
+    line: str, place: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(package.parent)
+    file = package.parent / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("[8, 8]")
+    (package / "nets.py").write_text(f"from pathlib import Path\ndef net():\n    return {line}\n")
+    first = source_sha256("mine.nets.net")
+    assert first == source_sha256("mine.nets.net") is not None
+    file.write_text("[8, 9]")
+    assert source_sha256("mine.nets.net") != first
+
+
+def test_texts_that_no_file_can_be_called_are_passed_over(package: Path) -> None:
+    (package / "nets.py").write_text(
+        "def net():\n    return '', '.', '..', '/', 'a' * 3, '\\0', '" + "n/" * 120 + "'\n"
+    )
+    assert source_sha256("mine.nets.net") is not None
+
+
 def test_source_of_others_and_of_nobody() -> None:
     assert source_sha256("torch.nn.Linear") == source_sha256("torch.nn.Linear") is not None
     assert source_sha256("no.such.net") is None
