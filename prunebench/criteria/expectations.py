@@ -20,7 +20,7 @@ from prunebench.surgery.behind import SLOPE
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.layer_steps import Depthwise, Mix
 from prunebench.surgery.names import COPIES, POOLS, name_of
-from prunebench.surgery.steps import Add, Cat, Multiply, PerChannel, Reshape, Shift, Step, Through
+from prunebench.surgery.steps import Add, Cat, Extreme, Multiply, PerChannel, Reshape, Shift, Step, Subtract, Through
 
 Mean = Callable[[Tensor, Tensor, str | None, float], Tensor]
 """(beta, gamma, activation, slope of a leaky ReLU) -> E[f(N(beta, gamma^2))], ``[channels]``."""
@@ -81,7 +81,7 @@ def _follow(
     given = [values[source] for source in step.inputs]
     if isinstance(step, PerChannel) and step.is_norm:
         return _norm(net.get_submodule(step.module))
-    if isinstance(step, Multiply) or not given or any(value is None for value in given):
+    if isinstance(step, Multiply | Subtract | Extreme) or not given or any(value is None for value in given):
         return None
     known = [value for value in given if value is not None]
     if isinstance(step, Add):

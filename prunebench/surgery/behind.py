@@ -13,6 +13,7 @@ from prunebench.surgery.steps import (
     Add,
     Cat,
     Expanded,
+    Extreme,
     Multiply,
     Opaque,
     Output,
@@ -84,7 +85,8 @@ class Behind:
             return name, _number(node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else None))
         if isinstance(module, (*COPIES, *_MAXIMA)) or name in _COPYING or name.startswith("max_pool"):
             return self.activation(step)
-        linear = isinstance(step, _LINEAR_STEPS) or is_sum(step) or reads_all(step, self._traced.net)
+        adds = is_sum(step) and not isinstance(step, Extreme)
+        linear = isinstance(step, _LINEAR_STEPS) or adds or reads_all(step, self._traced.net)
         known = linear or isinstance(module, _LINEAR_MODULES) or name in _LINEAR_FUNCTIONS
         return None if known else UNKNOWN, SLOPE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,21 @@ def layouts_of(module: nn.Module) -> frozenset[Layout]:
     return frozenset(layout for layout in _LAYOUTS if _works(drawn, width, layout))
 
 
+def holds_at(module: nn.Module, shape: Sequence[int], layouts: Collection[Layout]) -> bool:
+    """Whether what :func:`layouts_of` has found holds for tensors of this shape too, if it is one of the layouts.
+
+    What works on each channel by itself for small pictures need not do so for large ones.
+    """
+    width = _width(module)
+    found = [layout for layout in layouts if layout[0] == len(shape) and shape[layout[1]] == width]
+    if width is None or not found:
+        return True  # no rule takes it for such a module
+    draws = torch.Generator().manual_seed(2)
+    x = _randn(shape, draws)
+    kept = torch.arange(width)[1::2]
+    return all(_keeps_promises(_with_random_numbers(module, width), kept, layout, x) for layout in found)
+
+
 def _width(module: nn.Module) -> int | None:
     """How many channels a module has numbers for; None unless all its parameters, and the buffers of several numbers,
     have one for each."""
@@ -100,7 +116,7 @@ def _works(module: nn.Module, width: int, layout: Layout) -> bool:
     draws = torch.Generator().manual_seed(1)
     sets = _sets(width, draws)
     return all(
-        _keeps_promises(module, kept, layout, size * torch.randn(_shape(sizes, width, layout), generator=draws))
+        _keeps_promises(module, kept, layout, size * _randn(_shape(sizes, width, layout), draws))
         for kept, (size, sizes) in zip(sets, itertools.cycle(_INPUTS), strict=False)
     )
 
@@ -112,6 +128,10 @@ def _sets(width: int, draws: torch.Generator) -> list[Tensor]:
     drawn = [torch.randperm(width, generator=draws)[:number].sort().values for number in numbers]
     found = [everything[::2], everything[1:], everything[:-1], everything[: max(1, width // 3)], everything[-1:]]
     return [kept for kept in (*found, *drawn) if len(kept) < width]
+
+
+def _randn(shape: Sequence[int], draws: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=draws, dtype=torch.float32)
 
 
 def _shape(sizes: tuple[int, ...], width: int, layout: Layout) -> list[int]:

@@ -41,8 +41,8 @@ class Draft:
         assert isinstance(value, fx.Node)
         return value
 
-    def copy(self, node: fx.Node, changed: dict[fx.Node, fx.Node] | None = None) -> fx.Node:
-        """The operation as it is, on other tensors where ``changed`` has some."""
+    def copy(self, node: fx.Node, changed: dict[fx.Node, Any] | None = None) -> fx.Node:
+        """The operation as it is, on other tensors and sizes where ``changed`` has some."""
         written = self.written | (changed or {})
         if DROPPED in node.meta:
             given = {

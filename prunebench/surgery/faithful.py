@@ -76,13 +76,14 @@ def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
     """
     before = _other_streams()
     try:
-        expected, drawn = _run(net.train(), inputs)
+        runs = [_run(net.train(), inputs) for _ in range(2)]  # a net may count how often it has been called
     except Exception as error:
         raise UserError(f"the forward pass of {type(net).__name__} fails in training mode: {error}") from error
     other = before != _other_streams()
-    found, drawn_again = _run(traced.train(), inputs)
-    _compare(net, expected, found, "training")
-    if other or not torch.equal(drawn, drawn_again):
+    again = [_run(traced.train(), inputs) for _ in runs]
+    for (expected, _), (found, _) in zip(runs, again, strict=True):
+        _compare(net, expected, found, "training")
+    if other or not torch.equal(runs[-1][1], again[-1][1]):
         raise UserError(
             f"the forward pass of {type(net).__name__} draws random numbers of its own in training mode, for example "
             "to leave a branch out, which the traced graph would do always or never; multiply the branch by a random "
@@ -107,6 +108,11 @@ def check_evaluation(net: nn.Module, record: Recording, inputs: Tensor) -> None:
             "training=self.training)"
         )
     _compare(net, expected, tensors(record.output), "evaluation")
+    if not record.random and not _agree(expected, outputs(net, inputs)):
+        raise UserError(
+            f"{type(net).__name__} computes something else when it is called again: its forward counts its calls or "
+            "keeps what it has seen, which a cut net would not do; use a method that keeps the shapes"
+        )
 
 
 def check_one_sample(net: nn.Module, traced: nn.Module, inputs: Tensor, *, where: str) -> None:
@@ -127,7 +133,12 @@ def check_one_sample(net: nn.Module, traced: nn.Module, inputs: Tensor, *, where
 def _compare(net: nn.Module, expected: Sequence[Tensor], found: Sequence[Tensor], mode: str) -> None:
     if _agree(expected, found):
         return
-    lost = "its forward hooks are" if _hooked(net) else "something that its forward does beside torch's operations is"
+    if _hooked(net):
+        lost = "its forward hooks are"
+    elif mode == "training" and type(net).train is not nn.Module.train:
+        lost = "its own train(), which may keep layers in evaluation mode, is"
+    else:
+        lost = "something that its forward does beside torch's operations is"
     raise UserError(
         f"the traced graph of {type(net).__name__} does not compute what the net computes in {mode} mode: {lost} lost; "
         "put it into a module of its own, or use a method that keeps the shapes"

@@ -26,14 +26,15 @@ from prunebench.surgery.names import (
     name_of,
 )
 from prunebench.surgery.rule_context import Context
-from prunebench.surgery.steps import ChannelCount, Size, Source, Split, Step, Unfolded
+from prunebench.surgery.steps import ChannelCount, Filled, Size, Source, Split, Step, Unfolded
 
 
 def step(context: Context, node: fx.Node) -> Step | None:
     """The step of a function or method; None where its input must be complete."""
     name = name_of(node)
     if name in FACTORIES:
-        return Source(index=context.index, inputs=context.inputs(node))
+        shaped = any(isinstance(size, Size) and size.axis is not None for size in map(context.of, node.all_input_nodes))
+        return (Filled if shaped else Source)(index=context.index, inputs=context.inputs(node))
     if is_lifted(context, node):
         return lifted(context, node)
     rule = _RULES.get(name)
@@ -73,7 +74,7 @@ def _interpolate(context: Context, node: fx.Node) -> Step | None:
 
 def _reduce(context: Context, node: fx.Node) -> Step | None:
     source, before, after = context.first(node), context.shape(node.args[0]), context.shape(node)
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis"))
     if source is None or source.axis is None or before is None or after is None or dims is None:
         return None
     listed = dims if isinstance(dims, list | tuple) else [dims]

@@ -38,6 +38,8 @@ def step(context: Context, node: fx.Node) -> Step | None:
     module = context.net.get_submodule(name)
     if name in context.shared or not node.args or not _reads_one(context, node, module):
         return None
+    if name in context.traced.known.paths and (len(node.args) > 1 or node.kwargs):  # it was tried out with one tensor
+        return None
     if is_lifted(context, node):
         return lifted(context, node)
     for types, rule in _RULES:
@@ -198,8 +200,6 @@ def _channelwise(context: Context, node: fx.Node, module: nn.Module) -> Step | N
     """Numbers for each channel, in a layout in which they were tried out."""
     source, shape, layouts = context.first(node), context.shape(node), context.traced.known.channelwise
     if source is None or shape is None or (len(shape), source.axis) not in layouts[str(node.target)]:
-        return None
-    if len(node.args) > 1 or node.kwargs:  # it was tried out with one tensor
         return None
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.numel() != 1]
     if source.width * source.span != tensors[0].numel() or _is_padded(context, source):

@@ -36,7 +36,8 @@ SPLITS = frozenset({"split", "chunk", "tensor_split"})
 ATTENTION = frozenset({"scaled_dot_product_attention", "softmax", "masked_fill", "where", "matmul", "bmm", "einsum"})
 SHIFTS = frozenset({"roll", "flip"})
 OTHERS = frozenset(
-    {"interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as"} | {"unbind", "unflatten"}
+    {"stack", "interpolate", "getitem", "pow", "maximum", "minimum", "max", "min", "expand_as"}
+    | {"unbind", "unflatten"}
 )
 
 

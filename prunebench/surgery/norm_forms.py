@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,22 @@ def is_norm_with_parts(module: nn.Module) -> bool:
         return False
     own = copy.deepcopy(module).float().cpu()
     shape = [4, len(own.get_parameter("weight")), *[3] * (_BASES.index(base) + 1)]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return all(_agree(own.train(training), base, x) for training in (False, True))
+    return _holds(own, base, shape)
+
+
+def holds_at(module: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether what :func:`is_norm_with_parts` has found holds for pictures of this size too."""
+    base = next(kind for kind in _BASES if isinstance(module, kind))
+    return _holds(copy.deepcopy(module).float().cpu(), base, shape)  # type: ignore[arg-type]
+
+
+def _holds(own: _BatchNorm, base: _Base, shape: Sequence[int]) -> bool:
+    """Whether it is the norm and then its parts. A forward pass that takes no such tensor is none."""
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    try:
+        return all(_agree(own.train(training), base, x) for training in (False, True))
+    except Exception:  # it is somebody's, and may raise anything: it is followed as any module, or else listed
+        return False
 
 
 @torch.no_grad()

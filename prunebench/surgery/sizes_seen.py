@@ -41,18 +41,21 @@ class Seen:
         return len(value) if isinstance(value, tuple | list) else None
 
     def truth(self, node: fx.Node) -> bool | None:
-        """Of a condition on sizes or types; None for anything else, and where it depends on the number of samples.
+        """Of a condition on sizes or types, or of a size; None for anything else, and where it depends on the number of
+        samples.
 
         If it is only another one for a single sample, as where something is repeated for each sample, it is noted.
         """
         value: object = self._value(node)
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | int):
             return None
-        one, three = (other._value(node) for other in self._of_other_lengths())
-        if one is not value and three is value:
+        holds = bool(value)
+        values = (other._value(node) for other in self._of_other_lengths())
+        one, three = (None if other is None else bool(other) for other in values)
+        if one is not holds and three is holds:
             self.alone[node] = None
-            return bool(value)
-        return bool(value) if one is value else None
+            return holds
+        return holds if one is holds else None
 
     def _of_other_lengths(self) -> list[Seen]:
         """The same for one sample, and for one more."""

@@ -76,6 +76,10 @@ class ChannelCount(Source):
     """A size that is a number of channels: the dense net's number, since the arithmetic on it is the dense net's."""
 
 
+class Filled(Source):
+    """A tensor that is made in the shape of another one: with all the channels of the dense net, as it is complete."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Opaque(Step):
     """An operation whose result would change with its input's dead channels: it takes complete inputs only.

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from prunebench.errors import UserError
 from prunebench.layers.own_weight import check_copies
-from prunebench.surgery import writes
-from prunebench.surgery.channel_modules import Layout, channel_modules
-from prunebench.surgery.effects import check_gradient_hooks, check_parameters_stay
+from prunebench.surgery import channel_modules, norm_forms, sample_drops, writes
+from prunebench.surgery.channel_modules import Layout
+from prunebench.surgery.effects import check_gradient_hooks, check_own_forward, check_parameters_stay
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
-from prunebench.surgery.norm_forms import norms_with_parts
+from prunebench.surgery.plain_forms import simplify
 from prunebench.surgery.recorder import Recorder, Recording
-from prunebench.surgery.sample_drops import sample_drops
 from prunebench.surgery.tracer import CannotFollow, check_modes, require, switched_dropouts, symbolic
 from prunebench.surgery.writes import Memory
 
@@ -45,14 +45,42 @@ class Known:
     @classmethod
     def of(cls, net: nn.Module) -> Known:
         """Those of a net, which stays as it is."""
-        norms = norms_with_parts(net)
-        others = {path: layouts for path, layouts in channel_modules(net).items() if path not in norms}
-        return cls(norms, sample_drops(net), others)
+        norms = norm_forms.norms_with_parts(net)
+        channelwise = channel_modules.channel_modules(net)
+        others = {path: layouts for path, layouts in channelwise.items() if path not in norms}
+        return cls(norms, sample_drops.sample_drops(net), others)
 
     @property
     def paths(self) -> frozenset[str]:
         """All of them."""
         return self.norms.union(self.drops, self.channelwise)
+
+    def without(self, paths: Collection[str]) -> Known:
+        """The others."""
+        channelwise = {path: layouts for path, layouts in self.channelwise.items() if path not in paths}
+        return Known(self.norms.difference(paths), self.drops.difference(paths), channelwise)
+
+    def mistaken(self, net: nn.Module, traced: Traced) -> frozenset[str]:
+        """Those that do something else with tensors of the shapes that they get in the net."""
+        found: set[str] = set()
+        tried: set[tuple[int, torch.Size]] = set()
+        for node in traced.graph.nodes:
+            path, source = str(node.target), node.args[0] if node.args else None
+            value = traced.values[source] if isinstance(source, fx.Node) else None
+            if node.op != "call_module" or path not in self.paths or not isinstance(value, Tensor):
+                continue
+            module = net.get_submodule(path)
+            if (id(module), value.shape) not in tried and not self._holds_at(path, module, value.shape):
+                found.add(path)
+            tried.add((id(module), value.shape))
+        return frozenset(found)
+
+    def _holds_at(self, path: str, module: nn.Module, shape: torch.Size) -> bool:
+        if path in self.norms:
+            return norm_forms.holds_at(module, shape)
+        if path in self.drops:
+            return sample_drops.holds_at(module, shape)
+        return channel_modules.holds_at(module, shape, self.channelwise[path])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +124,16 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
     check_copies(net)
+    check_own_forward(net)
     check_gradient_hooks(net)
     leaves: dict[str, str] = {}
     known = Known.of(net)
     while True:
         try:
-            return _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves, known)
+            traced = _trace(copy.deepcopy(net), random_inputs(example, number=_BATCH), leaves, known)
+            if not (mistaken := known.mistaken(net, traced)):
+                return traced
+            known = known.without(mistaken)
         except CannotFollow as problem:
             if not problem.module:
                 raise UserError("; ".join(filter(None, (str(problem), problem.advice)))) from problem
@@ -119,6 +151,7 @@ def _trace(net: nn.Module, inputs: Tensor, leaves: Mapping[str, str], known: Kno
     graph, _ = symbolic(net, inputs, single, training=False)
     check_modes(training, graph)
     dropouts = switched_dropouts(training, graph)
+    simplify(graph)
     followed = fx.GraphModule(twin(net, own=leaves), graph)
     record = Recorder(followed, inputs).record(inputs)
     writes.settle(graph, record)  # refuses what writes into parameters

@@ -69,15 +69,44 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
         CannotFollow: names file and line.
     """
     tracer = _Tracer(leaves, Seen(net, inputs))
+    kept = {(id(module), name) for module, name, _ in _attributes(net)}
     with _switched(training), _sizes_noted(tracer), known_as_tensors():
         try:
-            return tracer.trace(net.train(training)), [owner(node) for node in tracer.seen.alone]
+            graph = tracer.trace(net.train(training))
         except Exception as error:
             reason = first_line(error)
             for advice in (" by default. If you want", ". This can be attempted when"):  # torch's, for its own users
                 reason = reason.partition(advice)[0]
             text = f"cannot follow the channels of {type(net).__name__} through {place_of(error)}: {reason}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
+    _check_state_stays(net, kept)
+    return graph, [owner(node) for node in tracer.seen.alone]
+
+
+def _attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """The buffers and the other tensors, and what has been put in their place."""
+    for module in net.modules():
+        for name, value in (*module._buffers.items(), *vars(module).items()):
+            if isinstance(value, Tensor | fx.Proxy):
+                yield module, name, value
+
+
+def _check_state_stays(net: nn.Module, kept: Collection[tuple[int, str]]) -> None:
+    """Refuse a forward pass that gives a module another tensor: the list of operations would always read the first.
+
+    Args:
+        net: after it was traced.
+        kept: the tensors that its modules had before, as ids of the module and names.
+
+    Raises:
+        CannotFollow: names the module and the tensor.
+    """
+    paths = {id(module): path for path, module in net.named_modules()}
+    for module, name, value in _attributes(net):
+        if isinstance(value, fx.Proxy) and (id(module), name) in kept:
+            path = paths[id(module)]
+            text = f"the forward pass of {type(module).__name__} replaces its tensor {name}, which is kept for later"
+            raise CannotFollow(f"{text}{where(value.node)}", path, advice=_ADVICE)
 
 
 def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
@@ -161,8 +190,8 @@ class _Tracer(Notes):
         """True for a layer of torch, but for those made of several."""
         if module_qualified_name not in self._leaves and followed(m) is not None:
             return False
-        own = not isinstance(m, nn.Sequential) and type(m).forward.__module__.startswith("torch.nn.")
-        return own or module_qualified_name in self._leaves
+        of_torch = not isinstance(m, nn.Sequential) and type(m).forward.__module__.startswith("torch.nn.")
+        return of_torch or module_qualified_name in self._leaves
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 
 from torch import Tensor, fx, nn
 
 from prunebench.layers.own_weight import has_own_weight
+from prunebench.surgery.families import CONVOLUTIONS, LINEAR, NORMS, TRANSPOSED
 from prunebench.surgery.trace import Traced
 
+_OF_SIMPLE_LAYERS = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
 COMPUTED = "its weight is computed from other parameters"
 """Why a parametrised layer stays whole."""
 
@@ -18,9 +20,20 @@ def unread_tensors(traced: Traced) -> tuple[str, ...]:
     """Parameters and stored buffers that no operation uses."""
     read: set[int] = set()
     for path in {str(node.target) for node in traced.graph.nodes if node.op in ("call_module", "get_attr")}:
-        found = attrgetter(path)(traced.net)
-        read |= {id(found)} if isinstance(found, Tensor) else {id(t) for t in found.state_dict(keep_vars=True).values()}
+        read |= {id(tensor) for tensor in _read(attrgetter(path)(traced.net))}
     return tuple(name for name, tensor in traced.net.state_dict(keep_vars=True).items() if id(tensor) not in read)
+
+
+def _read(found: Tensor | nn.Module) -> Iterable[Tensor]:
+    """What an operation reads of a module: all it has, but of torch's simple layers only what their class has."""
+    if isinstance(found, Tensor):
+        return [found]
+    state: dict[str, Tensor] = found.state_dict(keep_vars=True)
+    kinds = (*CONVOLUTIONS, *TRANSPOSED, *LINEAR, *NORMS)
+    simple = next((kind for kind in kinds if type(found).forward is kind.forward and isinstance(found, kind)), None)
+    if simple is None or not has_own_weight(found):
+        return state.values()
+    return [tensor for name, tensor in state.items() if name in _OF_SIMPLE_LAYERS]
 
 
 def unfollowed_layers(

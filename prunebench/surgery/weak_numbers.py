@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
@@ -23,7 +24,9 @@ class Numbers:
         return _number(self._tensors, tensor, self._next)
 
     def memory(self, tensor: Tensor) -> int:
-        """Of the memory that it uses, together with all its views."""
+        """Of the memory that it uses, together with all its views; a sparse tensor counts for its memory itself."""
+        if tensor.layout != torch.strided:
+            return self.tensor(tensor)
         return _number(self._memory, tensor.untyped_storage(), self._next)
 
 

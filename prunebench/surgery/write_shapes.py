@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -16,7 +17,7 @@ from prunebench.surgery.heads import Attend, HeadProduct, Heads, Regroup, Weight
 from prunebench.surgery.joins import channel_padding, flat, pad_arguments
 from prunebench.surgery.names import name_of
 from prunebench.surgery.sets import full, positions, to_indices
-from prunebench.surgery.steps import Piece, Reorder, Reshape, Shift, Split, Unfolded
+from prunebench.surgery.steps import Filled, Piece, Reorder, Reshape, Shift, Size, Split, Unfolded
 
 
 def split(draft: Draft, step: Split, node: fx.Node) -> fx.Node:
@@ -43,6 +44,20 @@ def piece(draft: Draft, step: Piece, node: fx.Node) -> fx.Node:
     items[source.axis] = slice(start, stop)
     wanted = map_arg(tuple(items), lambda other: draft.written[other])
     return draft.new.call_function(operator.getitem, (draft.value(draft.source(step, 0)), wanted))
+
+
+def filled(draft: Draft, step: Filled, node: fx.Node) -> fx.Node:
+    """A shape that is handed over whole is the dense net's in its channels, and in its other sizes the small net's."""
+    changed: dict[fx.Node, Any] = {}
+    for index in step.inputs:
+        size, shape = draft.graph.steps[index], draft.graph.nodes[index]
+        if isinstance(size, Size) and size.axis is not None:
+            dense, written = draft.graph.traced.values[shape], draft.value(shape)
+            changed[shape] = tuple(
+                dense[dim] if dim == size.axis else draft.new.call_function(operator.getitem, (written, dim))
+                for dim in range(len(dense))
+            )
+    return draft.copy(node, changed)
 
 
 def unfolded(draft: Draft, step: Unfolded, node: fx.Node) -> fx.Node:

@@ -21,6 +21,7 @@ from prunebench.surgery.steps import (
     ChannelCount,
     Expanded,
     Extreme,
+    Filled,
     Multiply,
     Opaque,
     Piece,
@@ -115,6 +116,7 @@ def _opaque(draft: Draft, step: Step, node: fx.Node) -> fx.Node:
 
 _RULES: dict[type[Step], Callable[..., Any]] = {
     ChannelCount: _count,
+    Filled: write_shapes.filled,
     Regroup: write_shapes.regroup,
     Heads: write_shapes.heads,
     HeadProduct: write_shapes.by_head,

@@ -208,3 +208,44 @@ def test_removed_in_steps_while_the_net_stays_the_same(name: str) -> None:
     take_shapes(roomy.get_submodule, graph, plans[-1])
     roomy.load_state_dict(narrowed.state_dict())
     assert torch.equal(roomy(x), narrowed(x))
+
+
+class Sized(nn.Module):
+    """Works on each channel by itself for small pictures only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale
+        return x - x.mean(1, keepdim=True) if x.shape[-1] > 6 else x
+
+
+@pytest.mark.parametrize(("size", "cut"), [(8, False), (6, True)])
+def test_a_module_is_tried_out_at_the_size_it_gets(size: int, cut: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), Sized(), nn.Conv2d(8, 4, 1)).eval()
+    graph = ChannelGraph.trace(net, torch.zeros(1, 3, size, size))
+    assert (graph.why_not("0") is None) == cut
+
+
+class Fused(nn.BatchNorm2d):
+    """A norm that can take a summand."""
+
+    def forward(self, x: Tensor, summand: float | Tensor = 0.0) -> Tensor:
+        return super().forward(x) + summand
+
+
+@pytest.mark.parametrize(("summand", "cut"), [(None, True), (1.0, False)])
+def test_a_module_is_tried_out_with_one_tensor_and_known_for_no_more(summand: float | None, cut: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.two = nn.Conv2d(3, 8, 1), Fused(8), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x)
+            return self.two(self.norm(x) if summand is None else self.norm(x, summand))  # type: ignore[no-any-return]
+
+    graph = ChannelGraph.trace(Net().eval(), torch.zeros(1, 3, 8, 8))
+    assert (graph.why_not("one") is None) == cut

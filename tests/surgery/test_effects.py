@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from prunebench.errors import UserError
 from prunebench.surgery.effects import check_parameters_stay
 from prunebench.surgery.graph import ChannelGraph
+from tests.surgery.properties import check_net
 
 
 def around(middle: nn.Module) -> nn.Module:
@@ -131,3 +133,112 @@ def test_three_dimensional_convolutions_have_no_channels_last() -> None:
     to_memory_format(net, torch.channels_last)
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
     assert net[1].weight.is_contiguous(memory_format=torch.channels_last) and net[0].weight.is_contiguous()
+
+
+def replaced(on: str) -> nn.Module:
+    net = around(nn.Conv2d(8, 8, 1))
+    module = net.get_submodule(on)
+    original = module.forward
+    module.forward = lambda x: 2 * original(x)  # type: ignore[method-assign]
+    return net
+
+
+@pytest.mark.parametrize("on", ["", "1"])
+def test_a_forward_that_was_replaced_on_the_object(on: str) -> None:
+    """A copy of the net would still run the original's weights."""
+    with pytest.raises(UserError, match=rf"the forward of {on or 'Sequential'} was replaced on the object"):
+        ChannelGraph.trace(replaced(on), torch.zeros(1, 3, 8, 8))
+
+
+class TwoWays(nn.Module):
+    """Chooses its forward when it is made, among its own methods."""
+
+    def __init__(self, *, doubled: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        if doubled:
+            self.forward = self.twice  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+    def twice(self, x: Tensor) -> Tensor:
+        return 2 * self.conv(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_forward_that_the_class_chooses(doubled: bool, tmp_path: Path) -> None:
+    net = around(TwoWays(doubled=doubled))
+    assert ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8)).why_not("1.conv") is None
+    assert check_net(net, torch.randn(4, 3, 8, 8), 0, tmp_path)
+
+
+def test_a_compiled_part() -> None:
+    with pytest.raises(UserError, match="1 is compiled by TorchScript"):
+        ChannelGraph.trace(around(torch.jit.script(nn.Conv2d(8, 8, 1))), torch.zeros(1, 3, 8, 8))
+
+
+class Remembers(nn.Module):
+    """Keeps something between two calls, as ``kept`` says."""
+
+    seen: Tensor
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.kept, self.calls, self.plain = kept, 0, torch.zeros(())
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept == "buffer":
+            if self.training:
+                self.seen = 0.9 * self.seen + 0.1 * x.mean().detach()
+            return x - self.seen
+        if self.kept == "tensor":
+            if self.training:
+                self.plain = 0.9 * self.plain + 0.1 * x.mean().detach()
+            return x - self.plain
+        self.calls += 1
+        return x * min(self.calls / 100, 1.0)
+
+
+@pytest.mark.parametrize("kept", ["buffer", "tensor", "number"])
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_net_remembers_from_call_to_call(kept: str, own: bool, tmp_path: Path) -> None:
+    """In a module of its own it is kept, in the net's own forward refused; a number is refused in any."""
+
+    class Net(Remembers):
+        def __init__(self) -> None:
+            super().__init__(kept)
+            self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(super().forward(self.one(x)))  # type: ignore[no-any-return]
+
+    if own and kept != "number":
+        graph = ChannelGraph.trace(around(Remembers(kept)), torch.zeros(1, 3, 8, 8))
+        assert "which needs all of them" in str(graph.why_not("0"))
+        return
+    reason = "computes something else when it is called again" if kept == "number" else "replaces its tensor"
+    with pytest.raises(UserError, match=reason):
+        ChannelGraph.trace(around(Remembers(kept)) if own else Net().eval(), torch.zeros(1, 3, 8, 8))
+
+
+def test_a_train_method_that_keeps_norms_frozen_is_named() -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    net = Frozen(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(UserError, match=r"its own train\(\), which may keep layers in evaluation mode"):
+        ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
+
+
+def test_tensors_beside_those_of_a_layer_are_unread(tmp_path: Path) -> None:
+    net = around(nn.Conv2d(8, 8, 1))
+    net[0].extra = nn.Parameter(torch.randn(7))
+    net[1].add_module("inner", nn.Linear(3, 3))
+    graph = ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
+    assert set(graph.unread) == {"0.extra", "1.inner.weight", "1.inner.bias"}
+    assert check_net(net, torch.randn(4, 3, 8, 8), 0, tmp_path)
