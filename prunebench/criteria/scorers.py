@@ -161,6 +161,8 @@ class BatchNormStatistic(Criterion):
     def refuses(self, layer: Layer) -> str | None:
         if layer.norm is None:
             return "no norm layer follows"
+        if not layer.norm_learns:
+            return "the norm layer that follows has no learned scale and shift"
         if self.statistic != "gamma" and layer.activation not in activation_moments.ACTIVATIONS:
             return f"there is no closed form for the activation {layer.activation}"
         if norms.needs_readers(self.statistic) and not layer.readers:
@@ -168,8 +170,7 @@ class BatchNormStatistic(Criterion):
         return None
 
     def __call__(self, subject: Subject) -> Tensor:
-        if subject.beta is None or subject.gamma is None:
-            raise UserError(f"the norm layer behind {subject.layer.name} has no learned scale and shift to rank by")
+        assert subject.beta is not None and subject.gamma is not None, "refused above"
         return norms.bn_importance(
             self.statistic,
             subject.beta,

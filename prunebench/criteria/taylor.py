@@ -143,7 +143,11 @@ class Taylor(Criterion):
         self.rows: Mapping[str, Tensor] = {}
 
     def refuses(self, layer: Layer) -> str | None:
-        return "no norm layer follows" if self.variant == "norm" and layer.norm is None else None
+        if self.variant == "norm" and layer.norm is None:
+            return "no norm layer follows"
+        if self.variant in ("gate", "norm") and layer.norm is not None and not layer.norm_learns:
+            return "the norm layer that follows has no learned scale and shift to take a gradient of"
+        return None
 
     def prepare(self, net: nn.Module, evidence: Evidence) -> Criterion:
         net = copy.deepcopy(net).eval().requires_grad_(False).to(evidence.device)

@@ -45,11 +45,15 @@ def accelerated_step(
     return scales.clamp_min(0.0) if nonnegative else scales, velocity
 
 
+_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+
+
 class ScaledLayer(nn.Module):
     """``layer``, whose channels are multiplied by scales that begin at 1.
 
     Args:
-        layer: a convolution, linear or norm layer with its channels in the second dimension of its output.
+        layer: a convolution, linear or norm layer; the channels are the second dimension of its output, or the last one
+            of a linear layer's and a layer norm's.
         channels: of the layer.
         size: number of scales; each is that of ``channels / size`` neighbours.
 
@@ -73,7 +77,8 @@ class ScaledLayer(nn.Module):
         """``[batch, ...]`` to the layer's output ``[batch, channels, ...]``, scaled."""
         y: Tensor = self.layer(x)
         # under autocast the tensor is narrower than the scales, and the product must not widen it
-        return y * self.per_channel().to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+        last = isinstance(self.layer, _LAST)
+        return y * self.per_channel().to(y.dtype).view(-1, *[1] * (0 if last else y.dim() - 2))
 
     def per_channel(self) -> Tensor:
         """The scale of each channel, ``[channels]``."""

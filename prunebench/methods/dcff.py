@@ -147,7 +147,9 @@ class DCFF(ChannelMethod):
         return {name: -(torch.arange(width) - (width - 1) / 2).abs() for name, width in widths.items()}
 
     def refuses(self, name: str, graph: ChannelGraph) -> str | None:
-        layer = graph.layers[name]
+        layer, kind = graph.layers[name], type(graph.traced.net.get_submodule(name))
+        if layer.kind == "conv" and kind is not nn.Conv2d:
+            return f"it is a {kind.__name__}; only filters of plain Conv2d layers are fused"
         return None if layer.kind == "conv" else f"it is a {layer.kind} layer; only filters of convolutions are fused"
 
     # -- in training

@@ -76,6 +76,12 @@ def check(dense: DenseNet, data: Data, task: Task, phases: Iterable[Phase]) -> N
         ) from error
     if wrong := task.refuses(found):
         raise UserError(f"model={name} does not suit dataset={data.name}: {wrong}")
+    phases = list(phases)
+    if any(phase.epochs for phase in phases) and not any(p.requires_grad for p in dense.template.parameters()):
+        raise UserError(
+            f"model={name} has no parameter that learns (all have requires_grad=False), and the schedule trains it; "
+            "unfreeze those that shall learn, or use schedule=oneshot with model.pretrained"
+        )
     _check_stored(dense, name)
     if not any(isinstance(module, _BatchNorm) for module in dense.template.modules()):
         return

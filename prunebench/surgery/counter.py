@@ -30,13 +30,17 @@ ROOT = "(net)"  # name of the row for operations that run directly in the net's 
 PRODUCTS = frozenset(
     {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul"}
     | {"linear", "bilinear", "trilinear", "convolution", "conv1d", "conv2d", "conv3d"}
-    | {"attention", "rnn", "lstm", "gru"}
+    | {"attention", "rnn", "lstm", "gru", "cdist"}
+    | {"inv", "inverse", "solve", "cholesky", "qr", "svd", "eig", "eigh", "eigvals", "eigvalsh", "lstsq", "lu", "det"}
+    | {"slogdet", "pinv", "householder", "matrix", "pdist"}
 )
 # operations, besides elementwise ones and views, that may join activations and parameters without a product
 JOINS = frozenset(
     {"cat", "stack", "embedding", "index", "scatter", "gather", "pad", "fill", "copy", "repeat", "view"}
     | {"prelu", "norm"}
 )
+
+_REAL_IN_COMPLEX = 4  # multiply-accumulates of real numbers in one of complex numbers
 
 
 @dataclass
@@ -131,6 +135,8 @@ class Counter(TorchDispatchMode):
         if packet in self._formulas:
             operations = self._formulas[packet](*args, **kwargs, out_val=output)
             assert operations % 2 == 0, f"{packet} gave {operations}, expected two per multiply-accumulate"
+            if any(tensor.is_complex() for tensor in operands):
+                operations *= _REAL_IN_COMPLEX
             call.macs += operations // 2
             self.has_fixed |= operations > 0 and not any(live)
             if not call.kind:

@@ -43,6 +43,7 @@ class Layer:
         kernel_area: taps of the kernel, 1 for a linear layer.
         positions: outputs of one channel for one sample: height x width, or tokens.
         norm: the norm layer that reads this layer's output, if nothing else does.
+        norm_learns: that norm has a scale and a shift for each channel.
         activation: the f(0) = 0 function after the layer (and its norm), before any addition; None: none, whoever reads
             it does so linearly; :data:`prunebench.surgery.behind.UNKNOWN`: something else, or several.
         slope: of the activation for negative inputs, if it is a leaky ReLU.
@@ -60,6 +61,7 @@ class Layer:
     groups: int
     has_bias: bool
     norm: str | None
+    norm_learns: bool = False
     activation: str | None
     slope: float = SLOPE
     readers: tuple[str, ...]
@@ -166,6 +168,7 @@ class Surroundings:
             **{"name": step.module, "kind": kind, **sizes},  # type: ignore[arg-type]
             has_bias=module.bias is not None,
             norm=norm.module if norm else None,
+            norm_learns=norm is not None and norm.num_each == 2,
             activation=activation,
             slope=slope,
             readers=readers,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -179,6 +180,49 @@ class Distances(nn.Module):
 def test_hidden_products_are_refused(net: nn.Module, layer: str) -> None:
     with pytest.raises(ValueError, match=f"layer '{layer}'"):
         count(net, torch.randn(2, 3))
+
+
+class Computed(nn.Module):
+    """One function of square matrices."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.linalg.inv,
+        torch.inverse,
+        torch.linalg.pinv,
+        torch.linalg.det,
+        torch.linalg.slogdet,
+        torch.linalg.svdvals,
+        torch.linalg.eigvalsh,
+        torch.linalg.cholesky_ex,
+        torch.linalg.qr,
+        torch.linalg.lu,
+        torch.matrix_exp,
+        lambda x: torch.linalg.solve(x, x),
+        lambda x: torch.linalg.lstsq(x, x)[0],
+        lambda x: torch.linalg.solve_triangular(x, x, upper=True),
+        lambda x: torch.cdist(x, x),
+        lambda x: torch.pdist(x[0]),
+    ],
+)
+def test_what_multiplies_matrices_inside_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    net = Computed(lambda x: function(x @ x.mT + 4 * torch.eye(4)))
+    with pytest.raises(ValueError, match="whose multiply-accumulates are not counted"):
+        count(net, torch.randn(2, 4, 4))
+
+
+def test_a_complex_product_is_four_real_ones() -> None:
+    net = Computed(lambda x: (x.to(torch.complex64) @ x.to(torch.complex64)).real)
+    assert count(net, torch.randn(2, 4, 4)).macs == 4 * 4**3
 
 
 @pytest.mark.parametrize(

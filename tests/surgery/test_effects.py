@@ -139,7 +139,7 @@ def replaced(on: str) -> nn.Module:
     net = around(nn.Conv2d(8, 8, 1))
     module = net.get_submodule(on)
     original = module.forward
-    module.forward = lambda x: 2 * original(x)  # type: ignore[method-assign]
+    module.forward = lambda x: 2 * original(x)
     return net
 
 
@@ -160,10 +160,10 @@ class TwoWays(nn.Module):
             self.forward = self.twice  # type: ignore[method-assign]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)  # type: ignore[no-any-return]
+        return self.conv(x)
 
     def twice(self, x: Tensor) -> Tensor:
-        return 2 * self.conv(x)  # type: ignore[no-any-return]
+        return 2 * self.conv(x)
 
 
 @pytest.mark.parametrize("doubled", [False, True])
@@ -212,7 +212,7 @@ def test_what_a_net_remembers_from_call_to_call(kept: str, own: bool, tmp_path: 
             self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.two(super().forward(self.one(x)))  # type: ignore[no-any-return]
+            return self.two(super().forward(self.one(x)))
 
     if own and kept != "number":
         graph = ChannelGraph.trace(around(Remembers(kept)), torch.zeros(1, 3, 8, 8))

@@ -28,6 +28,7 @@ def test_layer_of_a_chain() -> None:
         groups=1,
         has_bias=True,
         norm="norm1",
+        norm_learns=True,
         activation="leaky_relu",
         slope=0.1,
         readers=("conv2",),

@@ -57,8 +57,10 @@ class UnitMasked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module, with masked inputs or outputs."""
-        found: Tensor = self.layer(self.mask(x)) if self.in_front else self.mask(self.layer(x))
-        return found
+        if not self.in_front:
+            return self.mask(self.layer(x))  # type: ignore[no-any-return]
+        # features are the last dimension of a linear layer's input, and the second one of what a mask takes
+        return self.layer(self.mask(x.movedim(-1, 1)).movedim(1, -1))  # type: ignore[no-any-return]
 
 
 def first_raw_a(place: MaskPlace, given: float | Mapping[str, float] | None) -> float:
@@ -101,6 +103,8 @@ def mask_places(
                 )
         elif reason := why_not_masked(graph, name, position=position):
             refused[name] = reason
+        elif layer.norm is not None and not layer.norm_learns and position == "post_act":
+            refused[name] = "the norm layer that follows has no learned scale, into which its mask could go"
         else:
             found[name] = MaskPlace(
                 layer=name,
