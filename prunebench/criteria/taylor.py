@@ -146,7 +146,10 @@ class Taylor(Criterion):
         if self.variant == "norm" and layer.norm is None:
             return "no norm layer follows"
         if self.variant in ("gate", "norm") and layer.norm is not None and not layer.norm_learns:
-            return "the norm layer that follows has no learned scale and shift to take a gradient of"
+            return (
+                "the norm layer that follows has no learned scale and shift to take a gradient of "
+                "(method.criterion.variant=per_example needs none)"
+            )
         return None
 
     def prepare(self, net: nn.Module, evidence: Evidence) -> Criterion:

@@ -50,7 +50,8 @@ def test_a_net_that_learns_nothing_is_refused(method: str, tmp_path: Path) -> No
         (("method=bn_importance",), "the norm layer that follows has no learned scale and shift"),
         (
             ("method=taylor", "method.criterion.num_samples=256"),
-            "the norm layer that follows has no learned scale and shift to take a gradient of",
+            "the norm layer that follows has no learned scale and shift to take a gradient of "
+            "(method.criterion.variant=per_example needs none)",
         ),
         (
             ("method=anp", "schedule=simultaneous", "dataset.epochs.train=1"),
