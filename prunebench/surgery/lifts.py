@@ -15,7 +15,7 @@ from prunebench.surgery.layer_steps import Mix
 from prunebench.surgery.names import RESHAPES, name_of
 from prunebench.surgery.rule_context import Context
 from prunebench.surgery.sets import Bits, full, positions
-from prunebench.surgery.steps import Gate, Lifted, Reshape, Step, Through
+from prunebench.surgery.steps import Choice, Gate, Lifted, Reshape, Step, Through
 
 _KEEPING = (nn.Flatten,)
 _READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -79,11 +79,12 @@ def _pads(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def fold(net: nn.Module, steps: Sequence[Step], live: Sequence[Bits]) -> None:
+def fold(net: nn.Module, steps: Sequence[Step], live: Sequence[Bits], choice: Choice) -> None:
     """Move the constants of dead channels behind lifted functions into the biases of their readers, in place.
 
     Args:
-        net: dense shapes. ``steps``: of its graph. ``live``: channels of each step's output under a plan.
+        net: dense shapes. ``steps``: of its graph. ``live``, ``choice``: the channels of each step's output under a
+            plan, and the plan. A column that it does not select is 0, and takes no constant over.
     """
     for step in steps:
         if not isinstance(step, Mix):
@@ -98,5 +99,6 @@ def fold(net: nn.Module, steps: Sequence[Step], live: Sequence[Bits]) -> None:
             layer = net.get_submodule(step.module)
             weight = layer.get_parameter("weight").flatten(2) if layer.get_parameter("weight").dim() > 2 else None
             taps = layer.get_parameter("weight") if weight is None else weight.sum(2)
-            columns = positions(dead, everything, step.in_span)
+            selected = choice.inputs.get(step.module)
+            columns = [at for at in positions(dead, everything, step.in_span) if selected is None or selected >> at & 1]
             layer.get_parameter("bias").add_(source.value * taps[:, columns].sum(1))

@@ -42,7 +42,7 @@ def shrink(net: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     parts = slices(graph, plan)
     check_net(net, graph, parts)
     root = copy.deepcopy(net)
-    fold(root, graph.steps, graph.live(plan)[0])
+    fold(root, graph.steps, *graph.live(plan))
     shape, wide = _shape(root, graph, plan, parts)
     narrow = narrow_form(graph, plan, shape) if shape != plan else {}
     for part, around in zip(parts, wide, strict=True):

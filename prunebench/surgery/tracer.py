@@ -156,7 +156,9 @@ def require(found: bool, expected: bool) -> None:
     Raises:
         UserError: the other branch would be taken.
     """
-    if bool(found) is not expected:
+    if isinstance(found, fx.Proxy):  # a pickled net is traced once more when it is read
+        found.tracer.create_proxy("call_function", require, (found, expected), {})
+    elif bool(found) is not expected:
         raise UserError(
             "the forward pass takes another branch for inputs of these sizes than for those that it was followed with; "
             "prune the net with inputs of the sizes that it is used with"

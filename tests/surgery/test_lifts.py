@@ -135,6 +135,9 @@ def test_half_of_the_outgoing_weights_of_a_sigmoid() -> None:
     net[2].bias.fill_(0.1)
     small = shrink(net, ChannelGraph.trace(net, torch.zeros(1, 2)), Plan(keep={"0": (1,)}))
     assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + 0.5 * (0.4 + 1.0))
+    few = Plan(keep={"0": (1,)}, inputs={"2": (0, 1)})  # the last column is 0
+    small = shrink(net, ChannelGraph.trace(net, torch.zeros(1, 2)), few)
+    assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + 0.5 * 0.4)
     softplus = nn.Sequential(net[0], nn.Softplus(), net[2])
     small = shrink(softplus, ChannelGraph.trace(softplus, torch.zeros(1, 2)), Plan(keep={"0": (1,)}))
     assert small.get_submodule("2").bias.item() == pytest.approx(0.1 + math.log(2) * (0.4 + 1.0))

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunebench.errors import UserError
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.plan import Plan
+from prunebench.surgery.shrink import shrink
 from tests.surgery.properties import check_net
 
 Compute = Callable[["Three", Tensor], Tensor]
@@ -95,3 +98,9 @@ def test_a_size_as_a_condition(divisor: int, tmp_path: Path) -> None:
     graph = ChannelGraph.trace(net, x[:1])
     assert graph.why_not("a") is None
     assert check_net(net, x, 0, tmp_path)
+    small = shrink(net, graph, Plan({"a": (0, 3)}))
+    torch.save(small, tmp_path / "net.pt")
+    again = torch.load(tmp_path / "net.pt", weights_only=False)
+    assert torch.equal(again(x), small(x))
+    with pytest.raises(UserError, match="another branch"):
+        again(torch.zeros(2, 3, 6, 7))
