@@ -75,6 +75,15 @@ python -m prunebench "${attacked[@]}" method.mode=anp_vs "${fifth[@]}"
 python -m prunebench "${attacked[@]}" method.mode=at schedule=simultaneous "${fifth[@]:2}"
 python scripts/publish.py --declared 'ten epochs over a fifth of the training set' "$runs"/anp-lenet5-mnist
 
+# a shape of ResNet-20 that is searched for, and one that is drawn in the same interval of MACs
+short=(dataset=cifar10 method=tas method.search_epochs=2 method.search_batch_size=64 trainer.precision=bf16-mixed
+    schedule.phases.{pretrain,scratch}.{epochs=3,batch_size=128,warmup_epochs=0} trainer.num_threads=1
+    trainer.progress=false)
+python -m prunebench "${short[@]}"
+python -m prunebench "${short[@]}" method.structure=random
+python scripts/publish.py --declared 'three epochs of pretraining and of the small net, two of the search' \
+    "$runs"/tas-shaped_resnet20-cifar10
+
 # nets in integers
 for net in resnet20 resnet56; do
     python -m prunebench dataset=cifar10 model=$net model.pretrained=akamaster schedule=oneshot method=l1norm \
