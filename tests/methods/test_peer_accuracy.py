@@ -27,6 +27,7 @@ EXAMPLE = torch.zeros(1, 3, 32, 32)
 TARGETS = (0.9, 0.7, 0.5)
 WORSE = 0.01  # so much below the peer is no defect: a point
 WRECK = 0.3  # of two nets below this accuracy, after 92 % before, the better one owes it to luck
+USABLE = 0.5
 
 
 class Padding(nn.Conv2d):
@@ -141,6 +142,20 @@ def test_no_worse_than_the_peer(trained: tuple[str, nn.Module, Any], method: str
         if found["torch-pruning"] > WRECK:
             worse += [f"{told} at {goal}" for value in found.values() if value < found["torch-pruning"] - WORSE]
     assert worse == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["l1norm", "fpgm"])
+def test_one_threshold_is_as_good_as_equal_shares(trained: tuple[str, nn.Module, Any], method: str) -> None:
+    """Where half of the predictions are still right: below, one filter more or less moves a net by five points."""
+    name, net, batches = trained
+    for goal in TARGETS:
+        found = {}
+        for scope in ("layer", "global"):
+            words = (f"method.scope={scope}", "method.coupling=free", "method.layers=all")
+            found[scope] = accuracy(ours_at(net, method, goal, *words), batches)
+        print(f"{name} {method}, {100 * goal:.0f} % of the MACs: {found}")
+        assert found["global"] > found["layer"] - WORSE or found["layer"] < USABLE
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])

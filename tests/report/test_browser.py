@@ -22,6 +22,7 @@ from prunebench.report import build
 from tests.report.browser import chromium
 from tests.report.conftest import Built
 from tests.report.factory import make
+from tests.report.test_published import store
 
 NAME = "<script>alert(1)</script>"
 CSS = By.CSS_SELECTOR
@@ -514,3 +515,21 @@ def test_a_run_shows_its_pruning_curve_and_distributions(browser: Chrome, tmp_pa
     assert len(curve.find_elements(CSS, "path.line")) == 2 and len(curve.find_elements(CSS, "rect.band")) == 1
     assert len(bars.find_elements(CSS, "rect.kept")) == 2
     assert browser.get_log("browser") == []
+
+
+def test_the_nets_of_ones_own_runs_come_first(browser: Chrome, tmp_path: Path) -> None:
+    """Not those of which most is published."""
+    for method in ("fpgm", "l1norm", "random"):
+        store(make(tmp_path / "others", method=method), tmp_path / "published")
+    make(tmp_path / "runs", model="resnet56", method="taylor")
+    pages = [
+        build(runs, tmp_path / f"out{place}", pictures=False, published=tmp_path / "published").page
+        for place, runs in enumerate((None, tmp_path / "runs"))
+    ]
+    shown = []
+    for page in pages:
+        browser.get("about:blank")
+        browser.get(page.as_uri())
+        shown.append([option.text for option in browser.find_elements(CSS, "#on option")][:2])
+    assert shown[0][0].startswith("resnet20 on digits (3)")
+    assert shown[1][0].startswith("resnet56 on digits (1)") and shown[1][1].startswith("resnet20 on cifar10 (3)")

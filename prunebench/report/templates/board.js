@@ -13,7 +13,7 @@ function netsCell(item) {
 
 // What is on the board: the configurations of one net on one data set, or of all.
 function subjects(items, name = ({ first }) => subjectName(first)) {
-  return [...groupBy(items, name)].sort((a, b) => b[1].length - a[1].length);
+  return [...groupBy(items, name)].sort(ownThenMost);
 }
 
 function onBoard(list) {
@@ -102,7 +102,7 @@ function drawChart(items, name) {
   const metric = metricOf(items.map((item) => item.first));
   const some = items.filter(({ first }) => metricOf([first]) === metric);
   if (!metric || !some.length) return void $("#chart").replaceChildren(el("p", { class: "muted" }, "No measured run fits these filters."));
-  const schedules = [...groupBy(some, ({ first }) => first.schedule)].sort((a, b) => b[1].length - a[1].length);
+  const schedules = [...groupBy(some, ({ first }) => first.schedule)].sort(ownThenMost);
   // one schedule at a time: right after a cut and after a training behind it are not one cloud
   const [under, shown] = schedules.find(([schedule]) => schedule === state.under) ?? schedules[0];
   $("#under").value = under;

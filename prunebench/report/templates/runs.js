@@ -69,6 +69,9 @@ const originOf = (item) => {
   const found = [...new Set(item.all.map((run) => run.origin))];
   return found.length > 1 ? "both" : found[0];
 };
+// Of [name, items] pairs those with runs of one's own come first, of these the larger ones.
+const isOwn = (item) => originOf(item) !== "published";
+const ownThenMost = (a, b) => Number(b[1].some(isOwn)) - Number(a[1].some(isOwn)) || b[1].length - a[1].length;
 
 // ------------------------------------------------------------------------------------------- filters
 const FILTERS = [["dataset", "Data set"], ["model", "Model"], ["method", "Method"], ["schedule", "Schedule"],
