@@ -532,4 +532,4 @@ def test_the_nets_of_ones_own_runs_come_first(browser: Chrome, tmp_path: Path) -
         browser.get(page.as_uri())
         shown.append([option.text for option in browser.find_elements(CSS, "#on option")][:2])
     assert shown[0][0].startswith("resnet20 on digits (3)")
-    assert shown[1][0].startswith("resnet56 on digits (1)") and shown[1][1].startswith("resnet20 on cifar10 (3)")
+    assert shown[1][0].startswith("resnet56 on digits (1)") and shown[1][1].startswith("resnet20 on digits (3)")
