@@ -10,7 +10,7 @@ from prunebench.errors import UserError
 
 Scope = Annotated[str, Among(("layer", "global"))]
 Coupling = Annotated[str, Among(("free", "aligned"))]
-Normalisation = Annotated[str, Among(("none", "mean", "max", "l2"))]
+Normalisation = Annotated[str, Among(("none", "mean", "max", "l2", "ranks"))]
 TargetShare = Annotated[float, Range(above=0, high=1, meaning="the share of the dense net that stays")]
 
 

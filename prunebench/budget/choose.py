@@ -93,6 +93,7 @@ def choose(
             for it.
         normalise: "mean", "max" or "l2" divides the scores of each layer by their mean size, their largest size or
             their L2 norm before they are compared, or "none". The L2 norm grows with the width: wide layers lose more.
+            "ranks" compares shares, see :func:`prunebench.budget.units.comparable`.
         target_macs: share of the dense net's MACs that is to stay, in (0, 1].
         target_params: the same for parameters.
         target_latency: share of the dense net's time by ``timing``; the widths that are worth most in it are chosen,

@@ -76,6 +76,8 @@ class Criterion:
     """Whether the scores of a layer depend on what the layers before it keep."""
     of_group: bool = False
     """Whether the scores are those of all of ``Subject.group``, so that they count once for it."""
+    among_layers: str = "mean"
+    """What makes its scores comparable among layers, see :func:`prunebench.budget.units.comparable`."""
     num_samples: int = 0
     """Training samples that ``prepare`` asks for."""
 
@@ -115,6 +117,8 @@ class FilterNorm(Criterion):
             (Li et al., section 3.3; for order 1).
     """
 
+    among_layers = "ranks"
+
     def __init__(
         self,
         *,
@@ -139,6 +143,8 @@ class GeometricMedian(Criterion):
     Args:
         norm_ratio: share of each layer's filters that goes by norm, in [0, 1); part of the prune ratio, not added.
     """
+
+    among_layers = "ranks"
 
     def __init__(self, *, norm_ratio: FractionBelowOne = 0.0) -> None:
         self.norm_ratio = float(norm_ratio)

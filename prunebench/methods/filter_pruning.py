@@ -76,6 +76,8 @@ class FilterPruning(ChannelMethod):
         self.timed = target_latency is not None or target_ms is not None
         if self.timed:  # widths of different layers compete
             channels["normalise"] = channels.get("normalise") or "mean"
+        elif channels.get("scope") == "global":
+            channels["normalise"] = channels.get("normalise") or criterion.among_layers
         super().__init__(**channels)
         if target_latency is not None and target_ms is not None:
             raise UserError("method.target_latency and method.target_ms both say how long the net may take; give one")

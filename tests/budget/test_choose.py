@@ -11,6 +11,7 @@ from torch import Tensor
 from prunebench import budget
 from prunebench.budget import choose
 from prunebench.budget.counts import Floor, step_ratio
+from prunebench.budget.units import comparable
 from prunebench.errors import UserError
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.ties import Tie
@@ -291,7 +292,7 @@ class TestGlobal:
         graph = chain(8, 8)
         scores = drawn(graph)
         scaled = scores | {"conv1": 1000 * scores["conv1"]}
-        for how in ("mean", "max", "l2"):
+        for how in ("mean", "max", "l2", "ranks"):
             first = pick(scores, graph, prune_ratio=0.5, scope="global", normalise=how)
             assert pick(scaled, graph, prune_ratio=0.5, scope="global", normalise=how).plan == first.plan
         assert pick(scaled, graph, prune_ratio=0.5, scope="global").plan.keep.keys() == {"conv0"}
@@ -302,6 +303,20 @@ class TestGlobal:
         scores = {"conv0": torch.tensor([1.0, 1, 0.9, 0.9]), "conv1": torch.ones(8)}
         choice = pick(scores, chain(4, 8), prune_ratio=2 / 12, scope="global", normalise=how)
         assert choice.plan.keep == ({"conv0": (0, 1)} if loser == "narrow" else {"conv1": (2, 3, 4, 5, 6, 7)})
+
+    def test_ranks_by_hand(self) -> None:
+        """Means are 1.5 and 33.25, so that the order of all is conv1's first three, conv0's two, conv1's last."""
+        scores = {"conv0": torch.tensor([1.0, 2]), "conv1": torch.tensor([10.0, 11, 12, 100])}
+        found = comparable(scores, "ranks")
+        torch.testing.assert_close(found["conv0"], torch.tensor([1 / 4 + 7 / 12, 3 / 4 + 9 / 12]) / 2)
+        expected = torch.tensor([1 / 8 + 1 / 12, 3 / 8 + 3 / 12, 5 / 8 + 5 / 12, 7 / 8 + 11 / 12]) / 2
+        torch.testing.assert_close(found["conv1"], expected)
+
+    def test_ranks_keep_the_order_in_a_layer(self) -> None:
+        scores = drawn(chain(8, 16, 5))
+        for name, values in comparable(scores, "ranks").items():
+            assert values.argsort().tolist() == scores[name].argsort().tolist()
+            assert ((values > 0) & (values < 1)).all()
 
     def test_a_group_counts_once(self) -> None:
         graph = FakeGraph(chain(4, 4, 4).layers, together=(("conv0", "conv2"),))
@@ -408,7 +423,7 @@ class TestIterative:
             "scope must be one of layer, global, got 'globl'; did you mean global",
         ),
         ({"prune_ratio": 0.5, "coupling": "alined"}, "coupling must be one of free, aligned"),
-        ({"prune_ratio": 0.5, "normalise": "l1"}, "normalise must be one of none, mean, max, l2"),
+        ({"prune_ratio": 0.5, "normalise": "l1"}, "normalise must be one of none, mean, max, l2, ranks"),
         ({"prune_ratio": 0.5, "count": "round"}, "count must be one of prune_floor, keep_floor"),
         ({"prune_ratio": 0.5, "round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
         ({"prune_ratio": 0.5, "min_channels": -1}, "min_channels must be a whole number of at least 0, got -1"),
