@@ -77,7 +77,8 @@ class Criterion:
     of_group: bool = False
     """Whether the scores are those of all of ``Subject.group``, so that they count once for it."""
     among_layers: str = "mean"
-    """What makes its scores comparable among layers, see :func:`prunebench.budget.units.comparable`."""
+    """What makes its scores comparable among layers with sets of their own, see
+    :func:`prunebench.budget.units.comparable`."""
     num_samples: int = 0
     """Training samples that ``prepare`` asks for."""
 

@@ -76,7 +76,8 @@ class FilterPruning(ChannelMethod):
         self.timed = target_latency is not None or target_ms is not None
         if self.timed:  # widths of different layers compete
             channels["normalise"] = channels.get("normalise") or "mean"
-        elif channels.get("scope") == "global":
+        elif channels.get("scope") == "global" and channels.get("coupling", "free") == "free":
+            # measured: where layers share sets, mean scores protect the streams better than ranks do
             channels["normalise"] = channels.get("normalise") or criterion.among_layers
         super().__init__(**channels)
         if target_latency is not None and target_ms is not None:

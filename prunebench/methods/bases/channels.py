@@ -49,7 +49,8 @@ class ChannelMethod(Method):
             with ``aligned``.
         scope, coupling, count, min_channels, protect, round_to: see :func:`prunebench.budget.choose`.
         normalise: see there; null = with ``scope=global``, where one threshold meets layers of different widths and
-            sizes of weights, "mean", or what the criterion says (norms and distances of filters: "ranks"), else "none".
+            sizes of weights, "mean", or with ``coupling=free`` what the criterion says (norms and distances of filters:
+            "ranks"), else "none".
         free_channels: behind the ratio, keep those channels too without which the net is no faster here, so that no
             accuracy is given away for nothing. ``engine``, ``batch``: program and batch size of that time.
         schedules: the schedules that make sense for this configuration; null = all.
