@@ -94,7 +94,10 @@ done
 
 python -m prunebench model=vgg16 dataset.size=32 method=l1norm method.target_macs=0.5 schedule.phases.pretrain.epochs=8 \
     schedule.phases.finetune.epochs=2 quantize=int8 trainer.num_threads=1 trainer.progress=false
-python scripts/publish.py "$runs"/l1norm-vgg16-digits
+python -m prunebench dataset=cifar10 model=vgg16 model.width=32 method=l1norm method.target_macs=0.5 quantize=int8 \
+    schedule.phases.pretrain.{epochs=5,batch_size=128} schedule.phases.finetune.{epochs=2,batch_size=128} \
+    trainer.precision=bf16-mixed trainer.num_threads=1 trainer.progress=false
+python scripts/publish.py "$runs"/l1norm-vgg16-{digits,cifar10}
 
 # what criteria choose where all may cut the same layers, right after the cut, and one epoch later
 digits=(dataset=digits model=resnet20 latency=false trainer.num_threads=1 trainer.progress=false)
