@@ -40,7 +40,7 @@ def _without_alpha(graph: fx.Graph, node: fx.Node) -> None:
 
 def _without_stack(graph: fx.Graph, node: fx.Node) -> None:
     """Where all that reads a stack takes it together again along the new dimension."""
-    pieces, dim = node.args[0], _dim(node)
+    pieces, dim = node.args[0] if node.args else node.kwargs.get("tensors"), _dim(node)
     users = list(node.users)
     if not isinstance(pieces, Sequence) or isinstance(pieces, str) or not users:
         return

@@ -40,6 +40,7 @@ FORMS: dict[str, tuple[Compute, set[str]]] = {
     "mean of a stack": (lambda n, x: torch.stack([(h := n.a(x).relu()), n.b(h)], 1).mean(dim=1), {"a", "b"}),
     "stack, last dimension": (lambda n, x: torch.stack([(h := n.a(x).relu()), n.b(h)], -1).sum(-1), {"a", "b"}),
     "largest of a stack": (lambda n, x: torch.stack([(h := n.a(x).relu()), n.b(h)]).amax([0]), {"a", "b"}),
+    "a stack, by name": (lambda n, x: torch.stack(tensors=[(h := n.a(x).relu()), n.b(h)], dim=0).sum(0), {"a", "b"}),
     "mean by axis": (lambda n, x: n.b(n.a(x).relu()).mean(axis=3, keepdim=True), {"a", "b"}),
 }
 
