@@ -81,8 +81,9 @@ def check_training(net: nn.Module, traced: nn.Module, inputs: Tensor) -> None:
         raise UserError(f"the forward pass of {type(net).__name__} fails in training mode: {error}") from error
     other = before != _other_streams()
     again = [_run(traced.train(), inputs) for _ in runs]
-    for (expected, _), (found, _) in zip(runs, again, strict=True):
-        _compare(net, expected, found, "training")
+    _compare(net, runs[0][0], again[0][0], "training")
+    if not _agree(runs[1][0], again[1][0]):
+        raise UserError(_counts(net))
     if other or not torch.equal(runs[-1][1], again[-1][1]):
         raise UserError(
             f"the forward pass of {type(net).__name__} draws random numbers of its own in training mode, for example "
@@ -109,10 +110,15 @@ def check_evaluation(net: nn.Module, record: Recording, inputs: Tensor) -> None:
         )
     _compare(net, expected, tensors(record.output), "evaluation")
     if not record.random and not _agree(expected, outputs(net, inputs)):
-        raise UserError(
-            f"{type(net).__name__} computes something else when it is called again: its forward counts its calls or "
-            "keeps what it has seen, which a cut net would not do; use a method that keeps the shapes"
-        )
+        raise UserError(_counts(net))
+
+
+def _counts(net: nn.Module) -> str:
+    return (
+        f"{type(net).__name__} computes something else when it is called again: its forward counts its calls or keeps "
+        "what it has seen, which a cut net would not do; put that into a module of its own, which then stays whole, or "
+        "use a method that keeps the shapes"
+    )
 
 
 def check_one_sample(net: nn.Module, traced: nn.Module, inputs: Tensor, *, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,7 +69,7 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
         CannotFollow: names file and line.
     """
     tracer = _Tracer(leaves, Seen(net, inputs))
-    kept = {(id(module), name) for module, name, _ in _attributes(net)}
+    before = _tensors_of(net)
     with _switched(training), _sizes_noted(tracer), known_as_tensors():
         try:
             graph = tracer.trace(net.train(training))
@@ -79,34 +79,44 @@ def symbolic(net: nn.Module, inputs: Tensor, leaves: Collection[str], *, trainin
                 reason = reason.partition(advice)[0]
             text = f"cannot follow the channels of {type(net).__name__} through {place_of(error)}: {reason}"
             raise CannotFollow(text, tracer.failed, advice=_ADVICE) from error
-    _check_state_stays(net, kept)
+    _put_back(net, before)
     return graph, [owner(node) for node in tracer.seen.alone]
 
 
-def _attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    """The buffers and the other tensors, and what has been put in their place."""
-    for module in net.modules():
-        for name, value in (*module._buffers.items(), *vars(module).items()):
-            if isinstance(value, Tensor | fx.Proxy):
-                yield module, name, value
+def _tensors_of(net: nn.Module) -> list[tuple[nn.Module, dict[str, Any], str, Any]]:
+    """Module, the dictionary of its buffers or of its attributes, name and tensor; stand-ins count as tensors."""
+    return [
+        (module, place, name, value)
+        for module in net.modules()
+        for place in (module._buffers, vars(module))
+        for name, value in place.items()
+        if isinstance(value, Tensor | fx.Proxy)
+    ]
 
 
-def _check_state_stays(net: nn.Module, kept: Collection[tuple[int, str]]) -> None:
-    """Refuse a forward pass that gives a module another tensor: the list of operations would always read the first.
+def _put_back(net: nn.Module, before: Sequence[tuple[nn.Module, dict[str, Any], str, Any]]) -> None:
+    """Take the stand-ins out of a net that was traced: what it keeps to be looked at, or makes anew at each call.
+
+    Whether it would have been read at the next call shows when the net is run twice; see
+    :mod:`prunebench.surgery.faithful`.
 
     Args:
         net: after it was traced.
-        kept: the tensors that its modules had before, as ids of the module and names.
+        before: what :func:`_tensors_of` had said.
 
     Raises:
-        CannotFollow: names the module and the tensor.
+        CannotFollow: a stored buffer was given another tensor, which the list of operations would never do.
     """
     paths = {id(module): path for path, module in net.named_modules()}
-    for module, name, value in _attributes(net):
-        if isinstance(value, fx.Proxy) and (id(module), name) in kept:
-            path = paths[id(module)]
-            text = f"the forward pass of {type(module).__name__} replaces its tensor {name}, which is kept for later"
-            raise CannotFollow(f"{text}{where(value.node)}", path, advice=_ADVICE)
+    known = {(id(place), name): value for _, place, name, value in before}
+    for module, place, name, value in _tensors_of(net):
+        if not isinstance(value, fx.Proxy):
+            continue
+        if place is module._buffers and name not in module._non_persistent_buffers_set:
+            text = f"the forward pass of {type(module).__name__} replaces its buffer {name}{where(value.node)}"
+            raise CannotFollow(text, paths[id(module)], advice=_ADVICE)
+        if (id(place), name) in known:
+            place[name] = known[id(place), name]
 
 
 def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:

@@ -183,18 +183,18 @@ class Remembers(nn.Module):
 
     seen: Tensor
 
-    def __init__(self, kept: str) -> None:
+    def __init__(self, kept: str, *, own: bool) -> None:
         super().__init__()
-        self.kept, self.calls, self.plain = kept, 0, torch.zeros(())
+        self.kept, self.own, self.calls, self.plain = kept, own, 0, torch.zeros(())
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kept == "buffer":
-            if self.training:
+            if self.training or not self.own:
                 self.seen = 0.9 * self.seen + 0.1 * x.mean().detach()
             return x - self.seen
         if self.kept == "tensor":
-            if self.training:
+            if self.training or not self.own:
                 self.plain = 0.9 * self.plain + 0.1 * x.mean().detach()
             return x - self.plain
         self.calls += 1
@@ -208,19 +208,19 @@ def test_what_a_net_remembers_from_call_to_call(kept: str, own: bool, tmp_path: 
 
     class Net(Remembers):
         def __init__(self) -> None:
-            super().__init__(kept)
+            super().__init__(kept, own=False)
             self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.two(super().forward(self.one(x)))
 
     if own and kept != "number":
-        graph = ChannelGraph.trace(around(Remembers(kept)), torch.zeros(1, 3, 8, 8))
+        graph = ChannelGraph.trace(around(Remembers(kept, own=True)), torch.zeros(1, 3, 8, 8))
         assert "which needs all of them" in str(graph.why_not("0"))
         return
-    reason = "computes something else when it is called again" if kept == "number" else "replaces its tensor"
+    reason = "replaces its buffer seen" if kept == "buffer" else "computes something else when it is called again"
     with pytest.raises(UserError, match=reason):
-        ChannelGraph.trace(around(Remembers(kept)) if own else Net().eval(), torch.zeros(1, 3, 8, 8))
+        ChannelGraph.trace(around(Remembers(kept, own=True)) if own else Net().eval(), torch.zeros(1, 3, 8, 8))
 
 
 def test_a_train_method_that_keeps_norms_frozen_is_named() -> None:
@@ -242,3 +242,35 @@ def test_tensors_beside_those_of_a_layer_are_unread(tmp_path: Path) -> None:
     graph = ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
     assert set(graph.unread) == {"0.extra", "1.inner.weight", "1.inner.bias"}
     assert check_net(net, torch.randn(4, 3, 8, 8), 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "first"), [("new", False), ("new", True), ("none", False), ("none", True), ("cache", True)]
+)
+def test_what_is_only_kept_to_be_looked_at(kept: str, first: bool, tmp_path: Path) -> None:
+    """And what is made anew whenever it does not fit; ``first``: the net has run before."""
+
+    class Net(nn.Module):
+        cache: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+            if kept == "none":
+                self.seen: Tensor | None = None
+            self.register_buffer("cache", torch.zeros(0), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.one(x).relu()
+            if kept != "cache":
+                self.seen = h
+            elif self.cache.shape[0] != h.shape[3]:
+                self.cache = torch.arange(h.shape[3], dtype=x.dtype) / 8
+            return self.two(h * self.cache if kept == "cache" else h)
+
+    net, x = Net().eval(), torch.randn(4, 3, 8, 8)
+    if first:
+        with torch.no_grad():
+            net(x)
+    assert ChannelGraph.trace(net, x[:1]).why_not("one") is None
+    assert check_net(net, x, 0, tmp_path)
