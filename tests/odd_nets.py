@@ -31,6 +31,15 @@ def frozen(*, num_classes: int, in_channels: int) -> nn.Module:
     return without_numbers(num_classes=num_classes, in_channels=in_channels).requires_grad_(False)
 
 
+def doubled(*, num_classes: int, in_channels: int) -> nn.Module:
+    """The first layer computes something else than its class says."""
+    net = without_numbers(num_classes=num_classes, in_channels=in_channels)
+    layer = net.get_submodule("0")
+    original = layer.forward
+    layer.forward = lambda x: 2 * original(x)
+    return net
+
+
 class Tokens(nn.Module):
     """Rows of a picture are tokens; a perceptron with a layer norm on a stream."""
 

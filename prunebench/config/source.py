@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def source_sha256(path: str) -> str | None:
             waiting += _imports(tree, package)
             if _imports_by_name(tree):
                 waiting += [*_as_modules(texts, package), *_modules(file.parent, package)]
-            files |= {label: file_sha256(place) for label, place in _named_files(texts, file.parent)}
+            files |= {f"{name}: {label}": file_sha256(place) for label, place in _named_files(texts, file.parent)}
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest() if files else None
 
 
@@ -142,21 +142,20 @@ def _with_parents(modules: Iterable[str]) -> list[str]:
 def _named_files(texts: set[str], folder: Path) -> Iterator[tuple[str, Path]]:
     """The files that texts name, beside the source or where the process was started, or in a folder they name there.
 
-    With the name from there on: a checkout in another place is the same code.
+    With a name that does not say where the checkout lies: one in another place is the same code.
     """
-    names = {text for text in texts if text.strip("./ ")}
-    for base in dict.fromkeys((Path.cwd(), folder)):
-        folders = {base, *(base / name for name in names if _is_folder(base / name))}
-        for place in sorted({inner / name for inner in folders for name in names}):
-            try:
-                if place.is_file() and place.suffix != ".py" and place.stat().st_size <= _LARGEST_FILE:
-                    yield os.path.relpath(place, base), place
-            except OSError:  # a text that no file can be called
-                continue
+    names = sorted(text for text in texts if text.strip("./ "))
+    for kind, base in (("here", Path.cwd()), ("beside", folder)):
+        inner = [name for name in names if _is(Path.is_dir, base / name)]
+        for name in [*names, *(os.path.join(one, other) for one in inner for other in names)]:
+            place = base / name
+            if _is(Path.is_file, place) and place.stat().st_size <= _LARGEST_FILE:
+                yield f"{kind}/{name}", place
 
 
-def _is_folder(place: Path) -> bool:
+def _is(kind: Callable[[Path], bool], place: Path) -> bool:
+    """Whether something lies there. A text that no file can be called names none."""
     try:
-        return place.is_dir()
+        return kind(place)
     except OSError:
         return False

@@ -35,28 +35,17 @@ def check_gradient_hooks(net: nn.Module) -> None:
             )
 
 
-def check_own_forward(net: nn.Module) -> None:
-    """Refuse modules that compute something else than their class says: a copy of a net would still run the original.
+def check_not_compiled(net: nn.Module) -> None:
+    """Refuse TorchScript, which hides its operations.
 
     Raises:
-        UserError: a module's forward was replaced on the object, or is TorchScript; names it.
+        UserError: a module is compiled; names it.
     """
     for name, module in net.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(
                 f"{name or module.original_name} is compiled by TorchScript, whose operations cannot be followed; use "
                 "its Python class"
-            )
-        own = vars(module).get("forward")
-        if own is None:
-            continue
-        # self.forward = self._some_method, said by the class itself, goes along when the module is copied
-        method = getattr(own, "__func__", None)
-        of_class = method is not None and getattr(type(module), method.__name__, None) is method
-        if not (name and of_class and own.__self__ is module):
-            raise UserError(
-                f"the forward of {name or type(net).__name__} was replaced on the object, so that a copy of the net "
-                "would not be the same; write it as a method of a class of its own"
             )
 
 

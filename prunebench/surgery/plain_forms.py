@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,14 +42,14 @@ def _without_stack(graph: fx.Graph, node: fx.Node) -> None:
     """Where all that reads a stack takes it together again along the new dimension."""
     pieces, dim = node.args[0] if node.args else node.kwargs.get("tensors"), _dim(node)
     users = list(node.users)
-    if not isinstance(pieces, Sequence) or isinstance(pieces, str) or not users:
+    if not users or not isinstance(pieces, list | tuple) or len(pieces) < 2:
         return
     if not all(isinstance(piece, fx.Node) for piece in pieces):
         return
     if not all(_reduces(user, node, dim) for user in users):
         return
     for user in users:
-        with graph.inserting_before(user):
+        with graph.inserting_before(node):  # the pieces may be written into between the two
             total: Any = pieces[0]
             for piece in pieces[1:]:
                 total = _like(user, graph.call_function(_JOINS[name_of(user)], (total, piece)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -32,36 +32,32 @@ def is_sample_drop(module: nn.Module) -> bool:
         return False
     if [*module.parameters(), *module.buffers()] or module._forward_hooks or module._forward_pre_hooks:
         return False
+    return all(holds_at(module, shape) for shape in _SHAPES)
+
+
+def holds_at(module: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether what :func:`is_sample_drop` says holds for tensors of this shape."""
     try:
-        return _multiplies_samples(copy.deepcopy(module))
+        return _multiplies_samples(copy.deepcopy(module), tuple(shape))
     except Exception:  # it takes other inputs than these: it is followed as any module, and listed if it cannot be
         return False
 
 
-def holds_at(module: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether what :func:`is_sample_drop` has found holds for tensors of this shape too."""
-    try:
-        return _multiplies_samples(copy.deepcopy(module), [shape])
-    except Exception:  # it is somebody's, and may raise anything
-        return False
-
-
 @torch.no_grad()
-def _multiplies_samples(module: nn.Module, shapes: Iterable[Sequence[int]] = _SHAPES) -> bool:
+def _multiplies_samples(module: nn.Module, shape: tuple[int, ...]) -> bool:
     draws = torch.Generator().manual_seed(0)
+    numbers = torch.randn(shape, generator=draws, dtype=torch.float32)
+    x = numbers * torch.randint(0, 4, shape, generator=draws).sign()  # some are 0
     with torch.random.fork_rng(devices=[]):
-        for shape in map(tuple, shapes):
-            numbers = torch.randn(shape, generator=draws, dtype=torch.float32)
-            x = numbers * torch.randint(0, 4, shape, generator=draws).sign()  # some are 0
-            if not torch.equal(module.eval()(x.clone()), x):
+        if not torch.equal(module.eval()(x.clone()), x):
+            return False
+        module.train()
+        for seed in _SEEDS:
+            torch.manual_seed(seed)
+            factors = module(torch.ones_like(x))
+            torch.manual_seed(seed)
+            found = module(x.clone())
+            each = factors.flatten(1)[:, :1].reshape(-1, *[1] * (x.dim() - 1)).expand(shape)
+            if not all(difference(*pair).within(_ROUNDING) for pair in ((each, factors), (each * x, found))):
                 return False
-            module.train()
-            for seed in _SEEDS:
-                torch.manual_seed(seed)
-                factors = module(torch.ones_like(x))
-                torch.manual_seed(seed)
-                found = module(x.clone())
-                each = factors.flatten(1)[:, :1].reshape(-1, *[1] * (x.dim() - 1)).expand(shape)
-                if not all(difference(*pair).within(_ROUNDING) for pair in ((each, factors), (each * x, found))):
-                    return False
     return True

@@ -47,7 +47,7 @@ class Seen:
         If it is only another one for a single sample, as where something is repeated for each sample, it is noted.
         """
         value: object = self._value(node)
-        if not isinstance(value, bool | int):
+        if not isinstance(value, int):
             return None
         holds = bool(value)
         values = (other._value(node) for other in self._of_other_lengths())

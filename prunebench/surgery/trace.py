@@ -15,7 +15,7 @@ from prunebench.errors import UserError
 from prunebench.layers.own_weight import check_copies
 from prunebench.surgery import channel_modules, norm_forms, sample_drops, writes
 from prunebench.surgery.channel_modules import Layout
-from prunebench.surgery.effects import check_gradient_hooks, check_own_forward, check_parameters_stay
+from prunebench.surgery.effects import check_gradient_hooks, check_not_compiled, check_parameters_stay
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
 from prunebench.surgery.plain_forms import simplify
@@ -124,7 +124,7 @@ def trace(net: nn.Module, example: Tensor) -> Traced:
         UserError: the forward pass cannot be written as a graph that computes the same; names file and line.
     """
     check_copies(net)
-    check_own_forward(net)
+    check_not_compiled(net)
     check_gradient_hooks(net)
     leaves: dict[str, str] = {}
     known = Known.of(net)

@@ -117,6 +117,8 @@ def _put_back(net: nn.Module, before: Sequence[tuple[nn.Module, dict[str, Any], 
             raise CannotFollow(text, paths[id(module)], advice=_ADVICE)
         if (id(place), name) in known:
             place[name] = known[id(place), name]
+        else:
+            del place[name]
 
 
 def check_modes(training: fx.Graph, evaluation: fx.Graph) -> None:

@@ -47,6 +47,13 @@ def test_a_net_that_learns_nothing_is_refused(method: str, tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_a_net_whose_copies_would_run_the_original_is_refused_by_every_method(tmp_path: Path) -> None:
+    """Even where no channel is followed."""
+    own = ("model=custom", "model._target_=tests.odd_nets.doubled", "model.name=doubled")
+    with pytest.raises(UserError, match="the forward of 0 was replaced on the object"):
+        run(tmp_path, *SHORT, *own, "method=none")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -49,6 +49,27 @@ class TestByHand:
         torch.testing.assert_close(official, EXPECTED * torch.tensor([1.0, 1.0, 1.0, 0.0]), atol=1e-6, rtol=0)
         assert torch.equal(net[1].weight, GAMMA)  # it is not overwritten, as the official code does
 
+    @pytest.mark.parametrize("join", [torch.sub, torch.maximum, torch.mul])
+    def test_of_what_is_no_sum_nothing_is_known(self, join: Any) -> None:
+        """Of two norms the sum of the means is expected behind a sum alone."""
+
+        class Joined(nn.Module):
+            def __init__(self, join: Any) -> None:
+                super().__init__()
+                self.join = join
+                self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+                self.norm_a, self.norm_b = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.c(self.join(self.norm_a(self.a(x)), self.norm_b(self.b(x))))
+
+        net, added = Joined(join), Joined(torch.add)
+        randomise(net)
+        randomise(added)
+        assert "c" not in expected_inputs(net, graph_of(net))
+        total = added.get_parameter("norm_a.bias") + added.get_parameter("norm_b.bias")
+        torch.testing.assert_close(expected_inputs(added, graph_of(added))["c"], total.detach().double())
+
     def test_feature_shift(self) -> None:
         own = torch.arange(4)
         torch.testing.assert_close(feature_shift(SUMS, EXPECTED, own, 4), SHIFTS, atol=1e-6, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -203,16 +204,48 @@ def test_files_that_a_net_reads_count(
     file.write_text("[8, 8]")
     (package / "nets.py").write_text(f"from pathlib import Path\ndef net():\n    return {line}\n")
     first = source_sha256("mine.nets.net")
-    assert first == source_sha256("mine.nets.net") is not None
+    again = source_sha256("mine.nets.net")
     file.write_text("[8, 9]")
+    assert first is not None
+    assert again == first, "the same files are the same code"
     assert source_sha256("mine.nets.net") != first
 
 
+@pytest.mark.parametrize("edited", ["one", "two"])
+def test_files_of_one_name_beside_two_modules_both_count(edited: str, package: Path) -> None:
+    read = "from pathlib import Path\nWIDTHS = (Path(__file__).parent / 'widths.json').read_text()\n"
+    for part in ("one", "two"):
+        (package / part).mkdir()
+        (package / part / "__init__.py").write_text(read)
+        (package / part / "widths.json").write_text("[8]")
+    (package / "nets.py").write_text("from mine import one, two\ndef net():\n    return one.WIDTHS, two.WIDTHS\n")
+    first = source_sha256("mine.nets.net")
+    (package / edited / "widths.json").write_text("[9]")
+    assert first is not None
+    assert source_sha256("mine.nets.net") != first
+
+
+def test_a_net_in_another_place_is_the_same_code(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "widths.json").write_text("[8]")
+    (package / "nets.py").write_text("from pathlib import Path\ndef net():\n    return open('widths.json')\n")
+    first = source_sha256("mine.nets.net")
+    shutil.copytree(package.parent, tmp_path / "elsewhere")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    assert source_sha256("mine.nets.net") == first
+    (tmp_path / "elsewhere" / "mine" / "widths.json").write_text("[9]")
+    assert source_sha256("mine.nets.net") != first, "it is the copy that was read"
+
+
 def test_texts_that_no_file_can_be_called_are_passed_over(package: Path) -> None:
-    (package / "nets.py").write_text(
-        "def net():\n    return '', '.', '..', '/', 'a' * 3, '\\0', '" + "n/" * 120 + "'\n"
-    )
-    assert source_sha256("mine.nets.net") is not None
+    texts = "'', '.', '..', '/', 'a' * 3, '\\0', '" + "n/" * 120 + "'"
+    (package / "nets.py").write_text(f"def net():\n    return {texts}\n")
+    first = source_sha256("mine.nets.net")
+    (package / "nets.py").write_text(f"def net():\n    return {texts}, 1\n")
+    assert source_sha256("mine.nets.net") != first
 
 
 def test_source_of_others_and_of_nobody() -> None:

@@ -60,6 +60,8 @@ def traced(net: nn.Module) -> ChannelGraph:
         (F.softplus, UNKNOWN),
         (lambda x: x**2, UNKNOWN),
         (lambda x: F.relu(x) + x, UNKNOWN),
+        (lambda x: torch.maximum(x, 0.5 * x), UNKNOWN),
+        (lambda x: x - F.avg_pool2d(x, 1), None),
         (nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), None),
     ],
 )

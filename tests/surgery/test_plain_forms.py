@@ -56,6 +56,20 @@ def test_forms(form: str, tmp_path: Path) -> None:
     assert all(check_net(net, x, seed, tmp_path) for seed in range(3))
 
 
+def test_what_is_written_between_a_stack_and_its_sum(tmp_path: Path) -> None:
+    """The stack has copied its pieces before."""
+
+    def compute(net: Three, x: Tensor) -> Tensor:
+        h = net.a(x).relu()
+        both = torch.stack([h, net.b(h)])
+        h.mul_(2)
+        return both.sum(0) + net.c(h)
+
+    net, x = Three(compute).eval(), torch.randn(4, 3, 6, 6)
+    assert ChannelGraph.trace(net, x[:1]).why_not("b") is None
+    assert check_net(net, x, 0, tmp_path)
+
+
 @pytest.mark.parametrize(
     "compute",
     [

@@ -238,6 +238,58 @@ def test_norms_that_are_no_such_thing() -> None:
     assert not is_norm_with_parts(NormAct(6, nn.PReLU())), "it has a state of its own"
     assert not is_norm_with_parts(Backwards(6, nn.ReLU()))
     assert not is_norm_with_parts(nn.BatchNorm2d(6))
+    assert not is_norm_with_parts(OfSeries(6)), "it takes no pictures"
+
+
+class OfSeries(nn.BatchNorm2d):
+    """A norm whose forward pass refuses what its class is made for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3:
+            raise ValueError("a series is expected")
+        return super().forward(x[..., None])[..., 0]
+
+
+class DropOfSmall(DropPath):
+    """Drops pictures up to six pixels wide, and cannot say what it would do with others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] > 6 and self.training:
+            raise ValueError("too large")
+        return super().forward(x)
+
+
+class NormOfSmall(NormAct):
+    """Is another function for pictures of more than six pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found + found.mean(1, keepdim=True) if x.shape[-1] > 6 else found
+
+
+@pytest.mark.parametrize(("size", "cut"), [(6, True), (8, False)])
+@pytest.mark.parametrize("kind", ["norm", "series"])
+def test_norms_are_known_at_the_sizes_they_get(kind: str, size: int, cut: bool) -> None:
+    """What is not known any more is followed as any module, or listed with a reason; nothing else happens."""
+
+    def middle(net: Net, x: Tensor) -> Tensor:
+        h = net.a(x)
+        return net.norm(h) if kind == "norm" else net.norm(h.flatten(2)).view_as(h)
+
+    net = Net(middle, NormOfSmall(6, nn.ReLU()) if kind == "norm" else OfSeries(6))
+    graph = ChannelGraph.trace(net, torch.zeros(1, 3, size, size))
+    why = graph.why_not("a")
+    assert (why is None) == (cut and kind == "norm")
+    assert why is None or "which needs all of them" in why
+
+
+def test_a_drop_that_refuses_the_size_it_gets_is_said() -> None:
+    net = Net(lambda net, x: net.norm(net.a(x)))
+    net.norm = nn.Sequential(nn.BatchNorm2d(6), DropOfSmall())
+    assert is_sample_drop(DropOfSmall())
+    assert ChannelGraph.trace(net, torch.zeros(1, 3, 6, 6)).why_not("a") is None
+    with pytest.raises(UserError, match="fails in training mode: too large"):
+        ChannelGraph.trace(net, torch.zeros(1, 3, 8, 8))
 
 
 class Decoder(nn.Module):
