@@ -19,6 +19,8 @@ from prunebench.disk.seal import file_sha256
 OWN = "prunebench"
 _LONGEST_NAME = 255
 _LARGEST_FILE = 64 * 2**20
+_NOT_KEPT = tuple(Path(root) for root in ("/proc", "/sys", "/dev", "/run"))
+"""Where the system tells of itself: what stands there is nobody's file and another at every moment."""
 _IMPORTERS = {"import_module", "__import__", "iter_modules", "walk_packages", "exec_module", "exec", "run_path"}
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _RELATIVE = re.compile(r"(\.[^\W\d]\w*)+")
@@ -149,8 +151,12 @@ def _named_files(texts: set[str], folder: Path) -> Iterator[tuple[str, Path]]:
         inner = [name for name in names if _is(Path.is_dir, base / name)]
         for name in [*names, *(os.path.join(one, other) for one in inner for other in names)]:
             place = base / name
-            if _is(Path.is_file, place) and place.stat().st_size <= _LARGEST_FILE:
+            if _is(Path.is_file, place) and _is_kept(place) and place.stat().st_size <= _LARGEST_FILE:
                 yield f"{kind}/{name}", place
+
+
+def _is_kept(place: Path) -> bool:
+    return not any(place.resolve().is_relative_to(root) for root in _NOT_KEPT)
 
 
 def _is(kind: Callable[[Path], bool], place: Path) -> bool:

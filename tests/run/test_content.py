@@ -211,6 +211,18 @@ def test_files_that_a_net_reads_count(
     assert source_sha256("mine.nets.net") != first
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells of itself in /proc")
+@pytest.mark.parametrize("line", ["open('/proc/stat').read()", "(Path('/proc') / 'stat').read_text()"])
+def test_what_the_system_tells_of_itself_is_no_file_of_the_net(line: str, package: Path) -> None:
+    (package / "nets.py").write_text(f"from pathlib import Path\ndef net():\n    return {line}\n")
+    first = source_sha256("mine.nets.net")
+    stood = Path("/proc/stat").read_bytes()
+    while Path("/proc/stat").read_bytes() == stood:
+        pass
+    assert first is not None
+    assert source_sha256("mine.nets.net") == first
+
+
 @pytest.mark.parametrize("edited", ["one", "two"])
 def test_files_of_one_name_beside_two_modules_both_count(edited: str, package: Path) -> None:
     read = "from pathlib import Path\nWIDTHS = (Path(__file__).parent / 'widths.json').read_text()\n"
