@@ -16,21 +16,23 @@ from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError
 
 PLACEMENT = ("accelerator", "devices", "strategy", "num_threads", "progress")
-"""Keys of ``trainer`` that say where a run computes, not what."""
+"""Keys of ``trainer`` that say where a run computes, not what; but see :func:`identity` for ``devices``."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the numbers.
 
     Left out: ``paths``, ``logger``, ``seed`` (it names a folder below), where the trainer computes, the paper's values
-    of the row, and whether the method is a control. A local checkpoint counts by its content, and so do the run folders
-    that a method, an attack or a teacher starts from (``run_folders`` of the group names the options), so that moving
-    them changes nothing. Foreign code counts by its source, and the data by what they are (``data``, see
-    :func:`prunebench.run.assemble.identified`).
+    of the row, and whether the method is a control. Several devices count: each takes a batch of its own in each step.
+    A local checkpoint counts by its content, and so do the run folders that a method, an attack or a teacher starts
+    from (``run_folders`` of the group names the options), so that moving them changes nothing. Foreign code counts by
+    its source, and the data by what they are (``data``, see :func:`prunebench.run.assemble.identified`).
     """
     kept = {key: value for key, value in config.items() if key not in ("paths", "logger", "seed", "row")}
     kept |= {group: _by_content(group, config[group]) for group in FROM_RUNS if config.get(group)}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
+    if (devices := config["trainer"].get("devices")) and devices > 1:
+        kept["trainer"]["devices"] = devices
     # the label of a row is part of what the user asked for, its expected values are not
     kept["row"] = (config.get("row") or {}).get("id")
     # the name of a checkpoint is a place too

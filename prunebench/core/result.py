@@ -72,13 +72,24 @@ def is_complete(folder: Path) -> bool:
         if CHECKSUM not in result:
             raise Damaged(f"{folder / FILE} has no {CHECKSUM}")
         check_files(folder, result["files"])
-        seed = result.get("run", {}).get("seed")
-        if seed is not None and re.fullmatch(r"seed_\d+", folder.name) and folder.name != f"seed_{seed}":
-            raise Damaged(f"{folder / FILE} is of seed {seed}: the folder was copied")
+        if (other := _of_another_run(result.get("run", {}), folder)) is not None:
+            raise Damaged(f"{folder / FILE} is of {other}: the folder was copied")
     except (UserError, Damaged) as error:
         log.warning("warning: %s; the run goes on from its good steps", error)
         return False
     return True
+
+
+def _of_another_run(run: Mapping[str, Any], folder: Path) -> str | None:
+    """What the result in a run's folder (``<id>/seed_<n>``) belongs to instead; None if it belongs there."""
+    seed, run_id = run.get("seed"), run.get("id")
+    if not re.fullmatch(r"seed_\d+", folder.name):
+        return None
+    if seed is not None and folder.name != f"seed_{seed}":
+        return f"seed {seed}"
+    if run_id is not None and re.fullmatch(r"[0-9a-f]{12}", folder.parent.name) and folder.parent.name != run_id:
+        return f"the run {run_id}"
+    return None
 
 
 def _is_as_written(result: Mapping[str, Any]) -> bool:

@@ -33,6 +33,11 @@ def straight(x: Tensor, value: Tensor) -> Tensor:
     return value.detach() + (x - x.detach())
 
 
+def clipped(x: Tensor, low: float, high: float) -> Tensor:
+    """``x`` within [low, high], with the gradient of what lies in it or on its bounds: torch's own varies there."""
+    return torch.where((x >= low) & (x <= high), x, x.detach().clamp(low, high))
+
+
 def per_filter(w: Tensor) -> list[int]:
     """The dimensions of one output filter of ``[out, ...]``."""
     return list(range(1, w.ndim))
@@ -43,8 +48,7 @@ def per_filter(w: Tensor) -> list[int]:
 
 def binary_connect(w: Tensor) -> Tensor:
     """sign(w), gradient where |w| <= 1 (Courbariaux et al. 2015)."""
-    clipped = w.clamp(-1, 1)
-    return straight(clipped, signs(w))
+    return straight(clipped(w, -1, 1), signs(w))
 
 
 def bwn(w: Tensor) -> Tensor:
@@ -100,12 +104,12 @@ def symmetric_grid(x: Tensor, largest: Tensor, bits: int) -> Tensor:
     """``x``, clipped at +- ``largest``, in 2^bits - 1 equal steps around 0; no gradient where it is clipped."""
     levels: int = 2 ** (bits - 1) - 1
     step = largest.clamp_min(torch.finfo(x.dtype).tiny) / levels
-    return rounded((x / step).clamp(-levels, levels)) * step
+    return rounded(clipped(x / step, -levels, levels)) * step
 
 
 def dorefa_activation(x: Tensor, bits: int) -> Tensor:
     """unit(clip(x, 0, 1)), gradient inside [0, 1] (DoReFa-Net, eq. 11)."""
-    return unit(x.clamp(0, 1), bits)
+    return unit(clipped(x, 0, 1), bits)
 
 
 def sign_activation(x: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ def sign_activation(x: Tensor) -> Tensor:
 
 def pact(x: Tensor, clip: Tensor, bits: int) -> Tensor:
     """c unit(clip(x, 0, c) / c), c = ``clip``, whose gradient is that of the x >= c (Choi et al. 2018, eq. 3)."""
-    clipped = torch.where(x >= clip, clip.to(x.dtype), x.clamp_min(0))
+    inside = torch.where(x >= clip, clip.to(x.dtype), x.clamp_min(0))
     levels: int = 2**bits - 1
     largest = clip.detach().clamp_min(torch.finfo(x.dtype).tiny)
-    return straight(clipped, (clipped / largest * levels).round() / levels * largest)
+    return straight(inside, (inside / largest * levels).round() / levels * largest)

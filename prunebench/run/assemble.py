@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunebench.config import named, whole
-from prunebench.config.identity import dense_folder
+from prunebench.config.identity import dense_folder, digest, identity
 from prunebench.config.phase import build_phases
 from prunebench.config.settings import trainer_settings
 from prunebench.core.distilled import Teacher
@@ -130,6 +130,7 @@ def build(config: Mapping[str, Any], folder: Path, *, trust: bool = True) -> tup
         phases=phases,
         seed=seed,
         folder=folder,
+        basis=digest(identity(config)),
         settings=settings,
         dense_folder=lambda phase: dense_folder(config, vars(phase)),
         ood=ood,

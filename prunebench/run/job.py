@@ -206,7 +206,8 @@ class Job(MeasuredRun):
         sweep(folder)
         parts = {"net": net, "method": hooks}
         state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-        after = tensors_sha256(state)
+        # a phase of other settings may have begun with the same tensors; the name of a shared folder tells its settings
+        after = text_sha256(folder.parent.name if phase.shared else self.basis, tensors_sha256(state))
         if isinstance(hooks, Distilled):
             after = text_sha256(after, tensors_sha256(hooks.teacher.state_dict()))
         if (done := finished.read(folder, after=after)) is not None:

@@ -42,7 +42,7 @@ class MeasuredRun(BareRun):
         adversary: who changes test pictures, for each stage that the closing table shows; None = nobody.
         metrics: stage -> what was measured.
         warnings: what was said loudly.
-        basis: names the weights and choices so far; what is stored is believed only if it belongs to them.
+        basis: names the run, and the weights and choices so far; what is stored is believed only if it belongs to them.
     """
 
     method: Method

@@ -36,7 +36,7 @@ def changed(config: dict[str, Any], group: str, **values: Any) -> dict[str, Any]
 
 def test_placement_paths_and_logger_do_not_make_another_run(config: dict[str, Any]) -> None:
     for group, values in (
-        ("trainer", {"devices": 2, "num_threads": 8}),
+        ("trainer", {"accelerator": "gpu", "num_threads": 8}),
         ("paths", {"data": "/b"}),
         ("logger", {"name": "wandb"}),
     ):
@@ -47,11 +47,12 @@ def test_settings_make_another_run(config: dict[str, Any]) -> None:
     others = [
         changed(config, "method", prune_ratio=0.5),
         changed(config, "trainer", precision="bf16-mixed"),
+        changed(config, "trainer", devices=2),
         changed(config, "dataset", batch_size=32),
         {**config, "seed": 1},
     ]
     folders = {run_folder(config), *map(run_folder, others)}
-    assert len(folders) == 5
+    assert len(folders) == 6
     assert run_folder({**config, "seed": 1}).parent == run_folder(config).parent
 
 
