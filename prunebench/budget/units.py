@@ -188,17 +188,19 @@ def _must_stay_whole(group: Sequence[str], graph: ChannelGraph, fixed: Collectio
 def _without_floors(units: Sequence[Unit], graph: ChannelGraph) -> list[Unit]:
     """Under ``min_channels=0`` the units that something bypasses may lose all channels; the others keep their floor.
 
-    A unit may go if the net still works without it and without all the units before it that may go.
+    A unit may go if the net works without it, alone and without all the units before it that may go: the branch of an
+    addition may, but not both, and what a branch has within it (a squeeze-excitation) only where that may go alone.
     """
     found: list[Unit] = []
     empty: dict[str, tuple[int, ...]] = {}
     for unit in units:
-        without = empty | dict.fromkeys(unit.layers, ())
+        alone = dict.fromkeys(unit.layers, ())
         try:
-            graph.check(Plan(keep=without))
+            for without in (alone, empty | alone):
+                graph.check(Plan(keep=without))
         except UserError:
             found.append(unit)
         else:
             found.append(replace(unit, floor=replace(unit.floor, min_channels=0)))
-            empty = without
+            empty |= alone
     return found

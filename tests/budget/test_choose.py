@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunebench import budget
 from prunebench.budget import choose
 from prunebench.budget.counts import Floor, step_ratio
 from prunebench.budget.units import comparable
 from prunebench.errors import UserError
+from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.ties import Tie
 
@@ -85,6 +86,20 @@ class FakeGraph:
                 raise UserError(f"layer {name} keeps no channel")
             assert list(kept) == sorted(set(kept))
             assert max(kept, default=0) < self.layers[name].out_channels
+
+
+class Excited(nn.Module):
+    """A branch with a squeeze-excitation of two channels, beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.down, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        scale = self.up(self.down(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.head(x + y * scale)
 
 
 def chain(*widths: int, macs: int = 10**6) -> FakeGraph:
@@ -223,6 +238,16 @@ class TestUniform:
         low = {"conv0": torch.arange(10.0), "conv1": -torch.ones(10), "conv2": 20 + torch.arange(10.0)}
         choice = pick(low, graph, prune_ratio=2 / 3, min_channels=0, scope="global")
         assert kept(choice, graph) == [1, 0, 10]
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_what_a_branch_has_within_it_vanishes_with_the_branch_or_not_at_all(self, seed: int) -> None:
+        graph = ChannelGraph.trace(Excited(), torch.zeros(1, 8, 4, 4))
+        draw = torch.Generator().manual_seed(seed)
+        scores = {name: torch.rand(graph.layers[name].out_channels, generator=draw) for name in ("conv", "down")}
+        scores["down"] /= 1000
+        choice = choose(scores, graph, prune_ratio=0.7, scope="global", min_channels=0, normalise="none")
+        graph.check(choice.plan)
+        assert [len(choice.plan.keep[name]) for name in scores] == [3, 1]
 
     def test_rounding_keeps_the_best(self) -> None:
         graph = chain(16)
