@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Among, PositiveInt
+from prunebench.disk.atomic import write_bytes
 from prunebench.disk.paths import make_folder
 from prunebench.errors import UserError, first_line
 from prunebench.nets import package
@@ -30,6 +31,8 @@ from prunebench.nets.weights import read_into, to_bytes
 TOLERANCE = 1e-4  # largest allowed difference of two outputs
 SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".safetensors"}
 FORMATS = tuple(SUFFIX)
+INTEGERS = "int8"
+"""The format that no net is written in anew: the file is the one that was measured."""
 COMPARED_BATCHES = (1, 3, 8)  # sizes that a dynamic batch must take
 
 Runner = Callable[[Tensor], Tensor]
@@ -92,6 +95,27 @@ def export(
     return Exported(form, path, size, difference)
 
 
+def export_measured(source: Path, output: Path, facts: Mapping[str, str]) -> Exported:
+    """Write the ONNX file of a run that was measured itself, with what it shall say of its net.
+
+    Args:
+        source: the file.
+        output: the file to write.
+        facts: see :func:`export`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not source.is_file():
+        raise UserError(f"export: {source} is missing; the run has made no such net (quantize=int8 makes one)")
+    make_folder(output.parent)
+    model = onnx.load(source)
+    onnx.helper.set_model_props(model, dict(facts))
+    content = model.SerializeToString()
+    write_bytes(output, content)
+    return Exported(INTEGERS, output, len(content), 0.0)
+
+
 def _write(net: nn.Module, spec: Spec, form: str, path: Path, batch: int | None) -> float:
     """Write the file, run it, and give the largest difference of the outputs if it is within the tolerance."""
     writer = {"onnx": _onnx, "torch_export": _torch_export, "state_dict": _state_dict}[form]
@@ -141,6 +165,8 @@ def _state_dict(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> R
 def _torch_export(net: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Runner:
     with _export_errors("torch_export"):
         program = torch.export.export(net, (example,), dynamic_shapes=_shapes(dynamic))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # see _forget_source
     torch.export.save(program, path)
     return torch.export.load(path).module()
 
@@ -173,6 +199,20 @@ def to_onnx(net: nn.Module, example: Tensor, path: Path, *, dynamic: bool = True
             output_names=["output"],
             dynamic_shapes=_shapes(dynamic),
         )
+    _forget_source(path)
+
+
+def _forget_source(path: Path) -> None:
+    """Leave out of an ONNX file where each of its operations came from.
+
+    The exporter notes stack traces: lines and places of somebody's code, more bytes than a small net has weights.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def _shapes(dynamic: bool) -> tuple[dict[int, torch.export.Dim], ...] | None:

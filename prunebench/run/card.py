@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prunebench.config.source import OWN
 from prunebench.core.asked import beside
 from prunebench.core.result import CHECKSUM, FILE, in_integers, read_result, removed, shown_stages, summary
 from prunebench.disk.seal import file_sha256
@@ -55,7 +56,7 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
         "",
         f"Inputs: {_inputs(spec)}. Outputs: {_outputs(spec)}.",
         "",
-        "`prunebench.load(<this folder>)` gives a `torch.nn.Module`, `scripts/export.py` writes ONNX.",
+        *_use(spec, integers="quantized" in result["metrics"]),
         "",
         "## Limits",
         "",
@@ -69,11 +70,12 @@ def model_card(result: Mapping[str, Any], spec: Spec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def facts(folder: Path) -> dict[str, str]:
+def facts(folder: Path, stage: str = "final") -> dict[str, str]:
     """What an exported file carries: name, inputs, classes, the run that it is from, its accuracy, a licence field.
 
     Args:
         folder: of a run, or its ``model``; without a result beside it, what the net alone says.
+        stage: at which the file's net was measured.
     """
     spec = package.read_spec(folder)
     found = {"name": spec.name, "input_shape": json.dumps(["batch", *spec.example_shape[1:]]), "licence": LICENCE}
@@ -87,11 +89,26 @@ def facts(folder: Path) -> dict[str, str]:
         result = read_result(run)
     except UserError:
         return found
-    final = result.get("metrics", {}).get("final", {})
+    measured = result.get("metrics", {}).get(stage, {})
     found |= {"run": str(result["run"]["id"]), "result_sha256": str(result.get(CHECKSUM) or file_sha256(run / FILE))}
-    if "accuracy" in final:
-        found["test_accuracy"] = f"{final['accuracy']:.6f}"
+    if "accuracy" in measured:
+        found["test_accuracy"] = f"{measured['accuracy']:.6f}"
     return found
+
+
+def _use(spec: Spec, *, integers: bool) -> list[str]:
+    """How to get at the net."""
+    trust, flag, needs = "", "", ""
+    if (module := spec.target.rpartition(".")[0]).partition(".")[0] != OWN:
+        trust, flag = ", trust=True", " --trust"
+        needs = f" Both import `{_cell(module)}`, which must be on the path (`PYTHONPATH`); an ONNX file does not."
+    lines = [
+        f"`prunebench.load(<this folder>{trust})` gives a `torch.nn.Module`, `python scripts/export.py <this folder>",
+        f"--to onnx{flag}` an ONNX file with the tensors `input` and `output`.{needs}",
+    ]
+    if integers:
+        lines.append("In integers, as measured, it is `../export/final_int8.onnx`; `--to int8` writes that with facts.")
+    return lines
 
 
 def _inputs(spec: Spec) -> str:

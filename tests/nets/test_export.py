@@ -65,6 +65,14 @@ def test_torch_export_takes_any_batch_and_gives_the_same_outputs(run_folder: Pat
             torch.testing.assert_close(program(images(batch)), net(images(batch)))  # free sets are in the wide form
 
 
+@pytest.mark.parametrize("form", ["onnx", "torch_export"])
+def test_a_file_tells_nothing_of_the_machine_that_wrote_it(form: str, run_folder: Path) -> None:
+    content = export(run_folder, form).path.read_bytes()
+    here = Path(module.__file__).parents[1]
+    for place in (str(here), "stack_trace", "in forward", "site-packages"):
+        assert place.encode() not in content, place
+
+
 def test_state_dict_holds_the_small_tensors(run_folder: Path) -> None:
     done = export(run_folder, "state_dict")
     tensors = load_file(done.path)

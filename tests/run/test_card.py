@@ -66,3 +66,14 @@ def test_an_exported_file_carries_its_facts(folder: Path) -> None:
     assert float(found["test_accuracy"]) == pytest.approx(result["metrics"]["final"]["accuracy"], abs=1e-6)
     assert (found["run"], found["result_sha256"]) == (result["run"]["id"], result["checksum"])
     assert card.facts(folder / "model") == facts
+
+
+def test_an_own_net_needs_its_module_and_trust(folder: Path) -> None:
+    result, spec = read_result(folder), package.read_spec(folder)
+    text = card.model_card(result, spec.__class__(**{**vars(spec), "target": "shop.nets.Small"}))
+    assert "prunebench.load(<this folder>, trust=True)" in text
+    assert "--trust" in text
+    assert "Both import `shop.nets`" in text
+    own = card.model_card(result, spec)
+    assert "trust" not in own
+    assert "int8" not in own

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from prunebench.cli.closing import show
@@ -22,7 +24,12 @@ from tests.kit import SHORT, configure, run
 
 NET = ("model=custom", "model._target_=tests.small_nets.small_resnet", "model.name=small_resnet")
 INT8 = (*SHORT, *NET, "method=l1norm", "schedule=finetune", "quantize=int8", "quantize.samples=64")
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export.py"
 FILES = ["dense_float32.onnx", "dense_int8.onnx", "final_float32.onnx", "final_int8.onnx"]
+
+
+def export(arguments: list[str]) -> int:
+    return int(runpy.run_path(str(SCRIPT))["main"](arguments))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,24 @@ def test_the_files_belong_to_the_result(finished: tuple[dict[str, Any], Path], t
     assert not is_complete(copy)
     with pytest.raises(UserError, match=r"final_int8\.onnx is missing or not the file that was measured"):
         reevaluate(copy, trust=True)
+
+
+def test_the_file_to_ship_is_the_measured_one_with_facts(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    result, folder = finished
+    shipped = tmp_path / "shipped.onnx"
+    assert export([str(folder / "model"), "--to", "int8", "--output", str(shipped)]) == 0
+    written, measured = onnx.load(shipped), onnx.load(folder / "export" / "final_int8.onnx")
+    assert written.graph == measured.graph
+    facts = {entry.key: entry.value for entry in written.metadata_props}
+    assert float(facts["test_accuracy"]) == pytest.approx(result["metrics"]["quantized"]["accuracy"], abs=1e-6)
+    assert (facts["run"], facts["name"]) == (result["run"]["id"], "small_resnet")
+    assert "--to int8" in (folder / "model" / "README.md").read_text()
+
+
+def test_without_integers_none_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = run(tmp_path, *SHORT, *NET, "method=none", "schedule=simultaneous")
+    assert export([str(folder), "--to", "int8"]) == 1
+    assert "quantize=int8 makes one" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_files(
