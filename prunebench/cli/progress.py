@@ -193,23 +193,36 @@ def show(records: Sequence[Record], title: str) -> None:
     groups = configurations.group(records)
     columns = [metric for metric in HEADLINES if any(g.estimate(f"final.{metric.key}") for g in groups)]
     table = Table(title=title, title_justify="left")
-    for i, name in enumerate(["", "nets", *(metric.column for metric in columns), "MACs −%", "params −%"]):
+    heads = ["", "nets", *(metric.column for metric in columns), "MACs −%", "params −%"]
+    masked = ["zeros %"] if any(item.masked for item in groups) else []
+    for i, name in enumerate([*heads, *masked]):
         table.add_column(Text(name), justify="right" if i else "left", no_wrap=bool(i))
     best = columns[0] if columns else None
     for item in sorted(groups, key=lambda g: _rank(g, best)):
         names = dict.fromkeys((item.name, item.first.model, item.first.dataset, item.first.schedule))
         cells = [tables.over_seeds(metric, item.estimate(f"final.{metric.key}")).text for metric in columns]
         gone = [tables.mean(METRICS[key], item.estimate(key)).text for key in ("macs_removed", "params_removed")]
+        gone += [f"{100 * item.masked:.1f}" for _ in masked]
         again = "*" if item.repeated else ""
         table.add_row(*map(Text, (" · ".join(names), f"{len(item.records)}{again}", *cells, *gone)))
     console = Console()
     console.print()
-    if not groups:
-        console.print(title)
-        return
-    console.print(table)
+    console.print(table if groups else title)
+    _show_failures(console, configurations.failures(records))
     if any(item.repeated for item in groups):
         console.print("* seeds that end with the same net are one sample")
+    if masked:
+        console.print("zeros: share of the parameters that are zero but still there")
+
+
+def _show_failures(console: Console, failed: Sequence[Record]) -> None:
+    """A line for each configuration and reason."""
+    seeds: dict[tuple[str, str, str], list[str]] = {}
+    for record in failed:
+        reason = (record.error or "no reason").partition("\n")[0]
+        seeds.setdefault((record.method, record.model, reason), []).append(str(record.seed))
+    for (method, model, error), found in seeds.items():
+        console.print(Text(f"failed: {method} · {model}, seed {', '.join(found)}: {error}"))
 
 
 def _rank(item: configurations.Group, metric: Any) -> float:

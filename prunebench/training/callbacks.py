@@ -109,7 +109,7 @@ class PhaseProgress(pl.Callback):
 
     def __init__(self) -> None:
         if os.environ.get(BRIEF):
-            self.quiet_seconds = 600.0
+            self.quiet_seconds = 120.0
         self._printed = 0.0
         self._bar: Progress | None = None
         self._task = RichTask(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -62,6 +63,7 @@ def test_the_closing_table_has_means_over_the_nets_of_all_jobs(
         progress.note(tmp_path / "refused before anything was written")
     said = capsys.readouterr().out
     assert "5 runs, 1 failed" in said
+    assert re.search(r"^failed: l1norm · resnet20, seed 0: ", said, re.MULTILINE)
     accuracies = {
         method: [
             read_result(p.parent)["metrics"]["final"]["accuracy"] for p in tmp_path.glob(f"{method}-*/*/*/result.json")
@@ -74,6 +76,23 @@ def test_the_closing_table_has_means_over_the_nets_of_all_jobs(
         one, other = accuracies[line.split()[1]]
         assert f"{50 * (one + other):.2f} ± {100 * abs(one - other) / 2**0.5:.2f}" in line
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_the_closing_table_shows_what_is_zero_but_still_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.sweep():
+        progress.note(make(tmp_path, method="fpgm"))
+    assert "zeros" not in capsys.readouterr().out
+    folder = make(tmp_path, method="magnitude")
+    result = json.loads((folder / "result.json").read_text())
+    final = result["cost"]["final"]
+    final["nonzero_params"] = final["params"] // 4
+    (folder / "result.json").write_text(json.dumps(result))
+    with progress.sweep():
+        progress.note(folder)
+    said = capsys.readouterr().out
+    assert "zeros %" in said and re.search(r"magnitude .*│ +75\.0 │", said)
 
 
 @pytest.mark.slow
