@@ -94,7 +94,7 @@ def _score_limit(b: int, c: int, n: int, z: float) -> float:
     def excess(difference: float) -> float:
         # the most likely share of "only the second is right" among all pairs with this difference
         linear = b + c - (2 * n - b + c) * difference
-        share = (math.sqrt(linear**2 + 8 * n * c * difference * (1 - difference)) + linear) / (4 * n)
+        share = (math.sqrt(max(linear**2 + 8 * n * c * difference * (1 - difference), 0.0)) + linear) / (4 * n)
         variance = n * (2 * share + difference * (1 - difference))
         return (b - c - n * difference) - z * math.sqrt(max(variance, 0.0))
 
@@ -102,7 +102,10 @@ def _score_limit(b: int, c: int, n: int, z: float) -> float:
     if observed == -1:
         return observed
     # just below the observed one: there it has no variance if no example differs
-    return float(optimize.brentq(excess, -1 + 1e-12, observed - 1e-9, xtol=1e-12))
+    low, high = -1 + 1e-12, observed - 1e-9
+    if low >= high or excess(low) * excess(high) >= 0:
+        return -1.0  # nearly all of very many pairs differ: no number lies between
+    return float(optimize.brentq(excess, low, high, xtol=1e-12))
 
 
 def discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:

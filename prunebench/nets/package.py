@@ -216,7 +216,9 @@ def _cuts(net: nn.Module, plan: Plan) -> bool:
 def _replace(target: Path, new: Path) -> None:
     """Put the folder ``new`` in the place of ``target``; a full folder cannot be renamed over in one step."""
     old = new.with_name(f"{new.name}.old{TEMPORARY}")
-    if target.exists():
+    if target.exists() or target.is_symlink():  # a link too, wherever it leads: what it leads to stays
         target.rename(old)
     new.rename(target)
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)

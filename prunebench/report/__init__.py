@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from prunebench.core.result import FILE
 from prunebench.disk.atomic import read_json, write_json
+from prunebench.errors import UserError
 from prunebench.report import (
     collect,
     configurations,
@@ -31,6 +34,8 @@ from prunebench.report.record import Record
 from prunebench.rows import Paper
 
 __all__ = ["Report", "build"]
+
+log = logging.getLogger("prunebench")
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,22 @@ def _remove_stale(out: Path, written: Sequence[Path]) -> None:
     Only files of the list that the earlier report left are touched.
     """
     listing, names = out / "files.json", sorted(path.relative_to(out).as_posix() for path in written)
-    earlier = read_json(listing) if listing.exists() else []
-    for name in {str(name) for name in earlier} - set(names):
-        stale = (out / name).resolve()
-        if stale.is_relative_to(out.resolve()):
-            stale.unlink(missing_ok=True)
+    for name in _earlier(listing) - set(names):
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            stale = (out / name).resolve()
+            if stale.is_relative_to(out.resolve()) and stale.is_file():
+                stale.unlink()
     write_json(listing, names)
+
+
+def _earlier(listing: Path) -> set[str]:
+    """The names in the list that an earlier report left; none where it is missing or damaged, which is said."""
+    try:
+        found = read_json(listing) if listing.exists() else []
+    except UserError as error:
+        log.warning("warning: %s; files of earlier reports stay where they are", error)
+        return set()
+    if not isinstance(found, list):
+        log.warning("warning: %s is no list of files; those of earlier reports stay where they are", listing)
+        return set()
+    return {name for name in found if isinstance(name, str)}

@@ -100,6 +100,12 @@ def test_equal_answers_are_no_proof_of_equal_nets() -> None:
     assert st.paired_difference(0, 50, 50).interval[0] == -1
 
 
+@pytest.mark.parametrize("b", [0, 1, 2, 1000])
+def test_of_very_many_examples_nearly_all_may_differ(b: int) -> None:
+    low, high = st.paired_difference(b, 10**9 - b, 10**9).interval
+    assert -1 <= low <= 2 * b / 10**9 - 1 <= high <= -1 + 1e-5
+
+
 @pytest.mark.parametrize(("b", "c", "n"), [(1, 0, 36), (3, 13, 360), (0, 5, 100), (12, 2, 40), (40, 0, 40)])
 def test_the_limits_are_those_of_the_score_test(b: int, c: int, n: int) -> None:
     """There the difference is z standard errors away, at the most likely probabilities that have this difference."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,19 @@ def test_targets_that_build_no_net_are_refused(tmp_path: Path, target: str, mess
     edit(tmp_path, target=target)
     with pytest.raises(UserError, match=message):
         prunebench.load(tmp_path)
+
+
+def test_a_link_in_the_place_of_the_net_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "kept.txt").write_text("not ours")
+    for target in ("nowhere", "scratch"):
+        (tmp_path / "model").symlink_to(tmp_path / target)
+        save(tmp_path, small_net(), CUT)
+        assert not (tmp_path / "model").is_symlink()
+        prunebench.load(tmp_path)
+        shutil.rmtree(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+    assert (tmp_path / "scratch" / "kept.txt").is_file()
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from prunebench import report
 from prunebench.report import build
 from tests.report.conftest import Built
 from tests.report.factory import make
@@ -41,6 +45,21 @@ def test_tables_of_runs_that_are_gone_are_removed_and_nothing_else(tmp_path: Pat
     build(runs, out, pictures=False)
     assert not (out / "tables" / "comparisons.md").exists()
     assert (out / "tables" / "mine.md").exists()
+
+
+@pytest.mark.parametrize(
+    "listing",
+    ["5", "null", "{", '["."]', '[""]', '["tables"]', '["\\u0000"]', '["\\ud800"]', f'["{"x" * 5000}"]', "[[1], 2]"],
+)
+def test_a_damaged_list_of_an_earlier_report_removes_nothing(listing: str, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    written = [tmp_path / "index.html", tmp_path / "tables" / "runs.csv"]
+    for file in written:
+        file.write_text("")
+    (tmp_path / "files.json").write_text(listing)
+    report._remove_stale(tmp_path, written)
+    assert all(file.is_file() for file in written)
+    assert json.loads((tmp_path / "files.json").read_text()) == ["index.html", "tables/runs.csv"]
 
 
 def test_an_empty_folder_gives_an_empty_report(tmp_path: Path) -> None:
