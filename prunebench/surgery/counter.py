@@ -32,7 +32,7 @@ PRODUCTS = frozenset(
     | {"linear", "bilinear", "trilinear", "convolution", "conv1d", "conv2d", "conv3d"}
     | {"attention", "rnn", "lstm", "gru", "cdist"}
     | {"inv", "inverse", "solve", "cholesky", "qr", "svd", "eig", "eigh", "eigvals", "eigvalsh", "lstsq", "lu", "det"}
-    | {"slogdet", "pinv", "householder", "matrix", "pdist"}
+    | {"slogdet", "pinv", "householder", "matrix", "pdist", "fft"}
 )
 # operations, besides elementwise ones and views, that may join activations and parameters without a product
 JOINS = frozenset(
@@ -40,6 +40,7 @@ JOINS = frozenset(
     | {"prelu", "norm"}
 )
 
+_SUMS = frozenset({"sum", "mean"})
 _REAL_IN_COMPLEX = 4  # multiply-accumulates of real numbers in one of complex numbers
 
 
@@ -82,6 +83,8 @@ class Counter(TorchDispatchMode):
         self._memory = Numbers().memory
         self._live = {self._memory(sample)}
         self._weights = {self._memory(parameter) for parameter in net.parameters()}
+        # products of each entry with each weight: summed they are a linear layer in other words
+        self._outer: set[int] = set()
         self._net = net
         self._hooks: list[RemovableHandle] = []
 
@@ -142,15 +145,20 @@ class Counter(TorchDispatchMode):
             if not call.kind:
                 call.kind, call.channels = _describe(packet, args, operands, live, output)
         else:
-            self._refuse_hidden(func, operands, live)
+            self._refuse_hidden(func, operands, live, output)
         self._follow(operands, live, _tensors(output))
         return output
 
-    def _refuse_hidden(self, func: Any, operands: list[Tensor], live: list[bool]) -> None:
+    def _refuse_hidden(self, func: Any, operands: list[Tensor], live: list[bool], output: Any) -> None:
         words = _words(func._overloadpacket)
         weighs = any(live) and any(self._memory(tensor) in self._weights for tensor in operands)
         joins = torch.Tag.pointwise in func.tags or func.is_view or bool(words & JOINS)
-        if words & PRODUCTS or (weighs and not joins):
+        if weighs and "mul" in words:
+            entries = max(tensor.numel() for tensor, depends in zip(operands, live, strict=True) if depends)
+            if output.numel() > entries:
+                self._outer.add(self._memory(output))
+        summed = bool(words & _SUMS) and any(self._memory(tensor) in self._outer for tensor in operands)
+        if words & PRODUCTS or (weighs and not joins) or summed:
             layer = self._stack[-1]
             raise UserError(
                 f"cost: layer {layer!r} ({self._types[layer]}) runs {func}, whose multiply-accumulates are "

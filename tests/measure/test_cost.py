@@ -176,7 +176,33 @@ class Distances(nn.Module):
         return torch.cdist(x, self.centres)
 
 
-@pytest.mark.parametrize(("net", "layer"), [(Bilinear(), "mix"), (Distances(), r"\(net\)")])
+class ByHand(nn.Module):
+    """A linear layer, entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.weight).sum(-1)
+
+
+class Weighted(nn.Module):
+    """A scale for each feature: no sum over products with many weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).sum(-1)
+
+
+def test_what_scales_entries_is_no_product() -> None:
+    assert count(Weighted(), torch.randn(2, 3)).macs == 0
+
+
+@pytest.mark.parametrize(("net", "layer"), [(Bilinear(), "mix"), (Distances(), r"\(net\)"), (ByHand(), r"\(net\)")])
 def test_hidden_products_are_refused(net: nn.Module, layer: str) -> None:
     with pytest.raises(ValueError, match=f"layer '{layer}'"):
         count(net, torch.randn(2, 3))
@@ -212,6 +238,7 @@ class Computed(nn.Module):
         lambda x: torch.linalg.solve_triangular(x, x, upper=True),
         lambda x: torch.cdist(x, x),
         lambda x: torch.pdist(x[0]),
+        lambda x: torch.fft.rfft2(x).abs(),
     ],
 )
 def test_what_multiplies_matrices_inside_is_refused(function: Callable[[Tensor], Tensor]) -> None:
