@@ -19,9 +19,14 @@ from prunebench.disk.seal import file_sha256
 OWN = "prunebench"
 _LONGEST_NAME = 255
 _LARGEST_FILE = 64 * 2**20
+_DEEPEST = 3
+"""Folders in folders that are named one by one."""
 _NOT_KEPT = tuple(Path(root) for root in ("/proc", "/sys", "/dev", "/run"))
 """Where the system tells of itself: what stands there is nobody's file and another at every moment."""
 _IMPORTERS = {"import_module", "__import__", "iter_modules", "walk_packages", "exec_module", "exec", "run_path"}
+_IMPORTERS |= {"locate", "get_class", "get_method", "get_object", "resolve_name"}  # pydoc's, Hydra's, pkgutil's
+_NAMERS = {"glob", "rglob", "iglob", "iterdir", "listdir", "scandir", "with_suffix", "with_name", "with_stem"}
+"""Whoever calls one of these reads files whose names stand nowhere."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _RELATIVE = re.compile(r"(\.[^\W\d]\w*)+")
 _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib"))
@@ -45,8 +50,9 @@ def source_sha256(path: str) -> str | None:
     The module counts, the packages around it, and all local modules that it imports, directly or not. Where a source
     imports by name (``importlib.import_module``), the modules that its texts name count, and all that lie beside it.
     Files count whose names stand in these sources as a text (``Path(__file__).parent / "widths.json"``), if they lie
-    beside the source or where the process was started, and have at most 64 MB. Of installed packages the module alone
-    counts: to follow PyTorch's imports would take seconds, and nobody edits them.
+    beside the source, above it or where the process was started, and have at most 64 MB; where a source puts names of
+    files together, all files beside it do. Of installed packages the module alone counts: to follow PyTorch's imports
+    would take seconds, and nobody edits them.
 
     Returns:
         None if there is no such module, or none that is read from a file.
@@ -67,7 +73,8 @@ def source_sha256(path: str) -> str | None:
             waiting += _imports(tree, package)
             if _imports_by_name(tree):
                 waiting += [*_as_modules(texts, package), *_modules(file.parent, package)]
-            files |= {f"{name}: {label}": file_sha256(place) for label, place in _named_files(texts, file.parent)}
+            read = [*_named_files(texts, file.parent), *(_beside(texts, file.parent) if _makes_names(tree) else ())]
+            files |= {f"{name}: {label}": file_sha256(place) for label, place in read if _counts(place)}
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest() if files else None
 
 
@@ -110,10 +117,31 @@ def _imports(tree: ast.AST, package: str) -> list[str]:
 
 def _imports_by_name(tree: ast.AST) -> bool:
     """Does a source call something that imports what a text names?"""
+    return _names_one_of(tree, _IMPORTERS)
+
+
+def _makes_names(tree: ast.AST) -> bool:
+    """Does a source put names of files together, or list them?"""
+    if _names_one_of(tree, _NAMERS):
+        return True
+    parts: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts.append(node.right)
+        elif isinstance(node, ast.Call) and _names_one_of(node.func, {"open", "Path", "join", "joinpath", "load"}):
+            parts += node.args
     return any(
-        (isinstance(node, ast.Name) and node.id in _IMPORTERS)
-        or (isinstance(node, ast.Attribute) and node.attr in _IMPORTERS)
-        or (isinstance(node, ast.alias) and node.name in _IMPORTERS)
+        isinstance(part, ast.JoinedStr) or (isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add | ast.Mod))
+        for part in parts
+    )
+
+
+def _names_one_of(tree: ast.AST, names: set[str]) -> bool:
+    """Does something in a source have one of the names?"""
+    return any(
+        (isinstance(node, ast.Name) and node.id in names)
+        or (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.alias) and node.name in names)
         for node in ast.walk(tree)
     )
 
@@ -142,17 +170,41 @@ def _with_parents(modules: Iterable[str]) -> list[str]:
 
 
 def _named_files(texts: set[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files that texts name, beside the source or where the process was started, or in a folder they name there.
+    """The files that texts name, beside the source, above it, where the process was started, or in a folder of those.
 
     With a name that does not say where the checkout lies: one in another place is the same code.
     """
-    names = sorted(text for text in texts if text.strip("./ "))
-    for kind, base in (("here", Path.cwd()), ("beside", folder)):
-        inner = [name for name in names if _is(Path.is_dir, base / name)]
-        for name in [*names, *(os.path.join(one, other) for one in inner for other in names)]:
-            place = base / name
-            if _is(Path.is_file, place) and _is_kept(place) and place.stat().st_size <= _LARGEST_FILE:
-                yield f"{kind}/{name}", place
+    for kind, base in (("here", Path.cwd()), ("beside", folder), ("above", folder.parent)):
+        for label, inner in _folders(texts, base):
+            for name in _names(texts):
+                if _is(Path.is_file, inner / name):
+                    yield f"{kind}/{label}{name}", inner / name
+
+
+def _beside(texts: set[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    """All files beside a source, and in the folders there that texts name; other sources are found by their imports."""
+    for label, inner in _folders(texts, folder):
+        for place in sorted(inner.iterdir()) if os.access(inner, os.R_OK) else ():
+            if place.suffix not in (".py", ".pyc") and _is(Path.is_file, place):
+                yield f"beside/{label}{place.name}", place
+
+
+def _folders(texts: set[str], base: Path) -> list[tuple[str, Path]]:
+    """``base`` and the folders below it that can be reached by names in ``texts``, each with the way there."""
+    found = [("", base)]
+    for label, folder in found:  # those that are found on the way are gone through too
+        inner = [(f"{label}{name}/", folder / name) for name in _names(texts) if label.count("/") < _DEEPEST]
+        found += [(way, place) for way, place in inner if _is(Path.is_dir, place) and _is_kept(place)]
+    return found
+
+
+def _names(texts: set[str]) -> list[str]:
+    return sorted(text for text in texts if text.strip("./ "))
+
+
+def _counts(place: Path) -> bool:
+    """Whether a file is somebody's, and not too large to be part of a source."""
+    return _is_kept(place) and place.stat().st_size <= _LARGEST_FILE
 
 
 def _is_kept(place: Path) -> bool:

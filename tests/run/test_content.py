@@ -167,6 +167,7 @@ def test_what_a_net_imports_anywhere_counts(line: str, package: Path) -> None:
         "importlib.import_module('.layers', __package__)",
         "importlib.import_module(f'mine.{kind}s')",
         "getattr(__import__('mine.layers'), 'layers')",
+        "pydoc.locate('mine.layers.activation')",
     ],
 )
 def test_what_a_net_imports_by_name_counts(line: str, package: Path) -> None:
@@ -193,6 +194,14 @@ def test_the_packages_around_a_net_count(place: str, package: Path) -> None:
         ("(Path(__file__).parent / 'nets' / 'widths.json').read_text()", "mine/nets/widths.json"),
         ("open('widths.txt').read()", "widths.txt"),
         ("torch.load('weights/start.pt')", "weights/start.pt"),
+        ("Path(__file__).with_suffix('.json').read_text()", "mine/nets.json"),
+        ("(Path(__file__).parent / f'w_{8}.json').read_text()", "mine/w_8.json"),
+        ("(Path(__file__).parent / ('q' + '.json')).read_text()", "mine/q.json"),
+        ("open(Path(__file__).parent / 'w_%d.json' % 8).read()", "mine/w_8.json"),
+        ("next(Path(__file__).parent.glob('*.gj')).read_text()", "mine/any.gj"),
+        ("[file.read_text() for file in (Path(__file__).parent / 'all').iterdir()]", "mine/all/one.txt"),
+        ("(Path(__file__).parent / 'a' / 'b' / 'c.json').read_text()", "mine/a/b/c.json"),
+        ("(Path(__file__).parents[1] / 'x.json').read_text()", "x.json"),
     ],
 )
 def test_files_that_a_net_reads_count(
@@ -200,7 +209,7 @@ def test_files_that_a_net_reads_count(
 ) -> None:
     monkeypatch.chdir(package.parent)
     file = package.parent / place
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("[8, 8]")
     (package / "nets.py").write_text(f"from pathlib import Path\ndef net():\n    return {line}\n")
     first = source_sha256("mine.nets.net")
