@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from prunebench.data.own_folders import OwnFolders
+from prunebench.data.picture_folders import ENDINGS
 from prunebench.errors import UserError
 from tests.kit import run
 
@@ -94,6 +96,7 @@ def test_folders_for_training_and_testing_win(tmp_path: Path) -> None:
     data = made(tmp_path / "mine", tmp_path, validation=3)
     assert (data.num_train, data.num_val, data.num_test) == (12, 3, 6)
     assert {number for _, _, number in seen(data.test())} == {5, 6}
+    assert made(tmp_path / "mine", tmp_path, test_share=0.0).num_test == 6
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,10 @@ def test_folders_for_training_and_testing_win(tmp_path: Path) -> None:
         ({"num_classes": 4}, "has 3 class folders, and dataset.num_classes=4; set it to 3"),
         ({"folder": "nowhere"}, "dataset.folder=nowhere is no folder, neither here .* nor below paths.data"),
         ({"test_share": 0.99}, "at least 2 of each are needed"),
+        (
+            {"test_share": 0.0},
+            r"dataset.test_share must be a number in \(0, 1\), got 0: .*mine has no folders train and",
+        ),
     ],
 )
 def test_mistakes(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
@@ -123,6 +130,115 @@ def test_classes_of_one_part_only(tmp_path: Path) -> None:
         (tmp_path / "train" / name).rmdir()
     with pytest.raises(UserError, match="1 class folder; pictures must lie in one folder for each class"):
         made(tmp_path, tmp_path)
+
+
+# -- which files and folders count
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_picture_of_every_common_ending_counts(tmp_path: Path, ending: str) -> None:
+    paint(tmp_path / "mine", range(4))
+    for name in ("001.png", "003.png"):
+        file = tmp_path / "mine" / "bee" / name
+        with Image.open(file) as image:
+            grey = image.convert("1") if ending == ".pbm" else image.copy()
+        file.unlink()
+        grey.save(file.with_suffix(ending))
+    data = made(tmp_path / "mine", tmp_path)
+    assert data.num_train + data.num_test == 12
+    assert len(seen(data.train_eval()) + seen(data.test())) == 12
+
+
+def test_the_formats_that_pillow_was_built_for_are_read() -> None:
+    assert {".jpg", ".png", ".gif", ".tif", ".bmp", ".ppm"} < set(ENDINGS)
+    for form in ("webp", "avif"):
+        assert (f".{form}" in ENDINGS) == bool(features.check(form))
+
+
+def test_what_is_not_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paint(tmp_path / "mine", range(4))
+    for name in ("a.heic", "b.HEIC", ".DS_Store", "Thumbs.db", "desktop.ini", "._000.png", ".x.heic", "LICENCE"):
+        (tmp_path / "mine" / "bee" / name).write_bytes(b"no picture")
+    (tmp_path / "mine" / "cow" / "c.heic").write_bytes(b"no picture")
+    (tmp_path / "mine" / "cow" / "more").mkdir()
+    data = made(tmp_path / "mine", tmp_path)
+    assert data.num_train + data.num_test == 12
+    (said,) = caplog.messages
+    assert f"of {tmp_path / 'mine'}: 3 .heic, 1 folder(s), 1 without an ending; pictures end in" in said
+
+
+def test_nothing_is_said_where_all_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paint(tmp_path / "mine", range(4))
+    (tmp_path / "mine" / "bee" / ".DS_Store").touch()
+    made(tmp_path / "mine", tmp_path)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__pycache__", "__MACOSX", "lost+found", "@eaDir"])
+@pytest.mark.parametrize("place", [".", "train", "test"])
+def test_a_folder_of_the_system_is_no_class(tmp_path: Path, name: str, place: str) -> None:
+    for part, numbers in {"train": range(4), "test": range(4, 6)}.items() if place != "." else [(".", range(4))]:
+        paint(tmp_path / "mine" / part, numbers)
+    (tmp_path / "mine" / place / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine" / place / name / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine" / place / "._a.png")
+    assert made(tmp_path / "mine", tmp_path).class_names == list(CLASSES)
+
+
+def link(path: Path, target: str) -> None:
+    path.symlink_to(target)
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a folder": (lambda mine: (mine / "bee" / "d.png").mkdir(), "bee/d.png is a folder, but named like a picture"),
+    "a pipe": (lambda mine: os.mkfifo(mine / "bee" / "p.png"), "bee/p.png is no file, but named like a picture"),
+    "a dangling link": (lambda mine: link(mine / "bee" / "x.png", "nowhere"), "bee/x.png cannot be read (No such file"),
+    "a circle": (lambda mine: link(mine / "bee" / "x.png", "x.png"), "bee/x.png cannot be read (Too many levels"),
+    "a class that dangles": (lambda mine: link(mine / "dog", "nowhere"), "mine/dog cannot be read (No such file"),
+    "a class in a circle": (lambda mine: link(mine / "dog", "dog"), "mine/dog cannot be read (Too many levels"),
+    "a file that is no text": (
+        lambda mine: (mine / "bee" / "000.png").rename(mine / "bee" / os.fsdecode(b"\xff.png")),
+        "bee/\\udcff.png is no UTF-8; rename it",
+    ),
+    "a class that is no text": (
+        lambda mine: (mine / "bee").rename(mine / os.fsdecode(b"\xff")),
+        "mine/\\udcff is no UTF-8; rename it",
+    ),
+    "a loose picture that is no text": (
+        lambda mine: (mine / "bee" / "000.png").rename(mine / os.fsdecode(b"\xff.png")),
+        "for one \\udcff.png; sort them into",
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_picture_is_one_sentence(tmp_path: Path, odd: str) -> None:
+    paint(tmp_path / "mine", range(4))
+    make, expected = ODD[odd]
+    make(tmp_path / "mine")
+    with pytest.raises(UserError) as caught:
+        made(tmp_path / "mine", tmp_path)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    str(caught.value).encode()  # as the record of a failed run is written
+
+
+def test_names_that_are_no_text_do_no_harm_where_nobody_reads_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paint(tmp_path / "mine", range(4))
+    (tmp_path / "mine" / "bee" / os.fsdecode(b"a.\xff")).touch()
+    made(tmp_path / "mine", tmp_path)
+    assert "1 .\\udcff;" in caplog.messages[0]
+    caplog.messages[0].encode()
+
+
+def test_other_letters_are_text(tmp_path: Path) -> None:
+    paint(tmp_path / "mine", range(4))
+    (tmp_path / "mine" / "bee" / "000.png").rename(tmp_path / "mine" / "bee" / "Bär ÿ.png")
+    (tmp_path / "mine" / "cow").rename(tmp_path / "mine" / "Kühe")
+    data = made(tmp_path / "mine", tmp_path)
+    assert data.class_names == ["Kühe", "apple", "bee"]
+    assert len(seen(data.train_eval()) + seen(data.test())) == 12
 
 
 @pytest.mark.skipif("PRUNEBENCH_DATA" not in os.environ, reason="PRUNEBENCH_DATA is not set")
