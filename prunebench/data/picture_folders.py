@@ -88,8 +88,7 @@ class PictureFolders(ImageData):
         return {**super().input_facts(), "preparation": cut}
 
     def _inputs_sha256(self, part: str) -> str:
-        listing = self._parts.get(part)
-        return "" if listing is None else listing.sha256()
+        return self._parts[part].sha256()
 
     def _batches(self, part: str, chunks: Sequence[Tensor], draw: tuple[int, int] | None) -> Batches:
         cut: RandomCut | CentreCut = CentreCut(size=self.size, resize=self.resize)

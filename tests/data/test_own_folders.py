@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 from PIL import Image, features
 
+from prunebench.data import checksums
 from prunebench.data.own_folders import OwnFolders
-from prunebench.data.picture_folders import ENDINGS
+from prunebench.data.picture_folders import ENDINGS, list_pictures
 from prunebench.errors import UserError
 from tests.kit import run
 
@@ -239,6 +241,121 @@ def test_other_letters_are_text(tmp_path: Path) -> None:
     data = made(tmp_path / "mine", tmp_path)
     assert data.class_names == ["Kühe", "apple", "bee"]
     assert len(seen(data.train_eval()) + seen(data.test())) == 12
+
+
+# -- all contents count
+
+
+def many(folder: Path, number: int) -> list[Path]:
+    """Class folders of files of one length each that are pictures by name alone."""
+    files = [folder / CLASSES[position % 3] / f"{position:04}.png" for position in range(number)]
+    for position, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"%08d" % position)
+    return files
+
+
+def sums(folder: Path) -> dict[str, str]:
+    found = made(folder, folder.parent).fingerprint()
+    return {part: found[f"{part}_inputs_sha256"] for part in ("train", "test")}
+
+
+@pytest.mark.parametrize("number", [60, 1200])
+def test_the_content_of_each_file_counts(tmp_path: Path, number: int) -> None:
+    files = many(tmp_path / "mine", number)
+    first = sums(tmp_path / "mine")
+    assert sums(tmp_path / "mine") == first
+    found = {tuple(first.values())}
+    for file in files[:: number // 10]:
+        file.write_bytes(b"anything")  # as long as before
+        changed = sums(tmp_path / "mine")
+        assert sum(changed[part] != first[part] for part in first) >= 1
+        found.add(tuple(changed.values()))
+    assert len(found) == 11
+
+
+def test_small_folders_keep_their_identity(tmp_path: Path) -> None:
+    many(tmp_path / "mine", 511)
+    whole = hashlib.sha256()
+    names = [(CLASSES[position % 3], position) for position in range(511)]
+    for name, position in sorted(names):
+        whole.update(f"{name}/{position:04}.png 8;{position:08}".encode())
+    listing = list_pictures(tmp_path / "mine", CLASSES, CLASSES)
+    assert listing.sha256() == whole.hexdigest()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of kept checksums, which are kept of folders of any size and age here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(checksums, "MAX_READ", 0)
+    monkeypatch.setattr(checksums, "SETTLED_NS", 0)
+    return tmp_path / "cache" / "prunebench"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose content is read, as they are read."""
+    found: list[str] = []
+    content = checksums._content
+
+    def noted(path: Path) -> bytes:
+        found.append(path.name)
+        return content(path)
+
+    monkeypatch.setattr(checksums, "_content", noted)
+    return found
+
+
+def test_of_large_folders_only_what_is_new_or_changed_is_read_again(
+    tmp_path: Path, kept: Path, read: list[str]
+) -> None:
+    files = many(tmp_path / "mine", 1800)
+    first = list_pictures(tmp_path / "mine", CLASSES[:2], CLASSES).sha256()
+    other = list_pictures(tmp_path / "mine", CLASSES[1:], CLASSES).sha256()  # does not drop what the first has kept
+    assert len(read) == 1800 and len(list(kept.iterdir())) == 1
+    read.clear()
+    assert list_pictures(tmp_path / "mine", CLASSES[:2], CLASSES).sha256() == first
+    assert list_pictures(tmp_path / "mine", CLASSES[1:], CLASSES).sha256() == other
+    assert not read
+    before = files[0].stat()
+    files[0].write_bytes(b"anything")
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p and archives do
+    files[3].with_name("more.png").write_bytes(b"one more")
+    changed = list_pictures(tmp_path / "mine", CLASSES[:2], CLASSES).sha256()
+    assert sorted(read) == ["0000.png", "more.png"] and changed != first
+    (file,) = kept.iterdir()
+    file.write_bytes(b"damaged" + file.read_bytes())
+    assert list_pictures(tmp_path / "mine", CLASSES[:2], CLASSES).sha256() == changed
+
+
+def test_what_was_changed_just_now_is_read_again(
+    tmp_path: Path, kept: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "SETTLED_NS", 10**12)
+    many(tmp_path / "mine", 600)
+    listing = list_pictures(tmp_path / "mine", CLASSES, CLASSES)
+    assert listing.sha256() == listing.sha256()
+    assert len(read) == 1200 and not kept.exists()
+
+
+def test_without_a_place_to_keep_them_all_checksums_are_made_again(
+    tmp_path: Path, kept: Path, read: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    many(tmp_path / "mine", 600)
+    listing = list_pictures(tmp_path / "mine", CLASSES, CLASSES)
+    kept.parent.write_bytes(b"a file where a folder should be")
+    assert listing.sha256() == listing.sha256()
+    assert len(read) == 1200 and "all pictures are read again next time" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("number", [3, 600])
+def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path, number: int) -> None:
+    files = many(tmp_path / "mine", number)
+    listing = list_pictures(tmp_path / "mine", CLASSES, CLASSES)
+    files[-1].unlink()
+    with pytest.raises(UserError, match=rf"{files[-1].name} cannot be read \(No such file or directory\)"):
+        listing.sha256()
 
 
 @pytest.mark.skipif("PRUNEBENCH_DATA" not in os.environ, reason="PRUNEBENCH_DATA is not set")
