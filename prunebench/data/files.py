@@ -41,6 +41,16 @@ def not_found(name: str, root: Path, wanted: str) -> MissingData:
     )
 
 
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The error for somebody's own file or folder that cannot be read."""
+    return UserError(f"{shown(path)} cannot be read ({error.strerror or error}); repair it or take it away")
+
+
+def shown(path: str | Path) -> str:
+    """A path as it can be printed and written: the byte ff, which is no UTF-8, as ``\\udcff``."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def remedy(name: str, broken: Path) -> str:
     """What to do about a broken file or folder of data set ``name``, as the end of a sentence."""
     return f"remove {broken} and run `python scripts/data.py get {name}`"

@@ -29,7 +29,8 @@ class OwnFolders(PictureFolders):
 
     Args:
         folder: a path below the data folder, or from where Python was started.
-        test_share: share of the pictures of each class that is tested on, where no folder says which.
+        test_share: share of the pictures of each class that is tested on, where no folder says which (0 only where
+            one does).
         **common: the arguments of :class:`~prunebench.data.picture_folders.PictureFolders`.
 
     Raises:
@@ -65,6 +66,11 @@ class OwnFolders(PictureFolders):
             places = {"train": "train", "test": test}
             self._parts = {part: list_pictures(base / place, folders, folders) for part, place in places.items()}
         else:
+            if not self.test_share:
+                raise UserError(
+                    f"dataset.test_share must be a number in (0, 1), got {self.test_share:g}: {base} has no folders "
+                    f"train and {' or '.join(TEST_FOLDERS)}, so a share of its pictures is tested on"
+                )
             folders = self._classes(base)
             whole = list_pictures(base, folders, folders)
             self._parts = dict(zip(("train", "test"), self._split(whole), strict=True))

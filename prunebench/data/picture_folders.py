@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +13,28 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.data.base import Batches
+from prunebench.data.files import shown, unreadable
 from prunebench.data.loaders import ImageData
 from prunebench.data.pictures import CentreCut, Listing, PictureBatches, Pictures, RandomCut
 from prunebench.errors import UserError
 
-ENDINGS = (".jpeg", ".jpg", ".png")
+log = logging.getLogger("prunebench")
+
+_COMMON = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+Image.init()  # else Pillow does not know its own formats yet
+ENDINGS = tuple(ending for ending in _COMMON if ending in Image.registered_extensions())
+"""Of pictures that are read: the common ones that Pillow was built for."""
+SYSTEM = ("$recycle.bin", "@eadir", "__macosx", "__pycache__", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db")
+"""What systems and programs keep beside somebody's files, in small letters; names that begin with a dot are others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +88,7 @@ class PictureFolders(ImageData):
         return {**super().input_facts(), "preparation": cut}
 
     def _inputs_sha256(self, part: str) -> str:
-        listing = self._parts.get(part)
-        return "" if listing is None else listing.sha256()
+        return self._parts[part].sha256()
 
     def _batches(self, part: str, chunks: Sequence[Tensor], draw: tuple[int, int] | None) -> Batches:
         cut: RandomCut | CentreCut = CentreCut(size=self.size, resize=self.resize)
@@ -93,20 +107,23 @@ class PictureFolders(ImageData):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The sorted names of the folders in ``folder``. Raises UserError if pictures lie beside them."""
-    with os.scandir(folder) as entries:
-        found = [(entry.name, entry.is_dir()) for entry in entries]
-    loose = [name for name, is_dir in found if not is_dir and name.lower().endswith(ENDINGS)]
+    """The sorted names of the folders in ``folder``, without hidden ones and those of the system.
+
+    Raises:
+        UserError: pictures lie beside them, a name is no text, or a link leads nowhere.
+    """
+    found = [(entry.name, _is_folder(entry)) for entry in _entries(folder)]
+    loose = [name for name, is_folder in found if not is_folder and name.lower().endswith(ENDINGS)]
     if loose:
         raise UserError(
-            f"{folder} has {len(loose):,} pictures outside of class folders, for one {loose[0]}; sort them into "
+            f"{folder} has {len(loose):,} pictures outside of class folders, for one {shown(loose[0])}; sort them into "
             f"{folder}/<class>/"
         )
-    return sorted(name for name, is_dir in found if is_dir)
+    return [_text(folder, name) for name, is_folder in found if is_folder]
 
 
 def list_pictures(folder: Path, folders: Sequence[str], order: Sequence[str]) -> Listing:
-    """All pictures below ``folder``, by sorted class folder and sorted file name.
+    """All pictures below ``folder``, by sorted class folder and sorted file name. Warns of what is not read.
 
     Args:
         folder: contains the class folders.
@@ -114,19 +131,70 @@ def list_pictures(folder: Path, folders: Sequence[str], order: Sequence[str]) ->
         order: all classes in label order.
 
     Raises:
-        UserError: a class folder is empty.
+        UserError: a class folder is empty, or what is named like a picture is no file.
     """
     position = {name: label for label, name in enumerate(order)}
     names: list[bytes] = []
     labels: list[int] = []
+    unread: Counter[str] = Counter()
     for name in folders:
-        with os.scandir(folder / name) as entries:
-            files = sorted(entry.name for entry in entries if entry.name.lower().endswith(ENDINGS))
+        entries = _entries(folder / name)
+        files = [_picture(entry) for entry in entries if entry.name.lower().endswith(ENDINGS)]
         if not files:
             raise UserError(f"{folder / name} has no pictures ({', '.join(ENDINGS)})")
-        names += [f"{name}/{file}".encode() for file in files]
+        names += [os.fsencode(f"{name}/{file}") for file in files]
         labels += [position[name]] * len(files)
+        unread.update(_ending(entry) for entry in entries if not entry.name.lower().endswith(ENDINGS))
+    if unread:
+        counts = ", ".join(f"{count:,} {shown(ending)}" for ending, count in sorted(unread.items()))
+        log.warning(
+            "warning: not read in the class folders of %s: %s; pictures end in %s", folder, counts, ", ".join(ENDINGS)
+        )
     return Listing(folder, np.array(names, dtype=np.bytes_), torch.tensor(labels, dtype=torch.long))
+
+
+# -- what lies in a folder
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """By name, without what is hidden and what the system keeps there."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in SYSTEM]
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one. Raises UserError where a link leads nowhere: it may have been a class."""
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
+    except OSError as error:
+        raise unreadable(Path(entry.path), error) from None
+
+
+def _picture(entry: os.DirEntry[str]) -> str:
+    """The name of a picture. Raises UserError if it is no file or its name is no text."""
+    is_folder = _is_folder(entry)
+    if is_folder or not entry.is_file():  # a pipe would be waited for
+        kind = "a folder" if is_folder else "no file"
+        raise UserError(f"{shown(entry.path)} is {kind}, but named like a picture; rename it or take it away")
+    return _text(Path(entry.path).parent, entry.name)
+
+
+def _text(folder: Path, name: str) -> str:
+    """``name``, which is written into results and so must be text. Raises UserError if it is none."""
+    if shown(name) != name:
+        raise UserError(f"the name of {shown(folder / name)} is no UTF-8; rename it")
+    return name
+
+
+def _ending(entry: os.DirEntry[str]) -> str:
+    """What an entry that is not read counts as."""
+    if entry.is_dir(follow_symlinks=False):
+        return "folder(s)"
+    return os.path.splitext(entry.name)[1].lower() or "without an ending"
 
 
 def _processors() -> int:

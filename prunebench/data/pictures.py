@@ -20,12 +20,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prunebench.data.batches import normalise, scale_and_shift
+from prunebench.data.checksums import checksums
+from prunebench.data.files import shown, unreadable
 from prunebench.errors import UserError
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop (Szegedy et al. 2015, section 6)
 CROP_TRIES = 10
 NUM_READ = 256
-"""About so many pictures are read to tell one folder from another."""
+"""About so many pictures are read to tell one copy of an official set from another."""
+BROKEN = (OSError, SyntaxError, ValueError, struct.error, MemoryError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's readers of damaged pictures raise."""
+MAX_RESIZED = 1 << 27
+"""Pixels of a picture before its central part is cut out; a square one has 65,536 at ImageNet's size."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,35 @@ class Listing:
     labels: Tensor
 
     def sha256(self) -> str:
+        """Checksum of the names and contents of all files.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        if len(self.names) < 2 * NUM_READ:
+            return self.sample_sha256()  # which reads them all, and small folders keep the identity they have had
+        whole = hashlib.sha256()
+        names = self.names.tolist()
+        for name, content in zip(names, checksums(self.folder, [os.fsdecode(name) for name in names]), strict=True):
+            whole.update(name + b" " + content + b";")
+        return whole.hexdigest()
+
+    def sample_sha256(self) -> str:
         """Checksum of the names and sizes of all files, and of the content of some, evenly spread.
 
-        To read them all would take as long as an epoch.
+        Raises:
+            UserError: a file cannot be read.
         """
         whole = hashlib.sha256()
         step = max(1, len(self.names) // NUM_READ)
         for number, name in enumerate(self.names.tolist()):
             file = self.folder / os.fsdecode(name)
-            whole.update(name + b" %d;" % file.stat().st_size)
-            if number % step == 0:
-                whole.update(file.read_bytes())
+            try:
+                whole.update(name + b" %d;" % file.stat().st_size)
+                if number % step == 0:
+                    whole.update(file.read_bytes())
+            except OSError as error:
+                raise unreadable(file, error) from None
         return whole.hexdigest()
 
 
@@ -94,6 +118,11 @@ class CentreCut:
         shorter = min(image.size)
         # the longer side is cut off, not rounded, as in torchvision's Resize
         width, height = (self.resize * side // shorter for side in image.size)
+        if width * height > MAX_RESIZED:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels would be resized to {width} x {height}, more than "
+                f"{MAX_RESIZED:,}; cut it, or set a smaller dataset.resize"
+            )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
@@ -127,10 +156,18 @@ def as_colour(image: Image.Image) -> Image.Image:
     """The picture in 8-bit colour, whatever it is stored as: grey, CMYK, a palette, 16 bits.
 
     Transparency is left out: the colours are those that are stored. 16 bits are scaled, where ``convert`` clips.
+
+    Raises:
+        ValueError: its values are no brightness of at most 16 bits, such as a TIFF of measured numbers has.
     """
     if image.mode.startswith("I"):
-        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / 65535)).clip(0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values {values.min()} to {values.max()} are none of 16 bits")
+        bright = np.rint(np.arange(65536) * (255 / 65535)).astype(np.uint8)  # a table: floats of all pixels are large
+        return Image.fromarray(bright[values]).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its values are fractions, whose range is not known")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # RGB at once would warn
     return image.convert("RGB")
@@ -147,13 +184,14 @@ class Pictures(Dataset[tuple[Tensor, int] | str]):
         return len(self.listing.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
-        path = self.listing.folder / self.listing.names[index].decode()
+        path = self.listing.folder / os.fsdecode(self.listing.names[index])
         try:
             with Image.open(path) as image:
                 cut = self.cut(as_colour(image), index)
-        except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        except BROKEN as error:
             # an exception from a worker would arrive as a page of traceback
-            return f"{path} cannot be read as a picture ({error}); replace it by the official file"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return f"{shown(path)} cannot be read as a picture ({reason}); replace it or take it away"
         return torch.from_numpy(np.array(cut)), int(self.listing.labels[index])
 
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from prunebench.data import pictures
+from prunebench.data.picture_folders import ENDINGS
 from prunebench.data.pictures import CentreCut, Listing, Pictures, as_colour
 
+BREAKABLE = sorted({"avif", "gif", "jpeg", "png", "tiff", "webp"} & {ending[1:] for ending in ENDINGS})
 HEIGHT, WIDTH = 24, 40
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6  # the colour types of PNG
 
@@ -88,10 +91,10 @@ def test_other_kinds_keep_their_colours() -> None:
     assert np.array_equal(colours(saved(image.convert("LA"), "PNG")), colours(saved(image.convert("L"), "PNG")))
 
 
-def read(folder: Path, content: bytes) -> tuple[torch.Tensor, int] | str:
+def read(folder: Path, content: bytes, resize: int = 20) -> tuple[torch.Tensor, int] | str:
     (folder / "a.png").write_bytes(content)
     listing = Listing(folder, np.array([b"a.png"]), torch.tensor([3]))
-    return Pictures(listing, CentreCut(size=16, resize=20))[0]
+    return Pictures(listing, CentreCut(size=16, resize=resize))[0]
 
 
 def test_a_run_sees_sixteen_bits_as_eight(tmp_path: Path) -> None:
@@ -103,14 +106,48 @@ def test_a_run_sees_sixteen_bits_as_eight(tmp_path: Path) -> None:
     assert one[0].float().std() > 30  # no white square
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "deep"])
+@pytest.mark.parametrize(("width", "height"), [(1, 5_000_000), (5_000_000, 1), (30_000, 2)])
+def test_a_picture_like_a_thread_is_one_sentence(tmp_path: Path, width: int, height: int) -> None:
+    found = read(tmp_path, saved(Image.new("L", (width, height)), "PNG"), resize=256)
+    assert isinstance(found, str)
+    assert f"a.png cannot be read as a picture ({width} x {height} pixels would be resized to" in found
+    assert "more than 134,217,728; cut it, or set a smaller dataset.resize" in found
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "as_colour", full)
+    found = read(tmp_path, saved(Image.new("L", (8, 8)), "PNG"))
+    assert isinstance(found, str) and "a.png cannot be read as a picture (MemoryError)" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0.0, 0.5, 1.0]], np.float32), "its values are fractions"),
+        (np.array([[0, 1, 1 << 20]], np.int32), "its values 0 to 1048576 are none of 16 bits"),
+        (np.array([[-1, 0, 1]], np.int32), "its values -1 to 1 are none of 16 bits"),
+    ],
+)
+def test_measured_numbers_are_no_picture(
+    tmp_path: Path, values: npt.NDArray[np.int32 | np.float32], message: str
+) -> None:
+    found = read(tmp_path, saved(Image.fromarray(values), "TIFF"))
+    assert isinstance(found, str) and message in found
+
+
+def test_a_tiff_of_sixteen_bits_is_scaled() -> None:
+    values = ramp(1)[..., 0]
+    assert np.array_equal(colours(saved(Image.fromarray(values), "TIFF"))[..., 0], np.rint(values / 257))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of tags, before it is read or not
+@pytest.mark.parametrize("kind", ["deep", *BREAKABLE])
 def test_a_broken_picture_is_one_sentence(tmp_path: Path, kind: str) -> None:
     noise = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
-    whole = {
-        "png": saved(Image.fromarray(noise), "PNG"),
-        "jpeg": saved(Image.fromarray(noise), "JPEG"),
-        "deep": png(ramp(1), GREY),
-    }[kind]
+    whole = png(ramp(1), GREY) if kind == "deep" else saved(Image.fromarray(noise), kind.upper())
     draw, broken = random.Random(0), 0
     for number in range(200):
         changed = bytearray(whole)
