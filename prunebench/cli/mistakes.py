@@ -27,7 +27,8 @@ def refuse_flags(arguments: Sequence[str]) -> None:
     """Refuse what Hydra's own reader of flags would answer with its usage, and numbers that Python does not read.
 
     Raises:
-        UserError: an unknown flag, a flag without its companion, a number of thousands of digits.
+        UserError: an unknown flag, a flag without its companion, a number of thousands of digits, bytes that are no
+            text: no result could name them.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -55,6 +56,8 @@ def refuse_flags(arguments: Sequence[str]) -> None:
 def _refuse_value(word: str) -> None:
     """Refuse ``key=value`` where Hydra's answer would be a traceback."""
     key, _, value = word.partition("=")
+    if any("\ud800" <= letter <= "\udfff" for letter in word):  # how Python reads bytes that are no text
+        raise UserError(f"{word} is not written in UTF-8; rename what it names")
     if not key:
         raise UserError(f"{word or 'an empty word'} is no key=value")
     limit = sys.get_int_max_str_digits()

@@ -43,10 +43,10 @@ def not_found(name: str, root: Path, wanted: str) -> MissingData:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """The error for somebody's own file or folder that cannot be read."""
-    return UserError(f"{shown(path)} cannot be read ({error.strerror or error}); repair it or take it away")
+    return UserError(f"{utf8(path)} cannot be read ({error.strerror or error}); repair it or take it away")
 
 
-def shown(path: str | Path) -> str:
+def utf8(path: str | Path) -> str:
     """A path as it can be printed and written: the byte ff, which is no UTF-8, as ``\\udcff``."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from prunebench.config.arguments import validated
 from prunebench.config.ranges import Among, NonNegativeInt, PositiveFraction, PositiveInt
 from prunebench.data.base import Batches
-from prunebench.data.files import shown, unreadable
+from prunebench.data.files import unreadable, utf8
 from prunebench.data.loaders import ImageData
 from prunebench.data.pictures import CentreCut, Listing, PictureBatches, Pictures, RandomCut
 from prunebench.errors import UserError
@@ -116,7 +116,7 @@ def class_folders(folder: Path) -> list[str]:
     loose = [name for name, is_folder in found if not is_folder and name.lower().endswith(ENDINGS)]
     if loose:
         raise UserError(
-            f"{folder} has {len(loose):,} pictures outside of class folders, for one {shown(loose[0])}; sort them into "
+            f"{folder} has {len(loose):,} pictures outside of class folders, for one {utf8(loose[0])}; sort them into "
             f"{folder}/<class>/"
         )
     return [_text(folder, name) for name, is_folder in found if is_folder]
@@ -146,7 +146,7 @@ def list_pictures(folder: Path, folders: Sequence[str], order: Sequence[str]) ->
         labels += [position[name]] * len(files)
         unread.update(_ending(entry) for entry in entries if not entry.name.lower().endswith(ENDINGS))
     if unread:
-        counts = ", ".join(f"{count:,} {shown(ending)}" for ending, count in sorted(unread.items()))
+        counts = ", ".join(f"{count:,} {utf8(ending)}" for ending, count in sorted(unread.items()))
         log.warning(
             "warning: not read in the class folders of %s: %s; pictures end in %s", folder, counts, ", ".join(ENDINGS)
         )
@@ -179,14 +179,14 @@ def _picture(entry: os.DirEntry[str]) -> str:
     is_folder = _is_folder(entry)
     if is_folder or not entry.is_file():  # a pipe would be waited for
         kind = "a folder" if is_folder else "no file"
-        raise UserError(f"{shown(entry.path)} is {kind}, but named like a picture; rename it or take it away")
+        raise UserError(f"{utf8(entry.path)} is {kind}, but named like a picture; rename it or take it away")
     return _text(Path(entry.path).parent, entry.name)
 
 
 def _text(folder: Path, name: str) -> str:
     """``name``, which is written into results and so must be text. Raises UserError if it is none."""
-    if shown(name) != name:
-        raise UserError(f"the name of {shown(folder / name)} is no UTF-8; rename it")
+    if utf8(name) != name:
+        raise UserError(f"the name of {utf8(folder / name)} is no UTF-8; rename it")
     return name
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from prunebench.data.batches import normalise, scale_and_shift
 from prunebench.data.checksums import checksums
-from prunebench.data.files import shown, unreadable
+from prunebench.data.files import unreadable, utf8
 from prunebench.errors import UserError
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop (Szegedy et al. 2015, section 6)
@@ -191,7 +191,7 @@ class Pictures(Dataset[tuple[Tensor, int] | str]):
         except BROKEN as error:
             # an exception from a worker would arrive as a page of traceback
             reason = " ".join(str(error).split()) or type(error).__name__
-            return f"{shown(path)} cannot be read as a picture ({reason}); replace it or take it away"
+            return f"{utf8(path)} cannot be read as a picture ({reason}); replace it or take it away"
         return torch.from_numpy(np.array(cut)), int(self.listing.labels[index])
 
 

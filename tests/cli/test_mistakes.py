@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_it_is_one_sentence_and_nothing_is_written(line: str, command: Command, 
     assert code == 1
     (sentence,) = errors.strip().splitlines()
     assert sentence.startswith("error: ") and all(word in sentence for word in words), sentence
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_name_that_is_no_text_is_refused(command: Command, tmp_path: Path) -> None:
+    code, errors = command("dataset=folder", os.fsdecode(b"dataset.folder=p\xff"), "dataset.num_classes=3")
+    assert code == 1
+    assert errors == "error: dataset.folder=p\\udcff is not written in UTF-8; rename what it names\n"
     assert not (tmp_path / "outputs").exists()
 
 
