@@ -39,7 +39,8 @@ def beside(achieved: Mapping[str, Any]) -> list[str]:
     found = []
     if achieved.get("target") and achieved.get("reached") is not None:
         size = SIZES.get(achieved.get("target_of", ""), "")
-        found.append(f"target: {achieved['target']:.2%}{size} asked, {achieved['reached']:.2%} reached")
+        busy = f" (times varied by {achieved['noise']:.0%}: the machine was busy)" if achieved.get("noise") else ""
+        found.append(f"target: {achieved['target']:.2%}{size} asked, {achieved['reached']:.2%} reached{busy}")
     asked, kept = achieved.get("channels_asked"), achieved.get("channels_kept")
     if asked is not None and kept is not None:
         found.append(f"channels removed: {1 - asked:.2%} asked, {1 - kept:.2%} achieved")
@@ -57,7 +58,7 @@ def shortfalls(achieved: Mapping[str, Any]) -> list[str]:
     lines = {line.partition(":")[0]: line for line in beside(achieved)}
     if missed_target(achieved):
         timed = achieved.get("target_of") == "latency"
-        where = "whether the machine was busy, " if timed else ""
+        where = "whether the machine was busy, " if timed and not achieved.get("noise") else ""
         found.append(f"{lines['target']}; look at {where}{KNOBS}")
     elif _above_target(achieved):
         found.append(f"{lines['target']}; it is faster than asked: none of the widths looked at comes nearer")

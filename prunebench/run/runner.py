@@ -188,8 +188,8 @@ def _measurements(
         log.info("%s", line)
     _write_files(job, compact)
     achieved, whole = {**job.achieved, **job.method.conclude(points)}, stays_whole(job, job.method.layers)
-    if "latency" in achieved and (share := speed.share(times, achieved["latency"])) is not None:
-        achieved["reached"] = share  # the times that stand in the result decide, not those of the choice
+    if "latency" in achieved:  # the times that stand in the result decide, not those of the choice
+        achieved |= speed.reached(times, achieved["latency"])
     if "channels_kept" in achieved:
         cut = {*job.plan.keep, *job.plan.inputs}
         achieved |= {"layers_cut": len(cut), "layers_whole": len(whole)}

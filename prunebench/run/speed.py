@@ -41,15 +41,27 @@ def compare(nets: Mapping[str, nn.Module], example: Tensor, *, device: torch.dev
     return {**found, "engines": list(ENGINES)}
 
 
-def share(times: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
-    """The small net's time as a share of the dense one's in the program and batch of a target of time.
+def reached(times: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, float]:
+    """What became of a target of time, for ``budget`` of a result; nothing if it was not timed in the end.
 
     Args:
         times: of :func:`compare`, empty if nothing was timed. ``facts``: ``budget.latency`` of a result.
+
+    Returns:
+        ``reached``: the small net's time as a share of the dense one's in the program and batch of the target;
+        ``noise``: by how much the times varied, where that is too much to believe them.
     """
-    prefix = "" if facts["engine"] == TORCH else f"{facts['engine']}_"
-    ratio = times.get("speedup", {}).get(f"{prefix}batch_{facts['batch']}")
-    return None if ratio is None else 1 / float(ratio)
+    key = f"{'' if facts['engine'] == TORCH else facts['engine'] + '_'}batch_{facts['batch']}"
+    ratio = times.get("speedup", {}).get(key)
+    if ratio is None:
+        return {}
+    varied = noise(times, key)
+    return {"reached": 1 / float(ratio), **({"noise": varied} if varied > NOISE else {})}
+
+
+def noise(times: Mapping[str, Any], key: str) -> float:
+    """Interquartile range of the times under ``key`` as a share of their median, of the net where it is larger."""
+    return max(float(times[net][f"{key}_spread_ms"] / times[net][f"{key}_ms"]) for net in ("dense", "final"))
 
 
 def remarks(times: Mapping[str, Any]) -> list[str]:
@@ -63,10 +75,9 @@ def remarks(times: Mapping[str, Any]) -> list[str]:
         prefix = "" if engine == TORCH else f"{engine}_"
         for batch in latency.BATCHES:
             key, where = f"{prefix}batch_{batch}", f"in {engine}, batch {batch}"
-            noise = max(times[name][f"{key}_spread_ms"] / times[name][f"{key}_ms"] for name in ("dense", "final"))
             ratio = times["speedup"][key]
-            if noise > NOISE:
-                found.append(f"times {where} vary by {noise:.0%}: the machine was busy, measure them again")
+            if (varied := noise(times, key)) > NOISE:
+                found.append(f"times {where} vary by {varied:.0%}: the machine was busy, measure them again")
             elif ratio < SLOWER:
                 found.append(
                     f"{where} the small net takes {1 / ratio:.2f} times the dense net's time: its widths lie between "

@@ -46,3 +46,10 @@ def test_a_net_that_takes_less_time_than_asked_has_met_its_target() -> None:
         said = shortfalls(achieved)
         assert (words in said[0] and said[0].startswith(beside(achieved)[0])) if words else not said
     assert beside(achieved) == ["target: 50.00% of the time asked, 45.00% reached"]
+
+
+def test_a_time_that_was_measured_beside_something_else_says_so() -> None:
+    achieved = found(target=0.5, target_of="latency", tolerance=0.02, reached=0.7, noise=1.9)
+    line = "target: 50.00% of the time asked, 70.00% reached (times varied by 190%: the machine was busy)"
+    assert beside(achieved) == [line]
+    assert shortfalls(achieved)[0].count("busy") == 1

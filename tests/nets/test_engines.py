@@ -136,8 +136,13 @@ def test_what_must_be_known_of_times_is_said() -> None:
 
 
 def test_the_share_of_a_target_is_that_of_the_times_in_the_result() -> None:
-    times = {"speedup": {"batch_64": 1.25, "onnxruntime_batch_64": 2.0}}
-    assert speed.share(times, {"engine": "onnxruntime", "batch": 64}) == 0.5
-    assert speed.share(times, {"engine": "torch", "batch": 64}) == 0.8
-    assert speed.share(times, {"engine": "torch", "batch": 16}) is None
-    assert speed.share({}, {"engine": "torch", "batch": 64}) is None
+    one = {f"{key}_{what}": 1.0 for key in ("batch_64", "onnxruntime_batch_64") for what in ("ms", "spread_ms")}
+    times = {
+        "speedup": {"batch_64": 1.25, "onnxruntime_batch_64": 2.0},
+        "dense": one | {"batch_64_spread_ms": 0.1},
+        "final": one | {"batch_64_spread_ms": 0.2},
+    }
+    assert speed.reached(times, {"engine": "onnxruntime", "batch": 64}) == {"reached": 0.5, "noise": 1.0}
+    assert speed.reached(times, {"engine": "torch", "batch": 64}) == {"reached": 0.8}
+    assert speed.reached(times, {"engine": "torch", "batch": 16}) == {}
+    assert speed.reached({}, {"engine": "torch", "batch": 64}) == {}
