@@ -158,6 +158,8 @@ def _help(arguments: list[str]) -> int:
 
 
 def _start_logging() -> None:
+    from prunebench.run.logs import for_the_screen
+
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
@@ -165,4 +167,5 @@ def _start_logging() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         if os.environ.get("PRUNEBENCH_BRIEF"):
             handler.setLevel(logging.WARNING)
+        handler.addFilter(for_the_screen)
         log.addHandler(handler)

@@ -11,6 +11,13 @@ from prunebench.errors import UserError
 
 log = logging.getLogger("prunebench")
 FILE = "log.txt"
+FOR_THE_FILE = {"for_the_file": True}
+"""``extra`` of what only ``log.txt`` shall hold, since whoever has started the run says it too."""
+
+
+def for_the_screen(record: logging.LogRecord) -> bool:
+    """A handler's filter, see :data:`FOR_THE_FILE`."""
+    return not getattr(record, "for_the_file", False)
 
 
 class _Keep(logging.Handler):

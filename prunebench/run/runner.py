@@ -30,7 +30,7 @@ from prunebench.nets import package
 from prunebench.nets.weights import file_bytes
 from prunebench.run import assemble, card, quantized, replaced, speed, suits, threads
 from prunebench.run.job import Job
-from prunebench.run.logs import log_file
+from prunebench.run.logs import FOR_THE_FILE, log_file
 from prunebench.run.provenance import head, now
 from prunebench.run.stays_whole import stays_whole
 from prunebench.run.sweep_record import recorded
@@ -77,11 +77,11 @@ def execute(config: Mapping[str, Any], config_text: str, folder: Path) -> dict[s
             result = {**known, **_measurements(job, compact, points, config)}
         except (KeyboardInterrupt, SystemExit) as error:  # no result: the run is simply resumed
             _log_end(job, None)
-            log.error("interrupted%s", f": {error}" if str(error) else "")
+            log.error("interrupted%s", f": {error}" if str(error) else "", extra=FOR_THE_FILE)
             raise
         except Exception as error:  # must be visible in a table
             _log_end(job, None)
-            log.error("failed: %s", in_words(error))
+            log.error("failed: %s", in_words(error), extra=FOR_THE_FILE)
             known["run"] |= {"finished": now(), **clock.read()}
             detail = "".join(traceback.format_exception(error))
             with contextlib.suppress(UserError):  # a full disk; the error itself is raised all the same

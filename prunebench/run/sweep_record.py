@@ -21,7 +21,7 @@ from prunebench.core.result import FILE, is_complete, read_result, write_result
 from prunebench.disk.atomic import write_text
 from prunebench.disk.lock import FolderLock
 from prunebench.errors import UserError, in_words
-from prunebench.run.logs import held, log_file
+from prunebench.run.logs import FOR_THE_FILE, held, log_file
 from prunebench.run.provenance import head, now
 
 log = logging.getLogger("prunebench")
@@ -92,7 +92,7 @@ def write_failure(
     """Write ``result.json``, ``config.yaml`` and ``log.txt`` of a run that was refused; its folder is locked."""
     write_text(folder / "config.yaml", config_text)
     with log_file(folder, said):
-        log.error("failed: %s", in_words(error))
+        log.error("failed: %s", in_words(error), extra=FOR_THE_FILE)
     found = head(config, folder)
     found["run"] |= {"finished": now(), "seconds": 0.0}
     detail = "".join(traceback.format_exception(error))
