@@ -22,11 +22,22 @@ from prunebench.cli.countdown import with_time_left
 from prunebench.errors import Parser, UserError, here, program, refused
 from prunebench.rows import Row
 from prunebench.rows.counting import LIMIT, Count
+from prunebench.rows.fields import KINDS
 from prunebench.rows.verify import verify
 
 
 def list_rows(found: Sequence[Row], status: str | None) -> int:
     shown = [row for row in found if status in (None, row.status)]
+    if shown:
+        heads = (
+            f"{'row':<60}",
+            f"{'status':<8}",
+            f"{'kind':<8}",
+            "accuracy",
+            "MACs removed",
+            "table: setting (source)",
+        )
+        print("  ".join(heads))
     for row in shown:
         for part in row.parts:
             accuracy = part.value("accuracy")
@@ -36,12 +47,12 @@ def list_rows(found: Sequence[Row], status: str | None) -> int:
                 f"{part.name:<60}",
                 f"{row.status:<8}",
                 f"{row.kind:<8}",
-                "      –" if accuracy is None else f"{100 * accuracy:6.2f}%",
-                "           " if removed is None else f"-{100 * removed:5.1f}% MACs",
-                f"{row.table}: {row.setting}" if row.setting else row.table,
-                f"({row.mark})",
+                "       –" if accuracy is None else f"{100 * accuracy:6.2f} %",
+                "           –" if removed is None else f"{100 * removed:10.1f} %",
+                f"{row.table}: {row.setting} ({row.mark})" if row.setting else f"{row.table} ({row.mark})",
             ]
             print("  ".join(cells))
+    print("; ".join(f"{kind} = {meaning.partition(';')[0]}" for kind, meaning in KINDS.items()))
     print(f"{len(shown)} rows, {sum(part.overrides is not None for row in shown for part in row.parts)} runs")
     return 0
 
