@@ -10,8 +10,6 @@ import hashlib
 import os
 import re
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,13 +18,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunebench.disk.paths import local, user_path
 from prunebench.disk.seal import file_sha256
-from prunebench.errors import UserError, nearest
+from prunebench.errors import UserError, first_line, nearest
 from prunebench.nets.opened import own_state, written_state
+from prunebench.nets.stored import is_float, kind
+from prunebench.nets.weights_file import read
 from prunebench.nets.wrappers import some, unwrap
 
 
@@ -63,13 +62,28 @@ def load_foreign(net: nn.Module, source: str, *, sha256: str | None, cache: Path
     """
     path = _locate(source, sha256=_checked_digest(sha256), cache=cache)
     digest = file_sha256(path)
-    own, written = dict(net.state_dict()), written_state(net)
-    tensors, unwrapped = unwrap(_read(path), written, path)
-    if tensors.keys() & (own.keys() - written.keys()):  # of a net that was built here
-        net.load_state_dict(_fit(own, tensors, path), strict=True)
-    else:
-        net.load_state_dict(own_state(net, _fit(written, tensors, path)), strict=True)
+    content = read(path)
+    try:
+        state, unwrapped = _own_weights(net, content, path)
+    except UserError:
+        raise
+    except Exception as error:  # types and layouts for which torch has no such operation
+        raise UserError(
+            f"{path} holds tensors with which torch cannot compute ({first_line(error)}); "
+            "save plain floating-point ones where the file was made"
+        ) from error
+    net.load_state_dict(state, strict=True)
     return ForeignWeights(source=source, sha256=digest, unwrapped=unwrapped)
+
+
+def _own_weights(net: nn.Module, content: object, path: Path) -> tuple[dict[str, Tensor], str]:
+    """A complete state dict of ``net`` from what a file holds, and how it was found."""
+    own, written = dict(net.state_dict()), written_state(net)
+    shapes = {name: tensor.shape for name, tensor in (own | written).items()}
+    tensors, unwrapped = unwrap(content, written, shapes, path)
+    if tensors.keys() & (own.keys() - written.keys()):  # of a net that was built here
+        return _fit(own, tensors, path), unwrapped
+    return own_state(net, _fit(written, tensors, path)), unwrapped
 
 
 def _checked_digest(sha256: str | None) -> str | None:
@@ -142,49 +156,6 @@ def _download(url: str, *, sha256: str | None, cache: Path) -> Path:
     return target
 
 
-def _read(path: Path) -> object:
-    """What the file holds, without running anything in it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path, device="cpu")
-        _check_sums(path)
-        with warnings.catch_warnings():  # from torch 2.14 on: that it looks at sparse weights, as it should
-            warnings.filterwarnings("ignore", "Validating sparse tensor invariants")
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
-        return content
-    except Exception as error:  # damaged files make the readers fail with any type of error
-        raise UserError(_why_unreadable(path, str(error))) from error
-
-
-def _check_sums(path: Path) -> None:
-    """Raise ValueError if bytes have changed: torch's files are archives with checksums, which it does not compare.
-
-    The sums are all 0 where the writer was told to leave them out.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # from before torch 1.6
-    with zipfile.ZipFile(path) as archive:
-        if any(item.CRC for item in archive.infolist() if item.file_size) and (wrong := archive.testzip()):
-            raise ValueError(f"the checksum of {wrong} does not fit")
-
-
-def _why_unreadable(path: Path, reason: str) -> str:
-    blocked = re.search(r"GLOBAL (\S+) was not an allowed|whose module (\S+) is blocked", reason)
-    if blocked:
-        return (
-            f"{path} holds pickled Python objects ({blocked[1] or blocked[2]}) and is not read, since a "
-            "pickle can run any program; if you trust it, convert it where it was made: "
-            f"torch.save(torch.load('{path.name}', weights_only=False)['state_dict'], 'weights.pt'), "
-            "or .state_dict() in place of ['state_dict'] for a whole module"
-        )
-    if "TorchScript" in reason:
-        return (
-            f"{path} is a TorchScript program and no file of weights; convert it: "
-            f"torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')"
-        )
-    return f"{path} is damaged or is neither a torch nor a safetensors file; delete it and fetch it again"
-
-
 CUT = (
     "it is the net of a run, which has cut it: the whole net that the run began with lies in "
     "outputs/dense/<net>-<data>/<id>/seed_<n>, a folder that model.pretrained takes too"
@@ -199,7 +170,7 @@ def _fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
         ],
         "unknown to the net": [name for name in tensors if name not in wanted],
         "different": [
-            f"{name}: file {_kind(tensor)}, net {_kind(wanted[name])}"
+            f"{name}: file {kind(tensor)}, net {kind(wanted[name])}"
             for name, tensor in tensors.items()
             if name in wanted and not _compatible(tensor, wanted[name])
         ],
@@ -231,7 +202,7 @@ def _advice(lists: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], w
         return "the file has their shapes only; save them where they have values"
     if "lora_A" in names or "lora_B" in names:
         return "low-rank additions (LoRA) are not merged into them; merge them where they were trained"
-    if lists["unknown to the net"] and [*map(_kind, tensors.values())] == [*map(_kind, wanted.values())]:
+    if lists["unknown to the net"] and [*map(kind, tensors.values())] == [*map(kind, wanted.values())]:
         return "the shapes are the net's, in its order: only the names differ, so rename them"
     if len(lists["missing in the file"]) > len(wanted) // 2:
         return "the names are those of another architecture, or of a wrapper that is not known here"
@@ -239,11 +210,5 @@ def _advice(lists: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], w
 
 
 def _compatible(given: Tensor, wanted: Tensor) -> bool:
-    same_type = given.dtype == wanted.dtype or (given.is_floating_point() and wanted.is_floating_point())
+    same_type = given.dtype == wanted.dtype or (is_float(given) and is_float(wanted))
     return given.shape == wanted.shape and same_type and not given.is_meta
-
-
-def _kind(tensor: Tensor) -> str:
-    """``[16, 3, 3, 3]``, with the type where that is not a floating-point one, and what it lacks."""
-    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
-    return f"{list(tensor.shape)}{kind}{' without values' if tensor.is_meta else ''}"

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from prunebench.errors import UserError
+from prunebench.nets.factors import computed, targets
+from prunebench.nets.stored import dense, same
 
 # where training programs put the state dict, in the order in which they are tried
 WRAPPERS = (
@@ -31,19 +33,31 @@ MAX_DEPTH = 4  # dictionaries inside dictionaries that are opened
 NUM_SHOWN = 5  # names listed in a message
 
 State = dict[str, Tensor]
+Shapes = Mapping[str, torch.Size]
 
 
-def unwrap(content: object, names: Collection[str], path: Path) -> tuple[State, str]:
+def unwrap(content: object, names: Collection[str], shapes: Shapes, path: Path) -> tuple[State, str]:
     """The state dict inside ``content``, under the net's ``names`` as far as possible; how it was found.
 
+    Args:
+        content: what the file holds.
+        names: the net's, as other programs have them.
+        shapes: by every name that the net knows. Nothing is computed or filled with zeros in another shape.
+        path: the file, for messages.
+
     Raises:
-        UserError: there are no weights, or they are stored in a way from which they cannot be computed.
+        UserError: there are no weights, or two copies of them that differ, or they are stored in a way from which
+            they cannot be computed.
     """
-    tensors, steps = _open(content, path)
-    for step in (_without_counters, _without_prefixes, _without_segments, _computed, _one_part):
-        tensors, said = step(tensors, names, path)
-        steps += said
-    return tensors, ", ".join(steps)
+    tensors, opened = _open(content, path)
+    tensors, counters = _without_counters(tensors, names)
+    tensors, prefixes = _without_prefixes(tensors, names)
+    tensors, segments = _without_segments(tensors, names, shapes, path)
+    tensors, part = _one_part(tensors, names, shapes, "".join(prefixes), path)
+    tensors, factors = computed(tensors, shapes, path)
+    tensors, filled = _filled(tensors, shapes)
+    stripped = [f"without the prefix {prefix}" for prefix in prefixes]
+    return tensors, ", ".join([*opened, *counters, *stripped, *segments, *part, *factors, *filled])
 
 
 def some(items: Iterable[str]) -> str:
@@ -55,20 +69,33 @@ def some(items: Iterable[str]) -> str:
 
 def _open(content: object, path: Path) -> tuple[State, list[str]]:
     steps: list[str] = []
+    left = MAX_DEPTH
     while not _is_state_dict(content):
         inner = content if isinstance(content, Mapping) else {}
-        key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
-        if key is None or len(steps) == MAX_DEPTH:
+        rich = {key: _richness(inner.get(key), left - 1) for key in WRAPPERS}
+        keys = [key for key in WRAPPERS if rich[key] and left]
+        if not keys:
             what = _content(inner) if inner else type(content).__name__
             wanted = f"tensors by name, or these in one of {', '.join(WRAPPERS)}"
             raise UserError(f"{path} holds no weights: expected {wanted}, found {what}")
-        content = inner[key]
-        steps.append(f"in {key}")
+        key = max(keys, key=rich.__getitem__)  # the first of the richest
+        content, left = inner[key], left - 1
+        others = [other for other in keys if other != key]
+        steps += [f"in {key}", *([f"others left out ({some(others)})"] if others else [])]
     tensors = dict(cast("Mapping[str, Tensor]", content))
-    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
-    if sparse:
-        steps.append(f"{len(sparse)} sparse tensors filled with zeros")
-    return tensors | {name: tensors[name].to_dense() for name in sparse}, steps
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise UserError(f"{path} holds nested tensors ({some(nested)}), which are no weights; save each part alone")
+    return tensors, steps
+
+
+def _richness(content: object, depth: int) -> int:
+    """0 = no tensors in it; 1 = single numbers (an epoch, an accuracy); 2 = more than these."""
+    if not isinstance(content, Mapping):
+        return 0
+    tensors = [value for key, value in content.items() if _is_tensor(key, value)]
+    if tensors:
+        return 2 if any(tensor.is_nested or tensor.dim() for tensor in tensors) else 1
+    return max((_richness(content.get(key), depth - 1) for key in WRAPPERS), default=0) if depth > 0 else 0
 
 
 def _content(inner: Mapping[object, object]) -> str:
@@ -91,16 +118,35 @@ def _is_state_dict(content: object) -> bool:
     )
 
 
-def _without_segments(tensors: State, names: Collection[str], path: Path) -> tuple[State, list[str]]:
+def _without_segments(tensors: State, names: Collection[str], shapes: Shapes, path: Path) -> tuple[State, list[str]]:
     """Without the names of wrappers that stand between those of layers."""
-    found = {_SEGMENTS.sub("", name): tensor for name, tensor in tensors.items()}
-    if any(_SEGMENTS.search(name) for name in names) or len(found) < len(tensors):
+    if any(_SEGMENTS.search(name) for name in names):
         return tensors, []
+    given: dict[str, str] = {}  # the name in the file, by the name without segments
+    pairs = []
+    for name in tensors:
+        if (first := given.setdefault(_SEGMENTS.sub("", name), name)) != name:
+            pairs.append((first, name))
+    if unequal := [(one, other) for one, other in pairs if not _equal(tensors[one], tensors[other], shapes)]:
+        raise UserError(
+            f"{path} holds two copies of the weights that differ, under names with and without those of wrappers "
+            f"({some(map(' and '.join, unequal))}); save one of them alone"
+        )
     segments = dict.fromkeys(match[1] for name in tensors for match in _SEGMENTS.finditer(name))
+    found = {plain: tensors[name] for plain, name in given.items()}
     return found, [f"without {segment} inside names" for segment in segments]
 
 
-def _without_counters(tensors: State, names: Collection[str], path: Path) -> tuple[State, list[str]]:
+def _equal(one: Tensor | None, other: Tensor, shapes: Shapes) -> bool:
+    """Whether two copies are the same; False for what is larger than all of the net, as it may be of any size."""
+    return (
+        one is not None
+        and one.numel() <= max((shape.numel() for shape in shapes.values()), default=0)
+        and same(one, other)
+    )
+
+
+def _without_counters(tensors: State, names: Collection[str]) -> tuple[State, list[str]]:
     own = {name.rpartition(".")[2] for name in names}
     kept = {
         name: tensor
@@ -111,128 +157,68 @@ def _without_counters(tensors: State, names: Collection[str], path: Path) -> tup
     return kept, [f"without {' and '.join(gone)}"] if gone else []
 
 
-def _computed(tensors: State, names: Collection[str], path: Path) -> tuple[State, list[str]]:
-    """Weights that are stored as something from which they follow."""
-    state, steps = dict(tensors), []
-    for words, ending, rule in _RULES:
-        if any(re.search(ending, name) for name in names):
-            continue  # the net itself has such tensors
-        found = [(name, match) for name in tensors if (match := re.search(ending, name))]
-        made = [rule(state, name[: match.start()], match[1]) for name, match in found]
-        if any(made):
-            steps.append(f"{words} ({sum(made)} tensors)")
-    strange = [name for name in state if re.search(r"(^|\.)parametrizations\.", name)]
-    if strange and not any(re.search(r"(^|\.)parametrizations\.", name) for name in names):
-        raise UserError(
-            f"{path} holds parametrized weights ({some(strange)}), which cannot be computed without their program; "
-            "save them there after torch.nn.utils.parametrize.remove_parametrizations"
-        )
-    return state, steps
-
-
-def _masked(state: State, layer: str, name: str) -> bool:
-    """``torch.nn.utils.prune``: the weights before the cut times their mask."""
-    parts = [f"{layer}.{name}_orig", f"{layer}.{name}_mask"]
-    if not all(part in state for part in parts) or state[parts[0]].shape != state[parts[1]].shape:
-        return False
-    whole, mask = (state.pop(part) for part in parts)
-    state[f"{layer}.{name}"] = whole * mask.to(whole.dtype)
-    return True
-
-
-def _normed(state: State, layer: str, name: str) -> bool:
-    """Weight norm: a length for each output, and directions."""
-    return _from_pair(state, f"{layer}.{name}", f"{layer}.{name}_g", f"{layer}.{name}_v")
-
-
-def _normed_now(state: State, layer: str, name: str) -> bool:
-    """Weight norm as a parametrization."""
-    place = f"{layer}.parametrizations.{name}"
-    return _from_pair(state, f"{layer}.{name}", f"{place}.original0", f"{place}.original1")
-
-
-def _from_pair(state: State, target: str, length: str, direction: str) -> bool:
-    if length not in state or direction not in state:
-        return False
-    g, v = state.pop(length), state.pop(direction)
-    dims = [dim for dim in range(v.dim()) if g.dim() != v.dim() or g.shape[dim] == 1]
-    state[target] = v * (g / torch.linalg.vector_norm(v, dim=dims, keepdim=True))
-    return True
-
-
-def _spectral(state: State, layer: str, name: str) -> bool:
-    """Spectral norm: the weights before, and the vectors of the largest singular value."""
-    place = f"{layer}.{name}"
-    return _by_value(state, place, f"{place}_orig", f"{place}_u", f"{place}_v")
-
-
-def _spectral_now(state: State, layer: str, name: str) -> bool:
-    """Spectral norm as a parametrization."""
-    place = f"{layer}.parametrizations.{name}"
-    return _by_value(state, f"{layer}.{name}", f"{place}.original", f"{place}.0._u", f"{place}.0._v")
-
-
-def _by_value(state: State, target: str, *parts: str) -> bool:
-    if not all(part in state for part in parts):
-        return False
-    weight, u, v = (state[part] for part in parts)
-    if weight.dim() < 2 or u.shape != weight.shape[:1] or v.numel() != weight[0].numel():
-        return False  # along another dimension than the outputs
-    for part in parts:
-        del state[part]
-    state[target] = weight / torch.dot(u, weight.flatten(1) @ v.flatten())
-    return True
-
-
-_RULES = (
-    ("masks of torch.nn.utils.prune applied", r"\.(\w+)_orig$", _masked),
-    ("weight norm computed", r"\.(\w+)_g$", _normed),
-    ("weight norm computed", r"\.parametrizations\.(\w+)\.original0$", _normed_now),
-    ("spectral norm computed", r"\.(\w+)_orig$", _spectral),
-    ("spectral norm computed", r"\.parametrizations\.(\w+)\.original$", _spectral_now),
-)
-"""What is said, the end of a name with the tensor's name in it, and how its tensor follows."""
-
-
-def _without_prefixes(tensors: State, names: Collection[str], path: Path) -> tuple[State, list[str]]:
-    """Without prefixes that all names in the file share and that the net's own names do not."""
-    steps = []
+def _without_prefixes(tensors: State, names: Collection[str]) -> tuple[State, list[str]]:
+    """Without prefixes that all names in the file share and that the net's own names do not; the prefixes."""
+    prefixes = []
     while prefix := _shared_prefix(tensors, names):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        steps.append(f"without the prefix {prefix}")
-    return tensors, steps
+        prefixes.append(prefix)
+    return tensors, prefixes
 
 
 def _shared_prefix(tensors: Collection[str], names: Collection[str]) -> str | None:
     for prefix in PREFIXES:
         shared, own = (all(name.startswith(prefix) for name in part) for part in (tensors, names))
-        if shared and not own:
+        if tensors and shared and not own:
             return prefix
     return None
 
 
-def _one_part(tensors: State, names: Collection[str], path: Path) -> tuple[State, list[str]]:
-    """Of a file with more than the net (a loss, a teacher, an average): the part that is the net."""
+def _one_part(
+    tensors: State, names: Collection[str], shapes: Shapes, before: str, path: Path
+) -> tuple[State, list[str]]:
+    """Of a file with more than the net (a loss, a teacher, an average, a copy): the part that is the net.
+
+    Args:
+        tensors: by names without ``before``, the prefix that all of them had.
+        names: the net's.
+        shapes: of the net's tensors.
+        before: for messages.
+        path: the file, for messages.
+    """
     needed = {name for name in names if not name.endswith("num_batches_tracked")}
-    if needed <= tensors.keys():
+    there = [*tensors, *targets(tensors)]
+    whole = [part for part in ("", *_parts(there)) if needed <= _under(there, part)]
+    if not needed or not whole or whole == [""]:
         return tensors, []
-    whole = [
-        part
-        for part in _parts(tensors)
-        if needed <= {name.removeprefix(part) for name in tensors if name.startswith(part)}
-    ]
-    if not whole:
-        return tensors, []
-    known = [prefix for prefix in PREFIXES if prefix in whole]
-    if not known and len(whole) > 1:
-        raise UserError(f"{path} holds the whole net more than once, under {some(whole)}; save one of them alone")
-    prefix = (known or whole)[0]
-    left = [name for name in tensors if not name.startswith(prefix)]
-    kept = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    others = [f"{len(left)} others left out ({some(left)})"] if left else []
-    return kept, [f"without the prefix {prefix}", *others]
+    known = [prefix for prefix in PREFIXES if prefix in whole and "" not in whole]
+    prefix, *copies = known[:1] or whole
+    for copy in copies:
+        if not all(_equal(tensors.get(prefix + name), tensors[copy + name], shapes) for name in _under(tensors, copy)):
+            places = some(f"{before}{part}" or "no prefix" for part in whole)
+            raise UserError(
+                f"{path} holds the whole net more than once, under {places}, and the copies differ; "
+                "save one of them alone"
+            )
+    alone = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(copies))}
+    kept = {name.removeprefix(prefix): tensor for name, tensor in alone.items() if name.startswith(prefix)}
+    left = [name for name in alone if not name.startswith(prefix)]
+    steps = [f"without the prefix {prefix}"] if prefix else []
+    steps += [f"without an equal copy under {some(copies)}"] if copies else []
+    return kept, [*steps, *([f"{len(left)} others left out ({some(left)})"] if left else [])]
+
+
+def _under(names: Collection[str], part: str) -> set[str]:
+    return {name.removeprefix(part) for name in names if name.startswith(part)}
 
 
 def _parts(tensors: Collection[str]) -> Iterator[str]:
     """The first words of names, with their point."""
     yield from dict.fromkeys(f"{name.partition('.')[0]}." for name in tensors if "." in name)
+
+
+def _filled(tensors: State, shapes: Shapes) -> tuple[State, list[str]]:
+    """With zeros in sparse tensors of the net's shapes; no net takes the others."""
+    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
+    filled = {name: dense(tensors[name]) for name in sparse if tensors[name].shape == shapes.get(name)}
+    return tensors | filled, [f"{len(filled)} sparse tensors filled with zeros"] if filled else []

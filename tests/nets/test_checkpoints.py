@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import argparse
+import bz2
+import functools
+import gzip
 import hashlib
+import lzma
 import random
 import socket
 import threading
@@ -112,6 +116,27 @@ def test_trained_weights_come_before_averaged_ones(tmp_path, save, trained):
     assert_equal(net, trained)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [{}, {"epoch": 3}, {"epoch": torch.tensor(3)}, {"state_dict": {}}, {"model": {"epoch": 3}}, [1], None],
+    ids=repr,
+)
+def test_the_first_wrapper_with_tensors_is_opened(tmp_path, save, trained, first):
+    net = make_net()
+    found = load_foreign(net, save({"state_dict": first, "model": trained}), sha256=None, cache=tmp_path)
+    assert_equal(net, trained)
+    assert found.unwrapped.startswith("in model")
+
+
+def test_wrappers_that_are_left_out_are_named(tmp_path, save, trained):
+    net = make_net()
+    other = {name: tensor + 1 for name, tensor in trained.items()}
+    content = {"params": other, "model": {"params_ema": other, "params": trained}, "ema": {}}
+    found = load_foreign(net, save(content), sha256=None, cache=tmp_path)
+    assert_equal(net, trained)
+    assert found.unwrapped == "in model, others left out (params), in params, others left out (params_ema)"
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "net.", "module._orig_mod.model."])
 def test_prefixed(tmp_path, save, trained, prefix):
     net = make_net()
@@ -158,6 +183,10 @@ def test_missing_counters_keep_their_value(tmp_path, save, trained):
     net = make_net(seed=5)
     load_foreign(net, save(old), sha256=None, cache=tmp_path)
     assert_equal(net, {**old, "1.num_batches_tracked": torch.tensor(5)})
+
+
+def test_counters_alone_are_no_weights(tmp_path, save):
+    assert_refused(make_net(), save({"total_ops": torch.zeros(1)}), "missing in the file: 0.weight", tmp_path)
 
 
 def test_missing_and_unknown_names(tmp_path, save, trained):
@@ -245,6 +274,32 @@ def test_damaged_files(tmp_path, trained, name, kind):
         {"half": whole[: len(whole) // 2], "empty": b"", "text": b"<html>", "noise": bytes(noise.tolist())}[kind]
     )
     assert_refused(make_net(), str(path), f"{name} is damaged or is neither a torch nor a safetensors", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "u.SafeTensors", "x.pt", "weights", "x.pt.gz"])
+@pytest.mark.parametrize(
+    "write", [save_file, torch.save, functools.partial(torch.save, _use_new_zipfile_serialization=False)]
+)
+def test_what_a_file_holds_counts_and_not_its_name(tmp_path, trained, name, write):
+    for path in (tmp_path / name, tmp_path / "x.safetensors"):
+        write(trained, path)
+        net = make_net()
+        load_foreign(net, str(path), sha256=None, cache=tmp_path)
+        assert_equal(net, trained)
+
+
+@pytest.mark.parametrize(("packer", "pack"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.parametrize("name", ["x.pt.packed", "x.pt", "x.safetensors"])
+def test_a_packed_file_is_named_as_such(tmp_path, save, trained, packer, pack, name):
+    whole = Path(save(trained)).read_bytes()
+    (tmp_path / name).write_bytes(pack(whole))
+    assert_refused(make_net(), str(tmp_path / name), f"{name} is packed with {packer}; unpack it and give", tmp_path)
+
+
+def test_an_archive_with_a_file_of_weights_is_named_as_such(tmp_path, save, trained):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(save(trained), "inside.pt")
+    assert_refused(make_net(), str(tmp_path / "x.zip"), r"x.zip is a zip archive of inside.pt; unpack it", tmp_path)
 
 
 def test_a_changed_bit_is_found(tmp_path, trained):
