@@ -176,7 +176,7 @@ def _values(line: Line, names: Sequence[str], shown: Sequence[str], differences:
     for key in names:
         cells.append(_published(line.row, key))
         if key in shown:
-            own = line.row.measured if line.found and key == line.found["metric"] else None
+            own = line.row.measured.get(key) if line.found else None
             cells.append(_measured(line.group, key, own))
         if key in shown and key in differences:
             cells.append(_difference(line, key))

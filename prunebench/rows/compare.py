@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunebench.measure.guarantee import SEEDS
-from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, OWN, Metric, metric_of, own_of
+from prunebench.measure.metrics import ACCURACY, FRACTION, HEADLINES, METRICS, OWN, Metric, metric_of, own_of
 from prunebench.rows.fields import FIELDS, MEASURED, SELECTIONS
 from prunebench.rows.row import Row
 from prunebench.rows.sizes import SIZES, Own, Size, compare_sizes, own_sizes
@@ -70,7 +70,7 @@ def compare(
         "seeds": num_seeds,
         "tolerance": tolerance,
         "mark": row.mark,
-        "measured": row.measured,
+        "measured": dict(row.measured),
         "selection": SELECTIONS[row.selection] if row.selection else None,
         "baseline": baseline,
         "sizes": beside,
@@ -79,8 +79,8 @@ def compare(
 
 
 def _ours(result: Mapping[str, Any], row: Row, metric: Metric) -> float | None:
-    """What stands beside the headline: that of the final net, unless the row says otherwise."""
-    stage, _, key = (row.measured or f"final.{metric.key}").partition(".")
+    """What stands beside a published metric: that of the final net, unless the row says otherwise."""
+    stage, _, key = row.measured.get(metric.key, f"final.{metric.key}").partition(".")
     return metric_of(key).of(result, stage)
 
 
@@ -111,7 +111,8 @@ def remarks(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         said = [("not reproduced", f"{'; '.join(found['failed'])} ({seeds})")]
     said += [("known difference", f"{_title(size.name)}: {size.note}") for size in found["sizes"] if size.excused]
     if found["measured"]:
-        said.append(("measured", f"ours is metrics.{found['measured']}, not that of the final net"))
+        places = " and ".join(f"metrics.{place}" for place in found["measured"].values())
+        said.append(("measured", f"ours is {places}, not that of the final net"))
     if found["baseline"]["why"]:
         said.append(("baseline not checked", found["baseline"]["why"]))
     if found["selection"]:
@@ -228,6 +229,7 @@ def _others(
     # what a method reports under the name of a published value, and what an attack leaves
     ours |= {key.removeprefix(f"{OWN}."): metric_of(key).of(result, "final") for key in own_of(_final(result))}
     ours |= _under_attack(result)
+    ours |= {name: _ours(result, row, METRICS[name]) for name in row.measured}
     ours |= {name: own.values.get(name) for name in SIZES}
     found = {}
     for name, value in ours.items():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from prunebench.config.arguments import fit
 from prunebench.config.ranges import Range
 from prunebench.errors import UserError
+from prunebench.measure.metrics import METRICS
 from prunebench.measure.stages import STAGES
 from prunebench.rows import fields
 from prunebench.rows.conventions import CONVENTIONS
@@ -231,13 +232,14 @@ def _selection(found: Any, where: str) -> str | None:
     return None if found is None else fields.text(found, f"{where}.selection", allowed=fields.SELECTIONS)
 
 
-def _measured(found: Any, where: str) -> str | None:
-    if found is None:
-        return None
-    stage, _, key = fields.text(found, f"{where}.measured").partition(".")
-    if stage not in STAGES or not key:
-        raise UserError(f"{where}.measured must be <stage>.<value>, a stage of {', '.join(STAGES)}; got {found}")
-    return str(found)
+def _measured(found: Any, where: str) -> dict[str, str]:
+    values = _texts(found or {}, f"{where}.measured", known=[metric.key for metric in METRICS.values()])
+    for name, value in values.items():
+        stage, _, key = value.partition(".")
+        if stage not in STAGES or not key:
+            allowed = ", ".join(STAGES)
+            raise UserError(f"{where}.measured.{name} must be <stage>.<value>, a stage of {allowed}; got {value}")
+    return values
 
 
 def _tolerance(found: Any, where: str) -> float:

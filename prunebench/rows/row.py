@@ -30,7 +30,8 @@ class Row:
         convention: what a published count is, see :data:`conventions.CONVENTIONS`.
         tolerance: of accuracies, a fraction.
         deviations: what the paper says, what the official code does, what we do.
-        measured: which of our numbers stands beside the headline, as ``before_cut.accuracy``; None = that of ``final``.
+        measured: which of our numbers stands beside a published metric, as ``before_cut.accuracy``, where it is not the
+            metric of ``final``.
         macs_note: why our count differs from the published one by more than 1 %.
         same_as: name of the row that a quoted one was taken from.
         selection: how the paper chose the net, see :data:`fields.SELECTIONS`; None = nothing is known against it.
@@ -64,7 +65,7 @@ class Row:
     digitised: bool = False
     note: str | None = None
     deviations: Mapping[str, str] = field(default_factory=dict)
-    measured: str | None = None
+    measured: Mapping[str, str] = field(default_factory=dict)
     macs_note: str | None = None
     baseline: str | None = None
     same_as: str | None = None
