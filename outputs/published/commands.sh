@@ -62,7 +62,7 @@ python scripts/reproduce.py paper=slimming 'rows=t3_mlp_784_500_300' seeds=3 "${
 python scripts/reproduce.py paper=bbb 'rows=t1_400_[sg]*' "${whole[@]}"
 python scripts/reproduce.py paper=simultaneous_vi 'rows=abstract_lenet300_100-x[123]' seeds=3 "${whole[@]}"
 python scripts/reproduce.py paper=variational_dropout 'rows=f1a_*-w100' "${whole[@]}"
-python scripts/reproduce.py paper=ss_ig 'rows=mnist_mlp_ssig' "${whole[@]}"
+for row in mnist_mlp_ssig mnist_mlp_edge; do python scripts/reproduce.py paper=ss_ig rows=$row "${whole[@]}"; done
 python scripts/publish.py "$runs"/*-{mlp_2x400,mlp_3_hidden,mlp_784_500_300,mlp_784_400_400,lenet300_100}-mnist-*
 
 # a net that was trained without attacks, under attack, and one with masks that was trained under attack
