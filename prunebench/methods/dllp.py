@@ -85,7 +85,7 @@ class Dllp(GatedParticles):
         particle_epochs: PositiveInt = 60,
         particle_lr: NonNegativeFloat = 1e-3,
         gate_lr: NonNegativeFloat = 2e-2,
-        price: NonNegativeFloat = 20.0,
+        price: NonNegativeFloat = 10.0,
         cost_aware: bool = False,
         prior_weight: NonNegativeFloat = 0.1,
         spread_weight: NonNegativeFloat = 0.01,
