@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prunebench.core.result import read_result
 from prunebench.errors import Parser, UserError, program, refused
 from prunebench.nets import package
 from prunebench.nets.export import FORMATS, INTEGERS, Exported, export, export_measured
@@ -40,14 +41,16 @@ def main(argv: list[str] | None = None) -> int:
             refused(error)
             failed = True
         else:
-            print(f"{done.path}  {done.num_bytes:,} bytes  max abs difference {done.max_abs_diff:.1e}")
+            compared = done.max_abs_diff is not None
+            said = f"max abs difference {done.max_abs_diff:.1e}" if compared else "the file that was measured"
+            print(f"{done.path}  {done.num_bytes:,} bytes  {said}")
     return int(failed)
 
 
 def _integers(folder: Path, output: Path | None) -> Exported:
     """The run's net in integers, as measured, with its facts."""
     run, spec = package.model_folder(folder).parent, package.read_spec(folder)
-    source = quantized.int8_file(run, "quantized")
+    source = quantized.measured_file(run, "quantized", read_result(run).get("files", {}))
     path = output or source.with_name(f"{spec.name}_int8.onnx")
     return export_measured(source, path, card.facts(folder, "quantized"))
 

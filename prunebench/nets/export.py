@@ -40,12 +40,15 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file: its format, place, size in bytes, and the largest difference to the net's outputs."""
+    """A written file: its format, place, size in bytes, and the largest difference to the net's outputs.
+
+    None = not compared: it is the file that was measured itself.
+    """
 
     form: str
     path: Path
     num_bytes: int
-    max_abs_diff: float
+    max_abs_diff: float | None
 
 
 def export(
@@ -104,16 +107,14 @@ def export_measured(source: Path, output: Path, facts: Mapping[str, str]) -> Exp
         facts: see :func:`export`.
 
     Raises:
-        UserError: there is no such file.
+        UserError: it cannot be written.
     """
-    if not source.is_file():
-        raise UserError(f"export: {source} is missing; the run has made no such net (quantize=int8 makes one)")
     make_folder(output.parent)
     model = onnx.load(source)
     onnx.helper.set_model_props(model, dict(facts))
     content = model.SerializeToString()
     write_bytes(output, content)
-    return Exported(INTEGERS, output, len(content), 0.0)
+    return Exported(INTEGERS, output, len(content), None)
 
 
 def _write(net: nn.Module, spec: Spec, form: str, path: Path, batch: int | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from prunebench.core.result import FILE
 from prunebench.disk.atomic import read_json, write_json
-from prunebench.errors import UserError
+from prunebench.errors import UserError, shown
 from prunebench.report import (
     collect,
     configurations,
@@ -36,6 +35,7 @@ from prunebench.rows import Paper
 __all__ = ["Report", "build"]
 
 log = logging.getLogger("prunebench")
+_SHOWN = 80  # letters of a name
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,12 @@ def _remove_stale(out: Path, written: Sequence[Path]) -> None:
     """
     listing, names = out / "files.json", sorted(path.relative_to(out).as_posix() for path in written)
     for name in _earlier(listing) - set(names):
-        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        try:
             stale = (out / name).resolve()
             if stale.is_relative_to(out.resolve()) and stale.is_file():
                 stale.unlink()
+        except (OSError, ValueError) as error:  # it may not be removed, or no file can have such a name
+            log.warning("warning: %s of an earlier report stays: %s", shown(name[:_SHOWN]), error)
     write_json(listing, names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from prunebench.core.method import Method
 from prunebench.disk import artifacts
 from prunebench.disk.atomic import write_bytes
+from prunebench.disk.seal import file_sha256
 from prunebench.errors import UserError
 from prunebench.measure import latency
 from prunebench.nets.engines import OnnxNet
@@ -24,9 +26,23 @@ STAGES = {"dense": "dense_quantized", "final": "quantized"}
 FILES = [f"{FOLDER}/{net}_{kind}.onnx" for net in STAGES for kind in ("float32", "int8")]
 
 
-def int8_file(folder: Path, stage: str) -> Path:
-    """The file that was measured at ``stage`` of the run in ``folder``."""
-    return folder / FOLDER / f"{next(net for net, name in STAGES.items() if name == stage)}_int8.onnx"
+def measured_file(folder: Path, stage: str, files: Mapping[str, str]) -> Path:
+    """The file that was measured at ``stage`` of the run in ``folder``.
+
+    Args:
+        files: checksums in the run's result, by name.
+
+    Raises:
+        UserError: the run has measured none, it is missing, or it is another one.
+    """
+    name = f"{FOLDER}/{next(net for net, name in STAGES.items() if name == stage)}_int8.onnx"
+    if name not in files:
+        raise UserError(f"{folder} has measured no {name}: quantize=int8 makes one")
+    if not (folder / name).is_file() or file_sha256(folder / name) != files[name]:
+        raise UserError(
+            f"{folder / name} is missing or not the file that was measured; give the whole folder of the run"
+        )
+    return folder / name
 
 
 def check(job: Job) -> None:

@@ -16,7 +16,6 @@ from prunebench.config.plain_values import check_values
 from prunebench.core.method import Method
 from prunebench.core.result import FILE, read_result
 from prunebench.disk.paths import user_path
-from prunebench.disk.seal import file_sha256
 from prunebench.disk.yaml_files import read_yaml
 from prunebench.errors import UserError
 from prunebench.measure.metrics import METRICS, is_number
@@ -93,11 +92,7 @@ def _compared(stored: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
 def _integers(folder: Path, stored: _Stored, job: Job) -> Iterator[Again]:
     """The exported files of integers: their predictions and sizes."""
     for stage, metrics in stored.integers.items():
-        path = quantized.int8_file(folder, stage)
-        name = str(path.relative_to(folder))
-        if not path.is_file() or file_sha256(path) != stored.files.get(name):
-            raise UserError(f"{path} is missing or not the file that was measured; give the whole folder of the run")
-        content = path.read_bytes()
+        content = quantized.measured_file(folder, stage, stored.files).read_bytes()
         now, _ = measurement.on_test_set(OnnxNet(content), Method(), job)
         yield from _compared(metrics, now, f"{stage}.")
         yield Again(f"{stage}.file_bytes", stored.sizes[stage], len(content))

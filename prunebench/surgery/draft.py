@@ -11,10 +11,10 @@ from torch.fx.node import map_arg
 from prunebench.layers.attention import Attention
 from prunebench.layers.scatter import Gather
 from prunebench.surgery.graph import ChannelGraph
+from prunebench.surgery.modes import DROPPED, attention_arguments
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, positions
 from prunebench.surgery.steps import Step
-from prunebench.surgery.tracer import DROPPED, attention_arguments
 
 
 class Draft:

@@ -18,9 +18,10 @@ from prunebench.surgery.channel_modules import Layout
 from prunebench.surgery.effects import check_gradient_hooks, check_not_compiled, check_parameters_stay
 from prunebench.surgery.equality import random_inputs
 from prunebench.surgery.faithful import check_evaluation, check_one_sample, check_training, differing_weights, twin
+from prunebench.surgery.modes import check_modes, switched_dropouts
 from prunebench.surgery.plain_forms import simplify
 from prunebench.surgery.recorder import Recorder, Recording
-from prunebench.surgery.tracer import CannotFollow, check_modes, require, switched_dropouts, symbolic
+from prunebench.surgery.tracer import CannotFollow, require, symbolic
 from prunebench.surgery.writes import Memory
 
 __all__ = ["Traced", "trace"]

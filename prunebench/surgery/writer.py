@@ -13,6 +13,7 @@ from prunebench.surgery.draft import Draft
 from prunebench.surgery.graph import ChannelGraph
 from prunebench.surgery.heads import Attend, HeadProduct, Heads, Regroup, Weights
 from prunebench.surgery.layer_steps import Grouped, Mix
+from prunebench.surgery.modes import DROPOUTS
 from prunebench.surgery.plan import Plan
 from prunebench.surgery.sets import Bits, full, to_indices, widen
 from prunebench.surgery.steps import (
@@ -33,7 +34,6 @@ from prunebench.surgery.steps import (
     Subtract,
     Unfolded,
 )
-from prunebench.surgery.tracer import DROPOUTS
 
 
 def write(root: nn.Module, graph: ChannelGraph, plan: Plan, narrow: Mapping[int, Bits]) -> fx.Graph:

@@ -87,7 +87,9 @@ def test_the_files_belong_to_the_result(finished: tuple[dict[str, Any], Path], t
         reevaluate(copy, trust=True)
 
 
-def test_the_file_to_ship_is_the_measured_one_with_facts(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_the_file_to_ship_is_the_measured_one_with_facts(
+    finished: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result, folder = finished
     shipped = tmp_path / "shipped.onnx"
     assert export([str(folder / "model"), "--to", "int8", "--output", str(shipped)]) == 0
@@ -97,6 +99,11 @@ def test_the_file_to_ship_is_the_measured_one_with_facts(finished: tuple[dict[st
     assert float(facts["test_accuracy"]) == pytest.approx(result["metrics"]["quantized"]["accuracy"], abs=1e-6)
     assert (facts["run"], facts["name"]) == (result["run"]["id"], "small_resnet")
     assert "--to int8" in (folder / "model" / "README.md").read_text()
+    assert capsys.readouterr().out.endswith("the file that was measured\n")
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    shutil.copy(copy / "export" / "dense_int8.onnx", copy / "export" / "final_int8.onnx")
+    assert export([str(copy), "--to", "int8"]) == 1
+    assert "not the file that was measured" in capsys.readouterr().err
 
 
 def test_without_integers_none_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
