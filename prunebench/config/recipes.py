@@ -1,9 +1,10 @@
 """``${recipe:train,lr,0.1}`` in a configuration: what a recipe says, else the value at the end.
 
 A recipe is the training that a paper prescribes. The first of these that is given counts:
-``method.recipe.<data set>.<train | finetune>.<key>``, ``method.recipe.any.…`` for every data set, and
-``model.recipe.<train | finetune>.<key>`` of the net, ``dataset.recipe.<train | finetune>.<key>`` of the data set. The
-schedules' phases ask for each of their settings.
+``method.recipe.<data set>.<train | finetune>.<key>``, ``method.recipe.any.…`` for every data set,
+``model.recipe.<data set>.<train | finetune>.<key>`` of the net, ``model.recipe.<train | finetune>.<key>`` for every
+data set, and ``dataset.recipe.<train | finetune>.<key>`` of the data set. The schedules' phases ask for each of their
+settings.
 
 Papers train differently, so a difference between two methods may be one of their recipes: ``recipe=common`` leaves out
 those of the methods.
@@ -38,7 +39,8 @@ def register() -> None:
 
 
 def _from_recipe(kind: str, key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
-    places = [f"method.recipe.{_root_.dataset.name}", "method.recipe.any", "model.recipe", "dataset.recipe"]
+    data = _root_.dataset.name
+    places = [f"method.recipe.{data}", "method.recipe.any", f"model.recipe.{data}", "model.recipe", "dataset.recipe"]
     if OmegaConf.select(_root_, NAME) == COMMON:
         places = places[2:]
     for place in places:

@@ -55,9 +55,10 @@ def check(config: Mapping[str, Any]) -> None:
             fit(value, hint, place)
     for group in ("model", "dataset"):
         _check_recipe(f"{group}.recipe", config[group].get("recipe"))
-    by_data = config["method"].get("recipe")
-    for data_set, recipe in _table("method.recipe", by_data).items():
-        _check_recipe(f"method.recipe.{data_set}", recipe)
+    for group in ("method", "model"):
+        for name, recipe in _table(f"{group}.recipe", config[group].get("recipe")).items():
+            if group == "method" or name not in OF_PHASES:  # of a data set
+                _check_recipe(f"{group}.recipe.{name}", recipe)
 
 
 def _check_recipe(where: str, recipe: Any) -> None:

@@ -57,6 +57,12 @@ def test_the_net_has_a_recipe_too() -> None:
     }
 
 
+def test_the_net_has_one_for_each_data_set() -> None:
+    net = {"train": {"lr": 20.0, "clip_norm": 0.25}, "digits": {"train": {"lr": 3.0}}, "mnist": {"train": {"lr": 4.0}}}
+    assert (settings(None, net)["lr"], settings(None, net)["clip_norm"]) == (3.0, 0.25)
+    assert settings({"any": OWN}, net)["lr"] == 0.2
+
+
 def test_the_data_set_has_one_for_those_who_have_none() -> None:
     data = {"train": {"lr": 0.7, "clip_norm": 2.0}}
     assert (settings(None, data=data)["lr"], settings(None, data=data)["epochs"]) == (0.7, 30)
